@@ -1,0 +1,205 @@
+"""One try at making an artifact: a folder of its own, a lease that says it is alive, and publication.
+
+Nothing written here is visible until :meth:`Attempt.publish` puts the record. Files under ``resume/`` outlive a
+failed try, so that the next one continues from them; they are never part of the artifact.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cluster.artifact import RECORD, Artifact, FileEntry, load_artifact
+from cluster.errors import RaymillError
+from cluster.store import Store
+
+LEASE = "lease.json"
+LEASE_SECONDS = 120.0
+RESUME = "resume"
+GC_AGE_SECONDS = 24 * 3600.0
+
+
+class Attempt:
+    """See the module's text. Use as a context manager: leaving it without publishing abandons the try.
+
+    Attributes:
+        prefix: the store key of this try's folder.
+        name: the folder's name below the artifact's.
+    """
+
+    def __init__(self, store: Store, artifact_id: str) -> None:
+        self.store = store
+        self.artifact_id = artifact_id
+        self.name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+        self.prefix = f"{artifact_id}/{self.name}"
+        self.published = False
+        self._staging: Path | None = None
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name=f"lease {self.name}", daemon=True)
+
+    def __enter__(self) -> Attempt:
+        self._renew()
+        self._heart.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._stop.set()
+        self._heart.join(timeout=5)
+        if not self.published:
+            self.discard(keep_resume=True)
+        self.store.delete(f"{self.prefix}/{LEASE}")
+        if self._staging is not None:
+            shutil.rmtree(self._staging, ignore_errors=True)
+
+    def key(self, path: str) -> str:
+        """The store key of a file of this try; workers on other nodes write here through ``store.arrow``."""
+        return f"{self.prefix}/{path}"
+
+    def path(self, path: str) -> Path:
+        """A local path to write a file to: in the store where that is local, otherwise in a folder uploaded later."""
+        local = self.store.local_path(self.key(path))
+        if local is None:
+            if self._staging is None:
+                self._staging = Path(tempfile.mkdtemp(prefix="raymill-attempt-"))
+            local = self._staging / path
+        local.parent.mkdir(parents=True, exist_ok=True)
+        return local
+
+    def write_json(self, path: str, value: Any) -> None:
+        """Write a JSON file, keys sorted."""
+        self.path(path).write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+
+    def write_text(self, path: str, text: str) -> None:
+        """Write a text file in UTF-8."""
+        self.path(path).write_text(text, encoding="utf-8")
+
+    def resume_key(self, path: str = "") -> str:
+        """The store key of a file that the next try may continue from."""
+        return self.key(f"{RESUME}/{path}" if path else RESUME)
+
+    def earlier(self) -> list[str]:
+        """Prefixes of earlier tries at this artifact that left something to resume from, newest first."""
+        names = [name for name in self.store.folders(self.artifact_id) if name != self.name]
+        return [
+            f"{self.artifact_id}/{name}"
+            for name in sorted(names, reverse=True)
+            if RESUME in self.store.folders(f"{self.artifact_id}/{name}")
+        ]
+
+    def seal(self) -> list[FileEntry]:
+        """Move staged files into the store and list everything written, with sizes and checksums, in path order."""
+        if self._staging is not None:
+            for path in sorted(self._staging.rglob("*")):
+                if path.is_file():
+                    self.store.upload(path, self.key(path.relative_to(self._staging).as_posix()))
+        start = len(self.prefix) + 1
+        paths = [item.key[start:] for item in self.store.files(f"{self.prefix}/")]
+        data = [path for path in paths if path != LEASE and not path.startswith(f"{RESUME}/")]
+
+        def entry(path: str) -> FileEntry:
+            digest, size = self.store.sha256(self.key(path))
+            return FileEntry(path=path, size_bytes=size, sha256=digest)
+
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(entry, sorted(data)))
+
+    def publish(self, record: Artifact, *, replace: Artifact | None = None) -> Artifact:
+        """Make this try the artifact; where another run published first, give theirs back and drop this one.
+
+        Args:
+            replace: the record this one supersedes (``--force``); only that very record is replaced.
+        """
+        key = f"{self.artifact_id}/{RECORD}"
+        if replace is None:
+            won = self.store.put_if_absent(key, record.encode())
+        else:
+            won = self.store.put_if_match(key, record.encode(), replace.encode())
+        if not won:
+            other = load_artifact(self.store, self.artifact_id)
+            if other is not None:
+                self.discard(keep_resume=False)
+                self.published = True
+                return other
+            return self.publish(record)  # the record we meant to replace was removed meanwhile
+        self.published = True
+        self.store.delete_all(f"{self.prefix}/{RESUME}")
+        for prefix in self.earlier():
+            if not is_alive(self.store, prefix):
+                self.store.delete_all(prefix)
+        return record
+
+    def discard(self, *, keep_resume: bool) -> None:
+        """Remove what this try wrote, except (if asked) what the next try can continue from."""
+        kept = f"{self.prefix}/{RESUME}/"
+        for item in list(self.store.files(f"{self.prefix}/")):
+            if not (keep_resume and item.key.startswith(kept)):
+                self.store.delete(item.key)
+
+    def _renew(self) -> None:
+        lease = {"host": socket.gethostname(), "pid": os.getpid(), "expires": time.time() + LEASE_SECONDS}
+        self.store.write(f"{self.prefix}/{LEASE}", json.dumps(lease).encode())
+
+    def _beat(self) -> None:
+        while not self._stop.wait(LEASE_SECONDS / 4):
+            try:
+                self._renew()
+            except (OSError, RaymillError):
+                # A missed beat only shortens the lease; a store that is really gone fails the stage itself.
+                continue
+
+
+def is_alive(store: Store, prefix: str, now: float | None = None) -> bool:
+    """Whether the try at a prefix holds a lease that has not run out."""
+    try:
+        lease = json.loads(store.read(f"{prefix}/{LEASE}"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return float(lease["expires"]) > (time.time() if now is None else now)
+
+
+def collect_garbage(
+    store: Store,
+    *,
+    age_s: float = GC_AGE_SECONDS,
+    dry_run: bool = False,
+    now: float | None = None,
+    on_remove: Callable[[str, int], None] | None = None,
+) -> int:
+    """Remove tries that no record names, that hold no live lease and whose newest file is over ``age_s`` old.
+
+    Returns:
+        bytes freed (with ``dry_run``: that would be).
+    """
+    from cluster.artifact import KINDS
+
+    moment = time.time() if now is None else now
+    freed = 0
+    for kind in KINDS:
+        for folder in store.folders(kind):
+            artifact_id = f"{kind}/{folder}"
+            record = load_artifact(store, artifact_id)
+            for name in store.folders(artifact_id):
+                prefix = f"{artifact_id}/{name}"
+                if record is not None and record.attempt == name:
+                    continue
+                files = list(store.files(f"{prefix}/"))
+                newest = max((item.modified_s for item in files), default=0.0)
+                if is_alive(store, prefix, moment) or moment - newest < age_s:
+                    continue
+                size = sum(item.size_bytes for item in files)
+                if on_remove:
+                    on_remove(prefix, size)
+                if not dry_run:
+                    store.delete_all(prefix)
+                freed += size
+    return freed

@@ -1,0 +1,219 @@
+"""Ray's lifecycle, all of it: start one in this process or join one that runs, and leave nothing behind.
+
+An embedded Ray listens on the machine's address, so it always runs with token authentication: a fresh token in a
+file only this user can read. Ray's own default differs between versions; the mode is set explicitly every time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.config import StrictModel, execution
+from cluster.errors import InfraError, UserError
+
+MIN_LOGICAL_CPUS = 8
+"""Ray schedules by declared CPUs. Two training workers on a two-core laptop would leave none for Ray Data or
+Serve, which then wait for ever; an embedded Ray declares at least this many."""
+
+CONNECT_TIMEOUT_S = 25.0
+EXIT_GRACE_S = 3.0
+
+QUIET_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_raylet_start_wait_time_s": "200",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class ClusterConfig(StrictModel):
+    """Recipe section ``cluster``: where the work runs. Nothing here changes a result."""
+
+    address: str = execution(
+        "local", description="local (Ray starts in this process), auto (the Ray of this machine) or host:port"
+    )
+    logical_cpus: int | None = execution(
+        None, ge=1, description="CPUs an embedded Ray declares; by default the machine's, at least 8"
+    )
+    object_store_bytes: int = execution(
+        1 << 30, ge=80 << 20, description="shared memory of an embedded Ray's object store"
+    )
+
+
+@contextmanager
+def connect(config: ClusterConfig, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """A Ray to work with, for as long as the context lasts.
+
+    Raises:
+        UserError: the address is not one.
+        InfraError: nothing answers there within 30 seconds, or Ray does not start.
+    """
+    for name, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if config.address == "local":
+        with _embedded(config, say):
+            yield
+    else:
+        with _joined(config.address, say):
+            yield
+
+
+@contextmanager
+def _embedded(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[None]:
+    folder = Path(tempfile.mkdtemp(prefix="raymill-ray-"))
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32), encoding="ascii")
+    with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)):
+        before = _children()
+        cores = os.cpu_count() or 1
+        cpus = config.logical_cpus or max(MIN_LOGICAL_CPUS, cores)
+        try:
+            _initialise(
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=min(config.object_store_bytes, _shared_memory_bytes()),
+            )
+            say(f"embedded Ray: {cpus} logical CPUs on {cores} cores, token authentication")
+            yield
+        finally:
+            _shut_down(before)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _joined(address: str, say: Callable[[str], None]) -> Iterator[None]:
+    if address != "auto":
+        _check_answers(address)
+    # Without a token file an unauthenticated cluster is meant; Ray must not decide that by itself.
+    mode = "token" if os.environ.get("RAY_AUTH_TOKEN_PATH") or os.environ.get("RAY_AUTH_TOKEN") else "disabled"
+    with _environment(RAY_AUTH_MODE=os.environ.get("RAY_AUTH_MODE", mode)):
+        before = _children()
+        try:
+            _initialise(address=address)
+            say(f"joined the Ray at {address}")
+            yield
+        finally:
+            _shut_down(before)
+
+
+def _initialise(**arguments: Any) -> None:
+    import ray
+
+    address = arguments.get("address", "local")
+    outcome: list[BaseException | None] = []
+
+    def start() -> None:
+        try:
+            ray.init(namespace="raymill", log_to_driver=False, logging_level=logging.ERROR, **arguments)
+            outcome.append(None)
+        except BaseException as error:  # noqa: BLE001 - handed to the caller below
+            outcome.append(error)
+
+    if address == "local":
+        start()  # in the main thread: Ray then handles this process's signals as usual
+    else:
+        thread = threading.Thread(target=start, daemon=True, name="join Ray")
+        thread.start()
+        thread.join(CONNECT_TIMEOUT_S)
+    error = outcome[0] if outcome else TimeoutError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s")
+    if error is None:
+        return
+    if not isinstance(error, Exception):
+        raise error
+    if address == "local":
+        raise InfraError(
+            f"Ray did not start: {error}",
+            where="cluster.address: local",
+            next_step="`raymill doctor` says what is missing; free memory or shared memory, then repeat",
+        ) from error
+    raise InfraError(
+        f"the Ray there cannot be joined: {error}",
+        where=f"cluster.address: {address}",
+        next_step="check the address, that its Ray version is this one's, and RAY_AUTH_TOKEN_PATH",
+    ) from error
+
+
+def _check_answers(address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(
+            "is not an address", where=f"cluster.address: {address}", next_step="use local, auto or host:port"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise InfraError(
+            f"nothing answers there: {error}",
+            where=f"cluster.address: {address}",
+            next_step="start the cluster (`ray start --head`), or use `--address local`",
+        ) from None
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    previous = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in previous.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _children() -> set[int]:
+    import psutil
+
+    return {child.pid for child in psutil.Process().children()}
+
+
+def _shut_down(before: set[int]) -> None:
+    """Shut Ray down, then end by id whatever of its own processes is still there."""
+    import psutil
+    import ray
+
+    started = [
+        process for child in psutil.Process().children() if child.pid not in before for process in _family(child)
+    ]
+    ray.shutdown()
+    _, alive = psutil.wait_procs(started, timeout=EXIT_GRACE_S)
+    for process in alive:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(alive, timeout=EXIT_GRACE_S)
+
+
+def _family(process: Any) -> list[Any]:
+    import psutil
+
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _shared_memory_bytes() -> int:
+    """Half of /dev/shm: beyond it Ray falls back to disk with a warning."""
+    try:
+        return max(shutil.disk_usage("/dev/shm").free // 2, 80 << 20)
+    except OSError:  # not Linux, or not mounted
+        return 1 << 30

