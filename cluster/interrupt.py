@@ -1,0 +1,48 @@
+"""Stopping: the first Ctrl-C (or SIGTERM) unwinds everything in order and in bounded time; a second ends it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+UNWIND_SECONDS = 8.0
+EXIT_CODE = 130
+
+_interrupted = threading.Event()
+
+
+def install() -> None:
+    """Handle SIGINT and SIGTERM in the main thread. Call again after a library has set handlers of its own."""
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def interrupted() -> bool:
+    """Whether a stop was asked for."""
+    return _interrupted.is_set()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if _interrupted.is_set():
+        end_now()
+    _interrupted.set()
+    print("\nstopping … (again to stop at once)", file=sys.stderr, flush=True)
+    watchdog = threading.Timer(UNWIND_SECONDS, end_now)
+    watchdog.daemon = True
+    watchdog.start()
+    raise KeyboardInterrupt
+
+
+def end_now() -> None:
+    """End every process below this one, by id, and then this one. What was not published stays invisible."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    os._exit(EXIT_CODE)

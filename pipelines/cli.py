@@ -1,0 +1,199 @@
+"""`raymill`: a table from command to function. Nothing heavy is imported until a command runs.
+
+Exit codes: 0 ok, 1 the run failed, 2 the user's mistake, 3 the infrastructure's, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from cluster.errors import UserError, find_raymill_error
+
+Arguments = argparse.Namespace
+AddArguments = Callable[[argparse.ArgumentParser], None]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its line in the help, the function that does it (``module:name``), and its arguments."""
+
+    name: str
+    help: str
+    function: str
+    arguments: AddArguments
+
+
+def _recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's YAML file, or the name of a shipped one")
+    _overrides(parser)
+
+
+def _overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="change a key of the recipe, for example pretrain.tokens=1e6; may be repeated",
+    )
+    parser.add_argument("--store", metavar="URL", help="where artifacts live, instead of the recipe's `store`")
+    parser.add_argument("--address", metavar="ADDRESS", help="local, auto or host:port, instead of `cluster.address`")
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="machine-readable output on stdout, logs on stderr")
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    _recipe(parser)
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    group.add_argument("--only", metavar="STAGE", help="run this stage alone; its inputs must be published")
+    parser.add_argument(
+        "--force", metavar="STAGE", action="append", default=[], help="make it anew although it is published"
+    )
+    _json(parser)
+
+
+def _plan(parser: argparse.ArgumentParser) -> None:
+    _recipe(parser)
+    _json(parser)
+
+
+def _new(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the recipe's name; NAME.yaml is written")
+
+
+def _in_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", metavar="ARTIFACT", nargs="?", help="an id, a fingerprint's beginning or a stage")
+    parser.add_argument("--store", metavar="URL", default="./raymill-store", help="default: ./raymill-store")
+    _json(parser)
+
+
+def _gc(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", metavar="URL", default="./raymill-store", help="default: ./raymill-store")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    _json(parser)
+
+
+def _serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "targets", metavar="RECIPE|MODEL", nargs="+", help="a recipe, or models: folders, or artifact ids in --store"
+    )
+    parser.add_argument("--port", type=int, help="the public port, instead of `serving.port` (0: any free one)")
+    _overrides(parser)
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", metavar="URL", default="./raymill-store", help="default: ./raymill-store")
+    _json(parser)
+
+
+COMMANDS = (
+    Command("new", "write a commented starter recipe", "pipelines.commands.new:new", _new),
+    Command("plan", "the resolved recipe, what is cached and what changed", "pipelines.commands.run:plan", _plan),
+    Command("run", "make everything a recipe names", "pipelines.commands.run:run", _run),
+    Command("serve", "deploy a recipe's variants, or models, until Ctrl-C", "pipelines.commands.serve:serve", _serve),
+    Command("show", "artifacts and runs; one artifact's record and lineage", "pipelines.commands.show:show", _in_store),
+    Command("verify", "re-check checksums of one artifact or all", "pipelines.commands.show:verify", _in_store),
+    Command("gc", "remove abandoned tries over a day old", "pipelines.commands.show:gc", _gc),
+    Command(
+        "doctor", "what this machine has, what is missing, how to fix it", "pipelines.commands.doctor:doctor", _doctor
+    ),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argument mistakes as one line, with the nearest command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, where=self.prog, next_step=f"`{self.prog} --help` lists what it takes")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = _Parser(prog="raymill", description="From raw text to a language model in production, on Ray.")
+    parser.add_argument("--version", action="store_true", help="print the version")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    for command in COMMANDS:
+        sub = subparsers.add_parser(command.name, help=command.help, description=command.help)
+        command.arguments(sub)
+        sub.set_defaults(function=command.function)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and exit; see the module's text for the codes."""
+    sys.exit(run_command(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run_command(argv: list[str]) -> int:
+    """Run a command line; its exit code."""
+    try:
+        return _dispatch(argv)
+    except KeyboardInterrupt:
+        print("interrupted; repeat the command to continue", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`raymill show | head`): point stdout elsewhere so that exit stays quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 - the last place: every error becomes a message and a code
+        return _report(error)
+
+
+def _dispatch(argv: list[str]) -> int:
+    _suggest_command(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.version:
+        from importlib.metadata import version
+
+        print(f"raymill {version('raymill')}")
+        return 0
+    if not arguments.command:
+        parser.print_help()
+        return 0
+    from cluster import interrupt
+
+    interrupt.install()
+    module, _, name = arguments.function.partition(":")
+    code: int = getattr(importlib.import_module(module), name)(arguments)
+    return code
+
+
+def _suggest_command(argv: list[str]) -> None:
+    names = [command.name for command in COMMANDS]
+    if argv and not argv[0].startswith("-") and argv[0] not in names:
+        near = difflib.get_close_matches(argv[0], names, n=1)
+        raise UserError(
+            f"no command {argv[0]!r}" + (f"; did you mean {near[0]}?" if near else ""),
+            where="raymill",
+            next_step=f"commands: {', '.join(names)}",
+        )
+
+
+def _report(error: Exception) -> int:
+    known = find_raymill_error(error)
+    if known is None or os.environ.get("RAYMILL_DEBUG"):
+        traceback.print_exception(error)
+    if known is None:
+        print(
+            f"error: {error or type(error).__name__}\n  this is a defect in Raymill: please report it", file=sys.stderr
+        )
+        return 1
+    print(f"error: {known}", file=sys.stderr)
+    return known.exit_code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What each `raymill` command does; pipelines/cli.py holds their table."""

@@ -1,0 +1,45 @@
+"""`raymill plan` and `raymill run`."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from dataclasses import asdict
+
+import yaml
+
+from cluster.progress import Progress, table
+from cluster.store import open_store
+from pipelines.commands.options import recipe_of
+from pipelines.graph import build_graph, identities, serves
+from pipelines.lifecycle import RunOptions, run_recipe, summary
+from pipelines.plan import plan_stages
+from pipelines.recipe import dump_recipe
+
+
+def plan(arguments: Namespace) -> int:
+    """Print what a run would do; nothing is made and nothing heavy is loaded."""
+    recipe = recipe_of(arguments)
+    nodes = build_graph(recipe)
+    planned = plan_stages(open_store(recipe.store), nodes, identities(nodes))
+    if arguments.json:
+        print(json.dumps({"recipe": dump_recipe(recipe), "stages": [asdict(stage) for stage in planned]}, indent=1))
+        return 0
+    print(yaml.safe_dump(dump_recipe(recipe), sort_keys=False, allow_unicode=True))
+    rows = [{"stage": stage.name, "state": stage.state, "artifact": stage.id} for stage in planned]
+    if serves(recipe):
+        rows.append({"stage": "serving", "state": "runs every time", "artifact": ""})
+    print(table(rows))
+    for stage in planned:
+        for change in stage.changes:
+            print(f"{stage.name} is stale: {change}")
+    return 0
+
+
+def run(arguments: Namespace) -> int:
+    """Run a recipe; progress on stderr, results last on stdout."""
+    recipe = recipe_of(arguments)
+    options = RunOptions(arguments.until, arguments.only, frozenset(arguments.force))
+    record = run_recipe(recipe, Progress(), options)
+    print(json.dumps(asdict(record), indent=1) if arguments.json else f"\n{summary(record)}")
+    return 0

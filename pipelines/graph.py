@@ -1,0 +1,142 @@
+"""Which stages a recipe means, in order, and what each reads from which."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evals.config import STAGE as EVALS
+
+from cluster.artifact import Identity
+from cluster.config import StrictModel
+from cluster.errors import UserError
+from cluster.stage import Stage, identify
+from pipelines.corpus.config import STAGE as CORPUS
+from pipelines.curate.config import STAGE as CURATE
+from pipelines.finetune.config import STAGE as FINETUNE
+from pipelines.pretrain import STAGE as PRETRAIN
+from pipelines.recipe import Recipe
+from pipelines.tokens.config import TOKENIZER_STAGE, TOKENS_STAGE
+
+SERVING = "serving"
+MODEL_SECTIONS = ("pretrain", "finetune")
+SECTIONS = ("corpus", "curate", "tokenizer", "tokens", "pretrain", "finetune", "evals", SERVING)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of one recipe.
+
+    Attributes:
+        name: the artifact's name: the section's, or the section's and the model's (``evals-pretrain``).
+        section: the recipe section.
+        inputs: role -> the name of the node that makes it.
+    """
+
+    name: str
+    section: str
+    stage: Stage
+    config: StrictModel
+    inputs: Mapping[str, str]
+
+
+def build_graph(recipe: Recipe) -> list[Node]:
+    """The recipe's artifact stages in the order they run (serving, which makes no artifact, is not among them)."""
+    wanted = _wanted(recipe)
+    nodes = [
+        Node("corpus", "corpus", CORPUS, recipe.corpus, {}),
+        Node("curate", "curate", CURATE, recipe.curate, {"corpus": "corpus"}),
+        Node("tokenizer", "tokenizer", TOKENIZER_STAGE, recipe.tokenizer, {"corpus": "curate"}),
+        Node("tokens", "tokens", TOKENS_STAGE, recipe.tokens, {"corpus": "curate", "tokenizer": "tokenizer"}),
+        Node("pretrain", "pretrain", PRETRAIN, recipe.pretrain, {"tokens": "tokens", "tokenizer": "tokenizer"}),
+        Node("finetune", "finetune", FINETUNE, recipe.finetune, {"model": "pretrain", "corpus": "curate"}),
+    ]
+    for section in MODEL_SECTIONS:
+        if section in wanted and "evals" in wanted:
+            inputs = {"model": section, "corpus": "curate"}
+            if section == "finetune":
+                inputs["base"] = "pretrain"
+            nodes.append(Node(f"evals-{section}", "evals", EVALS, recipe.evals, inputs))
+    return [node for node in nodes if node.section in wanted]
+
+
+def _wanted(recipe: Recipe) -> set[str]:
+    """The sections written, and whatever those read from."""
+    needs = {
+        "curate": ["corpus"],
+        "tokenizer": ["curate"],
+        "tokens": ["tokenizer"],
+        "pretrain": ["tokens"],
+        "finetune": ["pretrain"],
+        "evals": ["pretrain"],
+        SERVING: [_section_of(variant.model) for variant in recipe.serving.variants],
+    }
+    wanted: set[str] = set()
+    pending = [section for section in SECTIONS if section in recipe.written]
+    while pending:
+        section = pending.pop()
+        if section and section not in wanted:
+            wanted.add(section)
+            pending.extend(needs.get(section, ()))
+    return wanted
+
+
+def serves(recipe: Recipe) -> bool:
+    """Whether the recipe asks for serving."""
+    return SERVING in recipe.written
+
+
+def _section_of(reference: str) -> str:
+    """The section that an ``@stage`` reference means; empty for a path or an artifact id.
+
+    Raises:
+        UserError: no stage of that name makes a model.
+    """
+    if not reference.startswith("@"):
+        return ""
+    section = reference[1:]
+    if section not in MODEL_SECTIONS:
+        near = difflib.get_close_matches(section, MODEL_SECTIONS, n=1)
+        raise UserError(
+            f"{reference} names no stage that makes a model" + (f"; did you mean @{near[0]}?" if near else ""),
+            where="serving.variants",
+            next_step=f"use one of {', '.join('@' + name for name in MODEL_SECTIONS)}, a folder or an artifact id",
+        )
+    return section
+
+
+def identities(nodes: list[Node]) -> dict[str, Identity]:
+    """Node name -> the identity of what it makes. Fingerprints come from identities alone, so nothing has to run."""
+    found: dict[str, Identity] = {}
+    for node in nodes:
+        parents = {role: found[name].fingerprint for role, name in node.inputs.items()}
+        found[node.name] = identify(node.stage, node.config, parents, node.name)
+    return found
+
+
+def select(nodes: list[Node], until: str | None, only: str | None) -> tuple[list[Node], bool]:
+    """The nodes to run and whether serving comes after them.
+
+    Args:
+        until: the last section to run.
+        only: the one section to run; its inputs must be published.
+
+    Raises:
+        UserError: the recipe has no such section.
+    """
+    chosen = until or only
+    if chosen is None:
+        return nodes, True
+    present = [*dict.fromkeys(node.section for node in nodes), SERVING]
+    if chosen not in present:
+        near = difflib.get_close_matches(chosen, present, n=1)
+        raise UserError(
+            f"no stage {chosen!r} in this recipe" + (f"; did you mean {near[0]}?" if near else ""),
+            where="--until" if until else "--only",
+            next_step=f"stages of this recipe: {', '.join(present)}",
+        )
+    if only:
+        return [node for node in nodes if node.section == only], only == SERVING
+    last = present.index(chosen)
+    return [node for node in nodes if present.index(node.section) <= last], chosen == SERVING

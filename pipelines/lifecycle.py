@@ -1,0 +1,242 @@
+"""From a recipe to everything it names: run what is not published yet, serve, check the objective, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster import interrupt
+from cluster.artifact import Artifact, Identity, find_artifact, load_artifact, local_copy
+from cluster.errors import UserError
+from cluster.progress import Progress, duration, table
+from cluster.session import connect
+from cluster.stage import execute
+from cluster.store import Store, open_store
+from pipelines.graph import Node, build_graph, identities, select, serves
+from pipelines.recipe import Recipe
+from pipelines.runs import RunRecord, StageLine, new_run, publish_run, stage_line, target_rows
+
+if TYPE_CHECKING:
+    from serving.deploy import Deployment, ServedModel
+    from serving.exercise import TrafficReport
+
+
+@dataclass
+class Lifecycle:
+    """One recipe at work. Ray is started when the first stage needs it, and ended with the context.
+
+    Attributes:
+        made: node name -> its artifact, as far as the run has come.
+    """
+
+    recipe: Recipe
+    store: Store
+    progress: Progress
+    made: dict[str, Artifact] = field(default_factory=dict)
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _connected: bool = False
+
+    @classmethod
+    @contextmanager
+    def open(cls, recipe: Recipe, progress: Progress) -> Iterator[Lifecycle]:
+        """A lifecycle over the recipe's store.
+
+        Raises:
+            UserError, InfraError: the store cannot be written.
+        """
+        store = open_store(recipe.store)
+        store.check_writable()
+        lifecycle = cls(recipe, store, progress)
+        with lifecycle._stack:
+            yield lifecycle
+
+    def _need_ray(self) -> None:
+        if not self._connected:
+            self._stack.enter_context(connect(self.recipe.cluster, self.progress.say))
+            interrupt.install()  # Ray has put handlers of its own in place
+            self._connected = True
+
+    def make(self, node: Node, identity: Identity, *, force: bool) -> StageLine:
+        """One stage's artifact, published before or made now."""
+        with self.progress.track(node.name) as tracker:
+            if load_artifact(self.store, identity.id) is None or force:
+                self._need_ray()
+            inputs = {role: self.made[name] for role, name in node.inputs.items()}
+            result = execute(node.stage, identity, node.config, inputs, self.store, tracker, force=force)
+        self.made[node.name] = result.artifact
+        line = stage_line(result.artifact, result.cached, result.seconds)
+        self.progress.say(
+            f"[{node.name}] {line.state} in {duration(result.seconds)}: {line.result}  ({line.artifact_id})"
+        )
+        return line
+
+    @contextmanager
+    def deployed(self) -> Iterator[Deployment]:
+        """The recipe's variants behind one URL, shut down when the context ends."""
+        from serving.deploy import check_port, deploy
+
+        check_port(self.recipe.serving)
+        models = served_models(self.recipe, self.store, self.made)
+        self._need_ray()
+        with self.progress.track("serving") as tracker, deploy(self.recipe.serving, models, tracker) as deployment:
+            yield deployment
+
+
+def served_models(recipe: Recipe, store: Store, made: Mapping[str, Artifact]) -> dict[str, ServedModel]:
+    """Variant name -> the folders that an engine loads, from ``@stage``, a folder or an artifact's id."""
+    return {
+        variant.name: _served_model(variant.name, variant.model, store, made) for variant in recipe.serving.variants
+    }
+
+
+def _served_model(name: str, reference: str, store: Store, made: Mapping[str, Artifact]) -> ServedModel:
+    from serving.deploy import ServedModel
+
+    if not reference.startswith("@") and Path(reference).is_dir():
+        return ServedModel(name=name, folder=Path(reference).resolve(), adapter_folder=None, artifact_id="")
+    artifact = made[reference[1:]] if reference.startswith("@") else find_artifact(store, reference)
+    if artifact.kind == "Model":
+        return ServedModel(name=name, folder=local_copy(store, artifact), adapter_folder=None, artifact_id=artifact.id)
+    if artifact.kind == "Adapter":
+        base = load_artifact(store, artifact.inputs["model"].id)
+        if base is None:
+            raise UserError(
+                f"its base model {artifact.inputs['model'].id} is gone",
+                where=store.uri(artifact.id),
+                next_step="run the recipe that made it again",
+            )
+        return ServedModel(
+            name=name,
+            folder=local_copy(store, base),
+            adapter_folder=local_copy(store, artifact),
+            artifact_id=artifact.id,
+        )
+    raise UserError(
+        f"{artifact.id} is a {artifact.kind}, not a model",
+        where=f"serving.variants: {name}",
+        next_step="name a Model or an Adapter",
+    )
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line adds to a recipe.
+
+    Attributes:
+        until: the last section to run.
+        only: the one section to run.
+        force: sections to make anew although published.
+    """
+
+    until: str | None = None
+    only: str | None = None
+    force: frozenset[str] = frozenset()
+
+
+def run_recipe(recipe: Recipe, progress: Progress, options: RunOptions = RunOptions()) -> RunRecord:
+    """Run a recipe's stages, then serve and exercise its variants, and publish the run's record and page.
+
+    Raises:
+        RaymillError: a stage failed; everything published before it stays and is reused by the next run.
+    """
+    nodes = build_graph(recipe)
+    _check_force(options.force, nodes)
+    chosen, with_serving = select(nodes, options.until, options.only)
+    began = time.monotonic()
+    record = new_run(recipe.name)
+    pages: list[tuple[str, str]] = []
+    with Lifecycle.open(recipe, progress) as lifecycle:
+        found = identities(nodes)
+        if options.only:
+            _load_inputs(lifecycle, nodes, found, options.only)
+        for node in chosen:
+            force = bool(options.force & {node.name, node.section})
+            record.stages.append(lifecycle.make(node, found[node.name], force=force))
+        if with_serving and serves(recipe):
+            line, page = _serve_once(lifecycle, record)
+            record.stages.append(line)
+            pages.append(("serving.html", page))
+        record.targets = _check_objective(recipe, lifecycle.made)
+        record.seconds = round(time.monotonic() - began, 1)
+        publish_run(lifecycle.store, record, pages)
+    return record
+
+
+def exercise(lifecycle: Lifecycle, deployment: Deployment) -> TrafficReport:
+    """Send the deployment real requests and say what came of them."""
+    from serving.exercise import run_exercise
+    from serving.report import text_lines
+
+    with lifecycle.progress.track("serving") as tracker:
+        report = run_exercise(deployment, tracker)
+    for text in text_lines(report):
+        lifecycle.progress.say(f"[serving] {text}")
+    return report
+
+
+def _serve_once(lifecycle: Lifecycle, record: RunRecord) -> tuple[StageLine, str]:
+    """Deploy, exercise and shut down; the run table's line and the report's HTML."""
+    from serving.report import render_report
+
+    began = time.monotonic()
+    with lifecycle.deployed() as deployment:
+        report = exercise(lifecycle, deployment)
+    record.serving = report.as_dict()
+    seconds = round(time.monotonic() - began, 1)
+    line = StageLine("serving", "ran", seconds, report.headline(), report="serving.html", metrics=report.metrics())
+    return line, render_report(report)
+
+
+def _load_inputs(lifecycle: Lifecycle, nodes: list[Node], found: Mapping[str, Identity], only: str) -> None:
+    """With ``--only``, everything else must be published already."""
+    for node in nodes:
+        if node.section == only:
+            continue
+        artifact = load_artifact(lifecycle.store, found[node.name].id)
+        if artifact is not None:
+            lifecycle.made[node.name] = artifact
+    needed = {name for node in nodes if node.section == only for name in node.inputs.values()}
+    if only == "serving":
+        needed = {v.model[1:] for v in lifecycle.recipe.serving.variants if v.model.startswith("@")}
+    missing = sorted(needed - lifecycle.made.keys())
+    if missing:
+        raise UserError(
+            f"its input is not published: {', '.join(missing)}",
+            where=f"--only {only}",
+            next_step=f"run without --only, or with --until {missing[-1]} first",
+        )
+
+
+def _check_force(names: frozenset[str], nodes: list[Node]) -> None:
+    known = {node.name for node in nodes} | {node.section for node in nodes}
+    unknown = sorted(names - known)
+    if unknown:
+        raise UserError(
+            f"no stage {unknown[0]!r} in this recipe",
+            where="--force",
+            next_step=f"stages of this recipe: {', '.join(sorted(known))}",
+        )
+
+
+def _check_objective(recipe: Recipe, made: Mapping[str, Artifact]) -> list[Any]:
+    """The targets against the evaluation of the last model the recipe makes; empty where none was evaluated."""
+    reports = [made[name] for name in ("evals-finetune", "evals-pretrain") if name in made]
+    return [target.check(reports[0].metrics) for target in recipe.objective.parsed()] if reports else []
+
+
+def summary(record: RunRecord) -> str:
+    """A run as text: the table of stages, the objective, and where the page is."""
+    rows = [
+        {"stage": line.stage, "state": line.state, "time": duration(line.seconds), "result": line.result}
+        for line in record.stages
+    ]
+    parts = [table(rows)]
+    if record.targets:
+        met = all(result.met for result in record.targets)
+        parts += ["", f"objective: {'met' if met else 'NOT met'}", table(target_rows(record.targets))]
+    parts += ["", f"{duration(record.seconds)} in all; everything about it: {record.index}"]
+    return "\n".join(parts)

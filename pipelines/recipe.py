@@ -1,0 +1,99 @@
+"""The recipe: one YAML file, one section a stage. Each section's class belongs to its stage.
+
+A stage takes part when its section is written (even empty) or when a written one needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from evals.config import EvalsConfig
+from pydantic import Field, field_validator
+from serving.config import ServingConfig
+
+from cluster.config import Document, StrictModel, apply_overrides, execution, load_document, validate
+from cluster.session import ClusterConfig
+from pipelines.corpus.config import CorpusConfig
+from pipelines.curate.config import CurateConfig
+from pipelines.finetune.config import FinetuneConfig
+from pipelines.objective import Target, parse_target
+from pipelines.pretrain import PretrainConfig
+from pipelines.tokens.config import TokenizerConfig, TokensConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class ObjectiveConfig(StrictModel):
+    """Recipe section ``objective``: why this model exists, and the measured results that say it is good enough."""
+
+    purpose: str = execution("", description="what the model is for, in a sentence")
+    targets: dict[str, str] = execution(
+        default_factory=dict,
+        description="metric -> condition on the last model's evaluation, for example arc_easy.acc: '>= 0.30'",
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _readable(cls, value: dict[str, str]) -> dict[str, str]:
+        for metric, condition in value.items():
+            parse_target(metric, condition)
+        return value
+
+    def parsed(self) -> list[Target]:
+        """The targets, ready to check."""
+        return [parse_target(metric, condition) for metric, condition in self.targets.items()]
+
+
+class Recipe(StrictModel):
+    """Everything a run needs; every key has a default."""
+
+    name: str = Field(
+        "raymill", pattern=r"^[a-z0-9][a-z0-9._-]*$", description="lower-case name; the served model carries it"
+    )
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    store: str = execution("./raymill-store", description="a local folder or s3://bucket/prefix for every artifact")
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    corpus: CorpusConfig = Field(default_factory=CorpusConfig)
+    curate: CurateConfig = Field(default_factory=CurateConfig)
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
+    tokens: TokensConfig = Field(default_factory=TokensConfig)
+    pretrain: PretrainConfig = Field(default_factory=PretrainConfig)
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
+    evals: EvalsConfig = Field(default_factory=EvalsConfig)
+    serving: ServingConfig = Field(default_factory=ServingConfig)
+
+    @property
+    def written(self) -> frozenset[str]:
+        """The sections that the file (or an override) names."""
+        return frozenset(self.model_fields_set)
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe; a bare name such as ``demo.yaml`` or ``pipelines/recipes/demo.yaml`` also finds a shipped one.
+
+    Raises:
+        UserError: the file is missing or holds a mistake; the message names the line.
+    """
+    document = load_document(_locate(Path(path)))
+    return validate_recipe(apply_overrides(document, overrides))
+
+
+def validate_recipe(document: Document) -> Recipe:
+    """Check a recipe's document; a section written without a value (``evals:``) means its defaults."""
+    data = {key: {} if value is None and key in Recipe.model_fields else value for key, value in document.data.items()}
+    return validate(Recipe, Document(data, document.name, document.lines, document.overrides))
+
+
+def _locate(path: Path) -> Path:
+    if path.exists():
+        return path
+    shipped = RECIPES / path.name
+    inside = path.parent in (Path(), Path("pipelines/recipes"))
+    return shipped if inside and shipped.exists() else path
+
+
+def dump_recipe(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe as plain values, defaults filled in."""
+    return recipe.model_dump(mode="json")
