@@ -1,0 +1,173 @@
+"""Which questions a score stands for: the shipped sample, the Hub's, or a folder in the Hub's layout.
+
+The choice is always somebody's: the recipe's ``evals.benchmarks``, or RAYMILL_BENCHMARKS where the recipe has none.
+The set's manifest hash is part of a result's identity; the place it was read from is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import UserError
+from evals.config import EvalsConfig
+from evals.hub_layout import READABLE, split_files
+from evals.official import HUB_REVISIONS, OfficialTask, official_tasks
+
+ENVIRONMENT = "RAYMILL_BENCHMARKS"
+SAMPLE = Path(__file__).parent / "sample"
+SHOWN_PROBLEMS = 5
+
+
+@dataclass(frozen=True)
+class BenchmarkSet:
+    """The questions that will be asked.
+
+    Attributes:
+        label: what stands beside every score: ``sample``, ``hub`` or ``mirror``.
+        root: the folder they are read from; None for the Hub.
+        sha256: the manifest's hash.
+    """
+
+    label: str
+    root: Path | None
+    sha256: str
+
+    @property
+    def description(self) -> str:
+        """The set in words, for reports."""
+        return {
+            "sample": "Raymill's own sample questions in the benchmarks' format, not the official benchmarks",
+            "hub": "the official sets from the Hugging Face Hub, at fixed revisions",
+            "mirror": f"a local folder in the Hub's layout, manifest {self.sha256[:12]}",
+        }[self.label]
+
+    def name(self, task: str) -> str:
+        """A task's name as shown beside a score: ``arc_easy (sample)``."""
+        return f"{task} ({self.label})"
+
+
+def chosen(config: EvalsConfig, environment: Mapping[str, str] = os.environ) -> str:
+    """``sample``, ``hub`` or a path: the recipe's choice, else the environment's.
+
+    Raises:
+        UserError: neither says.
+    """
+    choice = config.benchmarks if config.benchmarks is not None else environment.get(ENVIRONMENT)
+    if not choice:
+        raise UserError(
+            "nothing says which questions to ask",
+            where="evals.benchmarks",
+            next_step="set it to sample (the shipped questions, not the official ones), hub (download the official"
+            f" sets) or the path of a folder in the Hub's layout; or set {ENVIRONMENT}",
+        )
+    return choice
+
+
+def open_benchmarks(config: EvalsConfig, environment: Mapping[str, str] = os.environ) -> BenchmarkSet:
+    """The chosen set, checked to hold every file that the suites read.
+
+    Raises:
+        UserError: nothing is chosen, the folder is not there, or files are missing from it.
+    """
+    choice = chosen(config, environment)
+    tasks = official_tasks(config.suites)
+    if choice == "hub":
+        return BenchmarkSet("hub", None, _hub_hash(tasks))
+    root = SAMPLE if choice == "sample" else Path(choice).expanduser().absolute()
+    if not root.is_dir():
+        raise UserError(
+            "no such folder",
+            where=f"evals.benchmarks: {choice}",
+            next_step="use sample, hub, or the path of a folder that holds allenai/ai2_arc, cais/mmlu, …",
+        )
+    check_layout(root, tasks)
+    sha256 = manifest_sha256(root, {task.dataset for task in tasks})
+    # A copy of the shipped sample is the sample, wherever it lies: its scores must never pass for another set's.
+    is_sample = choice == "sample" or (SAMPLE.is_dir() and sha256 == _sample_hash(tasks))
+    return BenchmarkSet("sample" if is_sample else "mirror", root, sha256)
+
+
+def resolve_identity(config: EvalsConfig) -> dict[str, Any]:
+    """What the choice of questions and the harness's version add to an evaluation's identity."""
+    benchmarks = open_benchmarks(config)
+    return {
+        "benchmarks": benchmarks.label,
+        "benchmarks_sha256": benchmarks.sha256,
+        "lm_eval": metadata.version("lm-eval"),
+    }
+
+
+def check_layout(root: Path, tasks: Iterable[OfficialTask]) -> None:
+    """Check that a folder holds every file that the tasks read.
+
+    Raises:
+        UserError: naming what is missing.
+    """
+    problems: list[str] = []
+    for task in tasks:
+        folder = root / task.dataset
+        try:
+            files = split_files(folder, task.config)
+        except UserError as error:
+            problem = f"{Path(error.where).relative_to(root)}: {error.what}"
+            if problem not in problems:
+                problems.append(problem)
+            continue
+        for split in task.splits:
+            found = files.get(split)
+            label = f"{task.dataset}: {task.config}, split {split}"
+            if found is None:
+                problems.append(f"{label}: README.md names no files for it")
+            elif not found:
+                problems.append(f"{label}: its files are missing")
+            else:
+                problems.extend(
+                    f"{path.relative_to(root)}: only {' and '.join(READABLE)} files are read"
+                    for path in found
+                    if path.suffix not in READABLE
+                )
+    if problems:
+        shown = problems[:SHOWN_PROBLEMS]
+        more = len(problems) - len(shown)
+        raise UserError(
+            "is not a complete benchmark folder:\n  " + "\n  ".join(shown) + (f"\n  and {more} more" if more else ""),
+            where=str(root),
+            next_step="copy the datasets from the Hub with their folders, leave out the suites that need them"
+            " (evals.suites), or use `benchmarks: sample`",
+        )
+
+
+def manifest_sha256(root: Path, datasets: Iterable[str]) -> str:
+    """SHA-256 over the sorted (relative path, file's SHA-256) of every file below the datasets' folders.
+
+    Hidden files and folders (a mirror's ``.git`` or ``.cache``) do not count.
+    """
+    files = {
+        path.relative_to(root).as_posix(): path
+        for dataset in datasets
+        for path in (root / dataset).rglob("*")
+        if path.is_file()
+    }
+    digest = hashlib.sha256()
+    for relative in sorted(files):
+        if any(part.startswith(".") for part in relative.split("/")):
+            continue
+        with files[relative].open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{relative}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def _sample_hash(tasks: Iterable[OfficialTask]) -> str:
+    return manifest_sha256(SAMPLE, {task.dataset for task in tasks})
+
+
+def _hub_hash(tasks: Iterable[OfficialTask]) -> str:
+    pinned = sorted({f"{task.dataset}@{HUB_REVISIONS[task.dataset]}" for task in tasks})
+    return hashlib.sha256("\n".join(pinned).encode()).hexdigest()

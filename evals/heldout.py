@@ -1,0 +1,157 @@
+"""Perplexity on text the model never saw: the curated corpus's validation split, beside a unigram baseline.
+
+Method. Documents are taken in the order of SHA-256(seed, id), each cut to its first 20,000 characters, until they have
+``heldout_tokens`` tokens: whole documents, the same ones whatever the files' layout. Every token is predicted once,
+given what precedes it in its document (:meth:`evals.harness.ClusterLM.rolling_tokens` says how a document longer than
+the context is cut). The baseline gives token t the probability (count(t) + 1) / (N + V): counts and N from the train
+split, V the tokenizer's size (add-one smoothing). A model that has learnt anything of the order of words beats it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import heapq
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cluster.artifact import Artifact
+from cluster.errors import UserError
+from cluster.progress import Tracker
+from cluster.store import Store
+from evals.pool import ScorerPool
+
+if TYPE_CHECKING:
+    from evals.harness import ClusterLM
+
+DOCUMENT_CHARACTERS = 20_000
+CANDIDATES = 20_000
+"""Validation documents kept in memory while choosing; far more than ``heldout_tokens`` ever needs of usual length."""
+
+UNIGRAM_BYTES = 64 << 20
+"""Text of the train split to count tokens in, in file order; frequencies do not move beyond it."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What was measured; ``metrics`` names the figures."""
+
+    documents: int
+    tokens: int
+    text_bytes: int
+    log_likelihood: float
+    unigram_log_likelihood: float
+
+    def metrics(self) -> dict[str, float]:
+        """Perplexities per token, their ratio (below 1: better than the baseline) and bits per UTF-8 byte."""
+        perplexity = math.exp(-self.log_likelihood / self.tokens)
+        unigram = math.exp(-self.unigram_log_likelihood / self.tokens)
+        return {
+            "heldout.perplexity": perplexity,
+            "heldout.unigram_perplexity": unigram,
+            "heldout.unigram_ratio": perplexity / unigram,
+            "heldout.bits_per_byte": -self.log_likelihood / math.log(2) / self.text_bytes,
+        }
+
+
+def measure(
+    lm: ClusterLM, pool: ScorerPool, store: Store, corpus: Artifact, tokens: int, seed: int, tracker: Tracker
+) -> HeldOut:
+    """Measure a model on a curated corpus.
+
+    Raises:
+        UserError: the validation split is empty.
+    """
+    chosen: list[list[int]] = []
+    total = text_bytes = 0
+    for text in choose_documents(store, corpus, seed):
+        encoded = lm.tokenizer.encode(text, add_special_tokens=False)
+        if encoded:
+            chosen.append(encoded)
+            total += len(encoded)
+            text_bytes += len(text.encode("utf-8"))
+        if total >= tokens:
+            break
+    if not chosen:
+        raise UserError(
+            "the corpus has no validation documents to measure perplexity on",
+            where=corpus.id,
+            next_step="raise curate's validation share, or set evals.heldout to false",
+        )
+    counts = count_train_tokens(pool, store, corpus, tracker)
+    baseline = unigram_log_likelihood(counts, len(lm.tokenizer), chosen)
+    likelihood = math.fsum(lm.rolling_tokens(chosen, "held-out windows"))
+    return HeldOut(len(chosen), total, text_bytes, likelihood, baseline)
+
+
+def choose_documents(store: Store, corpus: Artifact, seed: int) -> list[str]:
+    """Texts of the validation split in the order of SHA-256(seed, id), each cut to DOCUMENT_CHARACTERS."""
+
+    def key(document: tuple[str, str]) -> tuple[str, str]:
+        return hashlib.sha256(f"{seed}\0{document[0]}".encode()).hexdigest(), document[0]
+
+    chosen = heapq.nsmallest(CANDIDATES, _documents(store, corpus, "validation"), key=key)
+    return [text for _, text in chosen]
+
+
+def _documents(store: Store, corpus: Artifact, split: str) -> Iterator[tuple[str, str]]:
+    import pyarrow.parquet as pq
+
+    for path in _parts(corpus, split):
+        filesystem, place = store.arrow(corpus.key(path))
+        with filesystem.open_input_file(place) as file:
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=1024, columns=["id", "text"]):
+                for document, text in zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True):
+                    yield document, text[:DOCUMENT_CHARACTERS]
+
+
+def _parts(corpus: Artifact, split: str) -> list[str]:
+    return sorted(
+        entry.path for entry in corpus.files if entry.path.startswith(f"{split}/") and entry.path.endswith(".parquet")
+    )
+
+
+def count_train_tokens(pool: ScorerPool, store: Store, corpus: Artifact, tracker: Tracker) -> dict[int, int]:
+    """Token -> frequency in the first UNIGRAM_BYTES of the train split, counted by the pool's actors."""
+    pieces = _train_pieces(store, corpus)
+    with tracker.step("counting train tokens", total=len(pieces), unit="pieces") as progress:
+        counted = pool.map(
+            [functools.partial(_ask_to_count, store, piece) for piece in pieces],
+            lambda _: progress.update(advance=1),
+        )
+    totals: dict[int, int] = {}
+    for counts in counted:
+        for token, count in counts.items():
+            totals[token] = totals.get(token, 0) + count
+    return totals
+
+
+def _ask_to_count(store: Store, piece: tuple[str, list[int]], actor: Any) -> Any:
+    return actor.count_tokens.remote(store, *piece)
+
+
+def _train_pieces(store: Store, corpus: Artifact) -> list[tuple[str, list[int]]]:
+    """(key, row groups) in file order, up to UNIGRAM_BYTES of uncompressed text."""
+    import pyarrow.parquet as pq
+
+    pieces: list[tuple[str, list[int]]] = []
+    taken = 0
+    for path in _parts(corpus, "train"):
+        filesystem, place = store.arrow(corpus.key(path))
+        with filesystem.open_input_file(place) as file:
+            metadata = pq.ParquetFile(file).metadata
+        column = metadata.schema.names.index("text")
+        for group in range(metadata.num_row_groups):
+            if taken >= UNIGRAM_BYTES:
+                return pieces
+            pieces.append((corpus.key(path), [group]))
+            taken += metadata.row_group(group).column(column).total_uncompressed_size
+    return pieces
+
+
+def unigram_log_likelihood(counts: Mapping[int, int], vocabulary: int, documents: list[list[int]]) -> float:
+    """Log-likelihood (natural logarithm) of all tokens under add-one smoothed frequencies."""
+    total = sum(counts.values()) + vocabulary
+    return math.fsum(math.log((counts.get(token, 0) + 1) / total) for tokens in documents for token in tokens)

@@ -1,0 +1,128 @@
+"""Datasets in a folder laid out as on the Hugging Face Hub, read directly.
+
+``<root>/<org>/<name>/README.md`` names each configuration's files in its front matter
+(https://huggingface.co/docs/hub/datasets-manual-configuration). Reading Parquet and JSON Lines here, instead of through
+``datasets.load_dataset``, needs no cache folder that could go stale and no lock, and is about a hundred times quicker.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from cluster.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+READABLE = (".parquet", ".jsonl")
+
+
+def split_files(folder: Path, config: str) -> dict[str, list[Path]]:
+    """Split -> its data files, in name order, of one configuration of the dataset in a folder.
+
+    Raises:
+        UserError: README.md or the configuration is missing, or the front matter does not name files by split.
+    """
+    configs = _front_matter(folder)
+    if config not in configs:
+        known = ", ".join(sorted(configs)[:6]) or "none"
+        raise UserError(
+            f"has no configuration {config} (it names: {known})",
+            where=str(folder / "README.md"),
+            next_step="copy the dataset's README.md and data files from the Hub, unchanged",
+        )
+    files: dict[str, list[Path]] = {}
+    for split, patterns in configs[config].items():
+        files[split] = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    return files
+
+
+@functools.lru_cache(maxsize=32)
+def _parse(readme: Path, _stamp: int) -> dict[str, dict[str, list[str]]]:
+    _, opening, rest = readme.read_text(encoding="utf-8").partition("---\n")
+    try:
+        header = yaml.load(
+            rest.partition("\n---")[0] if opening else "", Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        )
+        return {
+            entry["config_name"]: {
+                item["split"]: [item["path"]] if isinstance(item["path"], str) else list(item["path"])
+                for item in entry["data_files"]
+            }
+            for entry in header["configs"]
+        }
+    except (yaml.YAMLError, KeyError, TypeError):
+        raise UserError(
+            "its front matter does not list `configs:` with `data_files:` by split",
+            where=str(readme),
+            next_step="copy the dataset's README.md from the Hub, unchanged",
+        ) from None
+
+
+def _front_matter(folder: Path) -> dict[str, dict[str, list[str]]]:
+    readme = folder / "README.md"
+    if not readme.is_file():
+        raise UserError(
+            "is missing", where=str(readme), next_step="copy the dataset's README.md and data files from the Hub"
+        )
+    return _parse(readme, readme.stat().st_mtime_ns)
+
+
+class LocalSplits(Mapping[str, "Dataset"]):
+    """The splits of one configuration; each is read when it is first asked for."""
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self._files = split_files(folder, config)
+        self._loaded: dict[str, Dataset] = {}
+
+    def __getitem__(self, split: str) -> Dataset:
+        if split not in self._loaded:
+            self._loaded[split] = read_dataset(self._files[split])
+        return self._loaded[split]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def load_splits(*, folder: str, config: str, **_metadata: Any) -> LocalSplits:
+    """The hook that task files name as ``custom_dataset``; lm-eval passes the task's metadata along."""
+    return LocalSplits(Path(folder), config)
+
+
+def read_dataset(files: list[Path]) -> Dataset:
+    """The rows of some files, in order, as ``datasets.load_dataset`` would give them.
+
+    Raises:
+        UserError: a file is not readable, or not in the format that its name says.
+    """
+    import pyarrow as pa
+    from datasets import Dataset
+
+    tables = [_read_table(path) for path in files]
+    return Dataset(tables[0] if len(tables) == 1 else pa.concat_tables(tables))
+
+
+def _read_table(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix == ".parquet":
+            return pq.read_table(path)
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a question may hold U+2028
+        return pa.Table.from_pylist([json.loads(line) for line in lines if line.strip()])
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(
+            f"cannot be read: {str(error).splitlines()[0]}",
+            where=str(path),
+            next_step="copy the file from the Hub again",
+        ) from None

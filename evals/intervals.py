@@ -1,0 +1,41 @@
+"""How sure a score is: 95 % intervals, and what guessing would have scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+Z95 = NormalDist().inv_cdf(0.975)
+
+
+def wilson(successes: float, n: int) -> tuple[float, float]:
+    """Wilson's score interval for a proportion (Wilson 1927): holds its level at small n and near 0 and 1."""
+    share = successes / n
+    scale = 1 + Z95**2 / n
+    middle = (share + Z95**2 / (2 * n)) / scale
+    half = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2)) / scale
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def normal(score: float, stderr: float) -> tuple[float, float]:
+    """score ± 1.96 standard errors, for a mean of values that are not just right or wrong."""
+    return score - Z95 * stderr, score + Z95 * stderr
+
+
+def interval(values: Sequence[float], score: float, stderr: float | None) -> tuple[float, float] | None:
+    """The 95 % interval of a mean of per-question values; None where there is no standard error (one question)."""
+    if all(value in (0, 1) for value in values):
+        return wilson(score * len(values), len(values))
+    if stderr is None or not math.isfinite(stderr):
+        return None
+    return normal(score, stderr)
+
+
+def verdict(bounds: tuple[float, float] | None, chance: float | None) -> str:
+    """A score against guessing, in words."""
+    if bounds is None or chance is None:
+        return ""
+    if bounds[0] > chance:
+        return "above chance"
+    return "below chance" if bounds[1] < chance else "not told from chance"

@@ -1,0 +1,95 @@
+"""The evaluation's page: scores with intervals against chance, held-out figures, questions with the model's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cluster.report import Page
+from evals.benchmarks import BenchmarkSet
+from evals.intervals import verdict
+
+SHOWN_SAMPLES = 3
+
+
+def build_report(
+    title: str,
+    benchmarks: BenchmarkSet,
+    results: Mapping[str, Any],
+    samples: Mapping[str, list[dict[str, Any]]],
+) -> Page:
+    """The page of one ``results.json`` and some of its sample rows."""
+    page = Page(title, f"Questions: {benchmarks.label} ({benchmarks.description})")
+    if benchmarks.label == "sample":
+        page.paragraph("Sample scores say that the pipeline works. They cannot be compared with published results.")
+    limit = results["settings"]["limit"]
+    if limit:
+        page.paragraph(f"Only the first {limit} questions of each task were asked: not a random sample of it.")
+    page.heading("Scores")
+    rows = list(score_rows(results["tasks"], benchmarks))
+    page.table(rows)
+    page.paragraph(
+        "Intervals: Wilson's for right or wrong answers, 1.96 standard errors otherwise. Chance: the share of a"
+        " question's choices that are right."
+    )
+    page.bar_chart("Score by task", {f"{row['task']} {row['metric']}": row["score"] for row in rows})
+    if results["truncated_requests"]:
+        page.paragraph(
+            f"{results['truncated_requests']:,} of {results['requests']:,} requests were longer than the model's"
+            f" context of {results['context_tokens']:,} tokens and lost the beginning of their prompt."
+        )
+    _held_out(page, results.get("heldout"))
+    for suite, tasks in results["subtasks"].items():
+        page.heading(f"{benchmarks.name(suite)} by task")
+        page.table(list(score_rows(tasks, benchmarks)))
+    page.heading("Some questions")
+    for suite, picked in samples.items():
+        for row in picked[:SHOWN_SAMPLES]:
+            _question(page, benchmarks.name(suite), row)
+    page.heading("Settings")
+    page.table([{"setting": name, "value": str(value)} for name, value in results["settings"].items()])
+    return page
+
+
+def score_rows(tasks: Mapping[str, Any], benchmarks: BenchmarkSet) -> Iterable[dict[str, Any]]:
+    """Table rows, one a task and metric, each naming the set."""
+    for task, metrics in tasks.items():
+        for metric, figures in metrics.items():
+            bounds = figures["interval_95"]
+            yield {
+                "task": benchmarks.name(task),
+                "metric": metric,
+                "score": figures["score"],
+                "stderr": figures["stderr"],
+                "95 % interval": f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else "",
+                "chance": figures["chance"],
+                "questions": figures["n"],
+                "": verdict(tuple(bounds) if bounds else None, figures["chance"]),
+            }
+
+
+def _held_out(page: Page, heldout: Mapping[str, Any] | None) -> None:
+    page.heading("Held-out text")
+    if heldout is None:
+        page.paragraph("Not measured.")
+        return
+    page.figures(
+        {
+            "perplexity a token": heldout["perplexity"],
+            "unigram baseline": heldout["unigram_perplexity"],
+            "ratio (below 1: better)": heldout["unigram_ratio"],
+            "bits a byte": heldout["bits_per_byte"],
+            "tokens": heldout["tokens"],
+            "documents": heldout["documents"],
+        }
+    )
+
+
+def _question(page: Page, name: str, row: Mapping[str, Any]) -> None:
+    best = max(answer["logprob"] for answer in row["answers"])
+    lines = [row["prompt"][-500:], ""]
+    for number, answer in enumerate(row["answers"]):
+        marks = ("> " if answer["logprob"] == best else "  ") + ("* " if number == row["target"] else "  ")
+        lines.append(f"{marks}{answer['logprob']:9.3f} {answer['text']}")
+    metrics = ", ".join(f"{metric} {value:g}" for metric, value in row["metrics"].items())
+    page.sample(f"{name}: {metrics} (> the likeliest answer, * the right one)", "\n".join(lines), limit=2000)

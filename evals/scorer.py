@@ -1,0 +1,165 @@
+"""A model that scores token sequences: loaded once in a Ray actor, then asked batch after batch.
+
+The arithmetic is that of lm-eval's ``hf`` backend (``HFLM._loglikelihood_tokens``): same padding, same order of
+operations, one thread, so that the same batches give the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cluster.artifact import Artifact, local_copy
+from cluster.errors import UserError
+from cluster.store import Store
+from evals.offline import ENVIRONMENT as OFFLINE
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is, in a form that reaches workers on other machines.
+
+    Attributes:
+        model: a Model, or an Adapter over ``base``.
+        base: the adapter's Model.
+    """
+
+    store: Store
+    model: Artifact
+    base: Artifact | None = None
+
+    def folders(self) -> tuple[Path, Path | None]:
+        """Local folders of the full model and of the adapter, fetched where they are not on this machine."""
+        own = local_copy(self.store, self.model)
+        if self.model.kind != "Adapter":
+            return own, None
+        if self.base is None:
+            raise UserError(
+                "is an adapter, and its base model is not given",
+                where=self.model.id,
+                next_step="give the model that it was trained on as `base`",
+            )
+        return local_copy(self.store, self.base), own
+
+
+class Group(NamedTuple):
+    """One sequence to run and the continuations to read off it.
+
+    Attributes:
+        inputs: what the model reads: context and longest continuation without its last token.
+        continuations: what to score, each predicted at the last positions of the sequence.
+    """
+
+    inputs: list[int]
+    continuations: list[list[int]]
+
+
+Answer = tuple[float, bool]
+"""Sum of log-probabilities (natural logarithm), and whether greedy decoding gives this continuation."""
+
+
+class Scorer:
+    """The actor. One CPU thread, so that a result does not depend on how many cores a machine has."""
+
+    def __init__(self, source: ModelSource) -> None:
+        os.environ.update({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **OFFLINE})
+        import torch
+
+        torch.set_num_threads(1)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        base, adapter = source.folders()
+        self._base = base
+        self._model = load_model(base, adapter).to(self._device)
+        self._tokenizer: Any = None
+
+    def score(self, batches: list[list[Group]]) -> list[list[list[Answer]]]:
+        """Answers in the shape of the question: batch, group, continuation."""
+        return [self._score_batch(batch) for batch in batches]
+
+    def _score_batch(self, batch: list[Group]) -> list[list[Answer]]:
+        import torch
+
+        width = max(len(group.inputs) for group in batch)
+        padded = torch.tensor([group.inputs + [0] * (width - len(group.inputs)) for group in batch])
+        answers = []
+        with torch.inference_mode():
+            logits = self._model(padded.to(self._device)).logits
+            added = logits.shape[1] - width  # prompt tuning puts virtual tokens in front
+            for group, each in zip(batch, logits, strict=True):
+                end = len(group.inputs) + added
+                length = max(map(len, group.continuations))
+                rows = torch.log_softmax(each[end - length : end], dim=-1)
+                answers.append([self._answer(rows, tokens) for tokens in group.continuations])
+        return answers
+
+    @staticmethod
+    def _answer(rows: torch.Tensor, continuation: list[int]) -> Answer:
+        import torch
+
+        rows = rows[len(rows) - len(continuation) :]
+        wanted = torch.tensor(continuation, dtype=torch.long, device=rows.device)
+        chosen = torch.gather(rows.unsqueeze(0), 2, wanted.view(1, -1, 1)).squeeze(-1)
+        return float(chosen.sum()), bool((rows.argmax(dim=-1) == wanted).all())
+
+    def count_tokens(self, store: Store, key: str, row_groups: list[int]) -> dict[int, int]:
+        """Token -> how often it stands in the ``text`` column of a Parquet file's row groups."""
+        from collections import Counter
+
+        import pyarrow.parquet as pq
+
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self._base)
+        filesystem, path = store.arrow(key)
+        counts: Counter[int] = Counter()
+        with filesystem.open_input_file(path) as file:
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=256, row_groups=row_groups, columns=["text"]):
+                texts = batch.column("text").to_pylist()
+                for tokens in self._tokenizer(texts, add_special_tokens=False)["input_ids"]:
+                    counts.update(tokens)
+        return dict(counts)
+
+
+def load_model(base: Path, adapter: Path | None) -> Any:
+    """A causal language model in its stored precision, with its adapter, ready to be asked.
+
+    Raises:
+        UserError: the folder does not hold such a model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True)
+        if adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, adapter)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"cannot be loaded as a causal language model: {str(error).splitlines()[0]}",
+            where=str(adapter or base),
+            next_step="check the artifact with `raymill verify`",
+        ) from error
+    return model.eval()
+
+
+def load_tokenizer(base: Path) -> Any:
+    """The tokenizer beside a model.
+
+    Raises:
+        UserError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(base, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"has no tokenizer that can be loaded: {str(error).splitlines()[0]}",
+            where=str(base),
+            next_step="put tokenizer.json and tokenizer_config.json beside the model",
+        ) from error
