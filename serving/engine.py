@@ -1,0 +1,174 @@
+"""What one vLLM server serves and how it is started: its command line and its environment.
+
+Variants on the same base weights share one server: an adapter is a second model name on it, not a second process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import UserError
+from serving.config import EngineConfig
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The maximum ranks that vLLM offers (vllm.config.lora.MaxLoRARanks)."""
+
+FULL_REQUESTS_CACHED = 4
+MIN_CACHE_BYTES, MAX_CACHE_BYTES = 32 << 20, 4 << 30
+CACHE_BLOCK_TOKENS = 128  # vLLM's block on a CPU; a request takes whole ones
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A variant's model, as files.
+
+    Attributes:
+        name: the variant's name.
+        folder: a Hugging Face model folder with full weights (the base's, where there is an adapter).
+        adapter_folder: a peft LoRA folder applied to it, if any.
+        artifact: the id of the artifact it came from, for messages and records.
+    """
+
+    name: str
+    folder: Path
+    adapter_folder: Path | None = None
+    artifact: str = ""
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """One vLLM server, to be run in one or more replicas.
+
+    Attributes:
+        name: its name, from the variants it serves.
+        folder: the model folder.
+        models: names under which the full weights answer.
+        adapters: (name, folder) of each adapter on them.
+        device: ``cpu`` or ``gpu``.
+    """
+
+    name: str
+    folder: str
+    models: tuple[str, ...]
+    adapters: tuple[tuple[str, str], ...]
+    device: str
+    config: EngineConfig
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants that it answers for; each is a model name of the server."""
+        return (*self.models, *(name for name, _ in self.adapters))
+
+    def command(self, host: str, port: int) -> list[str]:
+        """The command line of the unmodified server. The key to it travels in the environment, not here."""
+        config, settings = self.config, _read_json(Path(self.folder) / "config.json")
+        arguments: dict[str, Any] = {
+            "--model": self.folder,
+            "--host": host,
+            "--port": port,
+            "--max-num-seqs": config.max_num_seqs,
+            "--dtype": "float32" if self.device == "cpu" and config.dtype == "auto" else config.dtype,
+        }
+        if config.max_model_len is not None:
+            arguments["--max-model-len"] = config.max_model_len
+        cache_bytes = config.kv_cache_bytes or (cache_bytes_for(settings, config) if self.device == "cpu" else None)
+        if cache_bytes:
+            arguments["--kv-cache-memory-bytes"] = cache_bytes
+        flags = ["--disable-uvicorn-access-log"]
+        if self.device == "cpu":
+            # In the engine's own process: a worker apart would import vLLM a third time (9 s of 28 s here).
+            arguments["--distributed-executor-backend"] = "uni"
+            flags.append("--enforce-eager")  # compiling takes longer than a small model ever saves
+        words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags]
+        words += [str(part) for pair in arguments.items() for part in pair]
+        # A server needs a name for its full weights, also where only adapters on them are asked for.
+        words += ["--served-model-name", *(self.models or (f"{self.name}.weights",))]
+        if self.adapters:
+            ranks = [int(_read_json(Path(folder) / "adapter_config.json").get("r", 16)) for _, folder in self.adapters]
+            fitting = [rank for rank in LORA_RANKS if rank >= max(ranks)]
+            words += ["--enable-lora", "--max-loras", str(len(self.adapters))]
+            words += ["--max-lora-rank", str(fitting[0] if fitting else max(ranks))]
+            words += ["--lora-modules", *(f"{name}={folder}" for name, folder in self.adapters)]
+        return [*words, *config.extra_arguments]
+
+    def environment(self, inherited: Mapping[str, str], key: str) -> dict[str, str]:
+        """The server's environment: offline, quiet, one thread a CPU, and the key that requests must carry."""
+        # VLLM_CPU_KVCACHE_SPACE counts whole GiB and would override --kv-cache-memory-bytes.
+        kept = {name: value for name, value in inherited.items() if name != "VLLM_CPU_KVCACHE_SPACE"}
+        kept |= {
+            "VLLM_API_KEY": key,
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        if self.device == "cpu":
+            kept |= {
+                "OMP_NUM_THREADS": str(max(1, int(self.config.cpus))),
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # what lets the "uni" executor stand on a CPU
+            }
+        return kept
+
+
+def plan_engines(models: Sequence[ServedModel], config: EngineConfig, device: str) -> list[EngineSpec]:
+    """The servers that the variants need: one for each base model.
+
+    Raises:
+        UserError: a folder or its description is missing.
+    """
+    groups: dict[str, list[ServedModel]] = {}
+    for model in models:
+        _check_folders(model)
+        groups.setdefault(str(model.folder.resolve()), []).append(model)
+    return [
+        EngineSpec(
+            name="-".join(member.name for member in members),
+            folder=folder,
+            models=tuple(member.name for member in members if member.adapter_folder is None),
+            adapters=tuple(
+                (member.name, str(member.adapter_folder.resolve())) for member in members if member.adapter_folder
+            ),
+            device=device,
+            config=config,
+        )
+        for folder, members in groups.items()
+    ]
+
+
+def cache_bytes_for(settings: Mapping[str, Any], config: EngineConfig) -> int:
+    """Bytes of key-value cache in which a few requests of full length fit (float32, no sharing between layers)."""
+    heads = settings.get("num_attention_heads") or 1
+    head_dim = settings.get("head_dim") or (settings.get("hidden_size") or 0) // heads
+    kv_heads = settings.get("num_key_value_heads") or heads
+    layers = settings.get("num_hidden_layers") or 0
+    tokens = config.max_model_len or settings.get("max_position_embeddings") or 2048
+    blocks = -(-tokens // CACHE_BLOCK_TOKENS) * CACHE_BLOCK_TOKENS
+    needed = 2 * 4 * layers * kv_heads * head_dim * blocks * min(FULL_REQUESTS_CACHED, config.max_num_seqs)
+    return min(max(needed, MIN_CACHE_BYTES), MAX_CACHE_BYTES)
+
+
+def _check_folders(model: ServedModel) -> None:
+    required = [(model.folder, "config.json")]
+    if model.adapter_folder is not None:
+        required.append((model.adapter_folder, "adapter_config.json"))
+    for folder, name in required:
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{name} is not in {folder}",
+                where=f"serving: variant {model.name}{f' ({model.artifact})' if model.artifact else ''}",
+                next_step="name a Hugging Face model folder, a peft LoRA folder, or the stage that makes one",
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # the server itself says best what is wrong with the file
+    return loaded if isinstance(loaded, dict) else {}

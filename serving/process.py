@@ -1,0 +1,194 @@
+"""One vLLM server as a child of this process: started under a minder, awaited, warmed up, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from cluster.errors import InfraError, RaymillError, UserError
+from serving import refusal
+from serving.engine import EngineSpec
+
+MINDER = Path(__file__).with_name("minder.py")
+POLL_INTERVAL_S = 0.2
+GRACE_S = 5.0
+DYING_S = 5.0  # a server whose engine failed says so first and exits a moment later
+LOG_TAIL_BYTES = 512 << 10
+
+
+class EngineProcess:
+    """A vLLM server.
+
+    Args:
+        spec: what it serves.
+        host: the address it listens on; the port is any free one.
+        key: what requests to it must carry as a bearer token.
+        log: the file that gets its output.
+        command: another command line than the specification's; tests of everything but inference use it.
+    """
+
+    def __init__(self, spec: EngineSpec, host: str, key: str, log: Path, command: list[str] | None = None) -> None:
+        self.spec, self.host, self.log = spec, host, log
+        self.started = 0.0
+        self.pid = 0
+        self.pids: list[int] = []
+        self._key = key
+        self._command = command
+        self._minder: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        """Where it answers."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    async def start(self) -> None:
+        """Start the server and return once it has answered a request for every model on it.
+
+        Raises:
+            UserError: vLLM refuses the model or the settings; with its own reason.
+            InfraError: it was not ready in time.
+        """
+        self._spawn()
+        deadline = time.monotonic() + self.spec.config.startup_timeout_seconds
+        headers = {"Authorization": f"Bearer {self._key}"}
+        try:
+            async with aiohttp.ClientSession(headers=headers, trust_env=False) as session:
+                await self._until_healthy(session, deadline)
+                for model in self.spec.variants:
+                    await self._warm_up(session, model, deadline)
+        except BaseException:
+            await asyncio.to_thread(self.stop)
+            raise
+        finally:
+            self._release_port()
+        self.pids = self._family()
+
+    async def healthy(self) -> bool:
+        """Whether the server runs and says that its engine does."""
+        if not self.alive():
+            return False
+        timeout = aiohttp.ClientTimeout(total=5)
+        try:
+            async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{self.address}/health") as reply:
+                return reply.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    def alive(self) -> bool:
+        """Whether the server's process is there."""
+        return self._minder is not None and self._minder.poll() is None
+
+    def stop(self) -> None:
+        """Stop the server and everything it started; harmless when it has stopped already."""
+        self._release_port()
+        minder, self._minder = self._minder, None
+        if minder is None:
+            return
+        if minder.stdin:
+            minder.stdin.close()
+        try:
+            minder.wait(GRACE_S + 3)
+        except subprocess.TimeoutExpired:
+            minder.terminate()
+            minder.wait(GRACE_S)
+        if minder.stdout:
+            minder.stdout.close()
+
+    def _spawn(self) -> None:
+        # Bound but not listening, the socket keeps the port from others until the server (SO_REUSEADDR too) listens.
+        self._socket = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind((self.host, 0))
+        self.port = self._socket.getsockname()[1]
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        command = self._command or self.spec.command(self.host, self.port)
+        self._minder = subprocess.Popen(
+            [sys.executable, "-I", str(MINDER), str(GRACE_S), str(self.log), *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**self.spec.environment(os.environ, self._key), "RAYMILL_ENGINE_PORT": str(self.port)},
+            start_new_session=True,
+        )
+        assert self._minder.stdout is not None
+        self.pid = int(self._minder.stdout.readline() or 0)
+        self.started = time.time()
+
+    async def _until_healthy(self, session: aiohttp.ClientSession, deadline: float) -> None:
+        while time.monotonic() < deadline:
+            if not self.alive():
+                raise self._refused("the server ended without saying why")
+            try:
+                async with session.get(f"{self.address}/health", timeout=aiohttp.ClientTimeout(total=5)) as reply:
+                    if reply.status == 200:
+                        return
+            except (aiohttp.ClientError, TimeoutError):
+                pass  # not listening yet
+            await asyncio.sleep(POLL_INTERVAL_S)
+        raise self._late()
+
+    async def _warm_up(self, session: aiohttp.ClientSession, model: str, deadline: float) -> None:
+        """One token from each model: some models load and fail only at their first request."""
+        body: dict[str, Any] = {"model": model, "prompt": "a", "max_tokens": 1, "temperature": 0}
+        timeout = aiohttp.ClientTimeout(total=max(1.0, deadline - time.monotonic()))
+        try:
+            async with session.post(f"{self.address}/v1/completions", json=body, timeout=timeout) as reply:
+                if reply.status == 200:
+                    return
+                answer = (await reply.text())[:300]
+        except TimeoutError:
+            raise self._late() from None
+        except aiohttp.ClientError as error:
+            answer = f"its first request failed: {error}"
+        for _ in range(int(DYING_S / POLL_INTERVAL_S)):
+            if not self.alive():
+                break
+            await asyncio.sleep(POLL_INTERVAL_S)
+        raise self._refused(answer)
+
+    def _refused(self, otherwise: str) -> RaymillError:
+        why = refusal.reason(self._log_tail()) or otherwise
+        return UserError(f"vLLM refuses the model: {why}", where=self._place(), next_step=self._advice())
+
+    def _late(self) -> RaymillError:
+        seconds = self.spec.config.startup_timeout_seconds
+        return InfraError(
+            f"the engine was not ready within {seconds:g} s (serving.engine.startup_timeout_seconds)",
+            where=self._place(),
+            next_step=self._advice(),
+        )
+
+    def _place(self) -> str:
+        names = ", ".join(self.spec.variants)
+        return f"serving: variant{'s' if len(self.spec.variants) > 1 else ''} {names} ({self.spec.folder})"
+
+    def _advice(self) -> str:
+        return f"the engine's whole log is {self.log}"
+
+    def _log_tail(self) -> str:
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - LOG_TAIL_BYTES))
+            return file.read().decode("utf-8", "replace")
+
+    def _family(self) -> list[int]:
+        import psutil
+
+        if self._minder is None:
+            return []
+        minder = psutil.Process(self._minder.pid)
+        return [minder.pid, *(child.pid for child in minder.children(recursive=True))]
+
+    def _release_port(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
