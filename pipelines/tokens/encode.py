@@ -1,0 +1,124 @@
+"""Encode documents with Ray Data. Every batch is encoded by itself, so that the layout changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from pipelines.tokens.bpe import corpus_encoder
+from pipelines.tokens.special import BOS, EOS
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from cluster.artifact import Artifact
+    from cluster.store import Store
+
+SPLITS = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Documents of one block: aligned columns, the tokens one after another with ``bos`` and ``eos`` around each."""
+
+    splits: list[str]
+    ids: list[str]
+    sources: list[str]
+    text_bytes: np.ndarray[Any, Any]
+    words: np.ndarray[Any, Any]
+    lengths: np.ndarray[Any, Any]
+    tokens: np.ndarray[Any, Any]
+
+
+def encode_splits(
+    store: Store, corpus: Artifact, tokenizer_json: str, workers: int | None = None
+) -> Iterator[EncodedBatch]:
+    """The curated corpus's documents, encoded, in whatever order they become ready."""
+    keys = [corpus.key(path) for path in parquet_files(corpus)]
+    filesystem = store.arrow(corpus.data_prefix)[0]
+    dataset = ray.data.read_parquet(
+        [store.arrow(key)[1] for key in keys],
+        filesystem=filesystem,
+        columns=["id", "text", "source"],
+        include_paths=True,
+    )
+    encoded = dataset.map_batches(
+        encode_table,
+        batch_format="pyarrow",
+        batch_size=None,
+        zero_copy_batch=True,
+        fn_kwargs={"tokenizer": ray.put(tokenizer_json)},
+        concurrency=workers,
+    )
+    for table in encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
+        if table.num_rows:
+            yield _unpack(table)
+
+
+def parquet_files(corpus: Artifact) -> list[str]:
+    """Paths of the curated corpus's documents, both splits, in order."""
+    return sorted(
+        entry.path for entry in corpus.files if entry.path.split("/")[0] in SPLITS and entry.path.endswith(".parquet")
+    )
+
+
+def encode_table(table: pa.Table, tokenizer: Any) -> pa.Table:
+    """Columns ``id``, ``text``, ``source``, ``path`` to encoded documents; ``tokens`` is a list column.
+
+    Args:
+        tokenizer: the text of ``tokenizer.json``, or Ray's reference to it.
+    """
+    encoder = _encoder(ray.get(tokenizer) if isinstance(tokenizer, ray.ObjectRef) else tokenizer)
+    texts = table["text"].to_pylist()
+    tokens, offsets = encode_texts(encoder, texts)
+    return pa.table(
+        {
+            "split": pa.array([_split_of(path) for path in table["path"].to_pylist()], pa.string()),
+            "id": table["id"].cast(pa.string()),
+            "source": table["source"].cast(pa.string()),
+            "bytes": pa.array([len(text.encode("utf-8")) for text in texts], pa.int64()),
+            "words": pa.array([len(text.split()) for text in texts], pa.int64()),
+            "tokens": pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(tokens, pa.uint32())),
+        }
+    )
+
+
+def encode_texts(encoder: Tokenizer, texts: list[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The tokens of all texts one after another, and the n + 1 offsets at which each begins and ends."""
+    bos, eos = encoder.token_to_id(BOS), encoder.token_to_id(EOS)
+    encodings = encoder.encode_batch_fast(texts, add_special_tokens=False)
+    pieces = [np.asarray([bos, *encoding.ids, eos], np.uint32) for encoding in encodings]
+    offsets = np.zeros(len(pieces) + 1, np.int64)
+    np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
+    return (np.concatenate(pieces) if pieces else np.empty(0, np.uint32)), offsets
+
+
+@lru_cache(maxsize=2)
+def _encoder(tokenizer_json: str) -> Tokenizer:
+    return corpus_encoder(tokenizer_json)
+
+
+def _split_of(path: str) -> str:
+    return path.rsplit("/", 2)[-2]
+
+
+def _unpack(table: pa.Table) -> EncodedBatch:
+    lists = table["tokens"].combine_chunks()
+    if isinstance(lists, pa.ChunkedArray):
+        lists = lists.chunk(0)
+    offsets = lists.offsets.to_numpy()
+    return EncodedBatch(
+        splits=table["split"].to_pylist(),
+        ids=table["id"].to_pylist(),
+        sources=table["source"].to_pylist(),
+        text_bytes=table["bytes"].to_numpy(),
+        words=table["words"].to_numpy(),
+        lengths=np.diff(offsets),
+        tokens=lists.values.to_numpy()[offsets[0] : offsets[-1]],
+    )
