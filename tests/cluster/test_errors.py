@@ -1,0 +1,63 @@
+"""Errors keep all their parts between processes and are found inside whatever wraps them."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from cluster.errors import InfraError, InternalError, RaymillError, UserError, find_raymill_error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("wrong key", where="r.yaml:3", next_step="fix it"),
+        InfraError("gone", where="host", next_step="repeat", attempts=("first: reset", "second: timeout")),
+        InternalError("broken promise"),
+    ],
+)
+def test_errors_survive_pickling_whole(error: RaymillError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert copy.__dict__ == error.__dict__
+
+
+def test_exit_codes() -> None:
+    assert (UserError("a").exit_code, InfraError("a").exit_code, InternalError("a").exit_code) == (2, 3, 1)
+
+
+def test_message_says_where_what_and_next() -> None:
+    assert str(UserError("no such key", where="r.yaml:3", next_step="remove it")) == "r.yaml:3: no such key\n  remove it"
+    assert "tried: first" in str(InfraError("gone", attempts=("first",)))
+
+
+def test_found_through_causes_contexts_and_worker_failures() -> None:
+    inner = UserError("the reason")
+
+    class Wrapper(Exception):
+        def __init__(self, cause: Exception) -> None:
+            super().__init__("wrapped")
+            self.cause = cause
+
+    class GroupFailure(Exception):
+        def __init__(self, failures: dict[int, Exception]) -> None:
+            super().__init__("training failed")
+            self.worker_failures = failures
+
+    try:
+        try:
+            raise Wrapper(inner)
+        except Wrapper as error:
+            raise RuntimeError("outer") from error
+    except RuntimeError as error:
+        assert find_raymill_error(error) is inner
+    assert find_raymill_error(GroupFailure({0: ValueError("x"), 1: Wrapper(inner)})) is inner
+    assert find_raymill_error(ValueError("nothing of ours")) is None
+
+
+def test_a_cycle_of_causes_ends() -> None:
+    error = ValueError("a")
+    error.__cause__ = error
+    assert find_raymill_error(error) is None

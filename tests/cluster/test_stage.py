@@ -1,0 +1,81 @@
+"""A stage runs once for each identity, and a failure publishes nothing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from cluster import stage as stage_module
+from cluster.artifact import Artifact, load_artifact
+from cluster.config import StrictModel, execution
+from cluster.progress import Progress, Tracker
+from cluster.stage import Outcome, Result, Stage, StageContext, execute, identify
+from cluster.store import Store
+
+
+class Settings(StrictModel):
+    text: str = "hello"
+    workers: int = execution(1)
+
+
+STAGE = Stage("write", "Corpus", 1, "entries:run")
+CALLS: list[str] = []
+
+
+def run(config: Settings, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
+    CALLS.append(config.text)
+    context.output.write_text("text.txt", config.text)
+    if config.text == "fail":
+        raise ValueError("the stage failed")
+    return Outcome(counts={"characters": len(config.text)}, licences={"MIT": 1}, metrics={"a.b": 0.5})
+
+
+@pytest.fixture(autouse=True)
+def entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    CALLS.clear()
+    table: dict[str, Any] = {"entries:run": run, "entries:resolve": lambda config: {"resolved": "cpu"}}
+    monkeypatch.setattr(stage_module, "load_entry", table.__getitem__)
+
+
+def do(store: Store, config: Settings, stage: Stage = STAGE, **options: bool) -> Result:
+    tracker = Tracker(Progress(io.StringIO()), "write")
+    return execute(stage, identify(stage, config, {}), config, {}, store, tracker, **options)
+
+
+def test_second_run_reuses_the_first(any_store: Store) -> None:
+    first = do(any_store, Settings(text="x"))
+    second = do(any_store, Settings(text="x", workers=8))
+    assert (first.cached, second.cached) == (False, True)
+    assert first.artifact == second.artifact
+    assert CALLS == ["x"]
+    assert first.artifact.counts == {"characters": 1}
+    assert first.artifact.provenance["versions"]["ray"]
+
+
+def test_another_result_is_another_artifact(any_store: Store) -> None:
+    ids = {
+        do(any_store, Settings(text="x")).artifact.id,
+        do(any_store, Settings(text="y")).artifact.id,
+        do(any_store, Settings(text="x"), Stage("write", "Corpus", 2, "entries:run")).artifact.id,
+        do(any_store, Settings(text="x"), Stage("write", "Corpus", 1, "entries:run", "entries:resolve")).artifact.id,
+    }
+    assert len(ids) == 4
+
+
+def test_force_makes_it_anew_and_replaces_the_record(any_store: Store) -> None:
+    first = do(any_store, Settings())
+    second = do(any_store, Settings(), force=True)
+    assert CALLS == ["hello", "hello"]
+    assert first.artifact.attempt != second.artifact.attempt
+    assert load_artifact(any_store, first.artifact.id) == second.artifact
+
+
+def test_a_failing_stage_publishes_nothing_and_can_be_repeated(any_store: Store) -> None:
+    with pytest.raises(ValueError, match="the stage failed"):
+        do(any_store, Settings(text="fail"))
+    assert list(any_store.files()) == []
+    with pytest.raises(ValueError, match="the stage failed"):
+        do(any_store, Settings(text="fail"))

@@ -1,0 +1,88 @@
+"""The rules of the house: imports point one way, and describing work loads nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("cluster", "pipelines", "evals", "serving")
+KNOWS_ALL = {"pipelines/lifecycle.py", "pipelines/graph.py", "pipelines/recipe.py", "pipelines/cli.py"}
+HEAVY = ("torch", "ray", "vllm", "transformers", "datasets", "pyarrow", "numpy", "peft", "lm_eval", "boto3", "numba")
+LIGHT_MODULES = (
+    "pipelines.cli",
+    "pipelines.recipe",
+    "pipelines.graph",
+    "pipelines.plan",
+    "pipelines.lifecycle",
+    "pipelines.commands.new",
+    "pipelines.commands.run",
+    "pipelines.commands.show",
+    "pipelines.commands.serve",
+    "evals.config",
+    "serving.config",
+)
+
+
+def imports_of(path: Path) -> set[str]:
+    """The top-level packages that a file imports anywhere, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def modules() -> list[str]:
+    return [
+        path.relative_to(ROOT).as_posix() for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))
+    ]
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_one_way(module: str) -> None:
+    package = module.partition("/")[0]
+    allowed = {package, "cluster"}
+    if module in KNOWS_ALL:
+        allowed |= set(PACKAGES)
+    assert imports_of(ROOT / module) & set(PACKAGES) <= allowed
+
+
+def test_the_rule_can_fail(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.py"
+    bad.write_text("def f():\n    from serving.deploy import deploy\n", encoding="utf-8")
+    assert imports_of(bad) == {"serving"}
+
+
+@pytest.mark.parametrize("module", LIGHT_MODULES)
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == ""
+
+
+def test_help_and_plan_load_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom pipelines.cli import run_command\n"
+        "try:\n    run_command(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"print('HEAVY', *[name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.splitlines()[-1] == "HEAVY"
+    assert "plan" in result.stdout
+
+
+def test_no_module_is_named_like_one_of_the_standard_library() -> None:
+    tops = {Path(module).stem for module in modules() if module.count("/") == 1}
+    assert not tops & (set(sys.stdlib_module_names) - {"__init__"})
+
+
+def test_files_stay_small() -> None:
+    long = {module: n for module in modules() if (n := (ROOT / module).read_text(encoding="utf-8").count("\n")) > 450}
+    assert long == {}
