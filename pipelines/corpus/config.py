@@ -32,7 +32,7 @@ class PythonDocsSource(SourceBase):
 
     kind: Literal["python-docs"] = Field("python-docs", description="the documentation of this machine's own Python")
     max_bytes: int | None = Field(
-        12_000_000, ge=1, description="stop after this many bytes of text (UTF-8); every kind of text has its share"
+        15_000_000, ge=1, description="stop after this many bytes of text (UTF-8); every kind of text has its share"
     )
 
 
@@ -82,11 +82,15 @@ class JsonlSource(PathSource):
 Source = Annotated[PythonDocsSource | TextSource | JsonlSource, Field(discriminator="kind")]
 
 
+def _default_sources() -> list[Source]:
+    return [PythonDocsSource.model_validate({})]
+
+
 class CorpusConfig(StrictModel):
     """Recipe section ``corpus``."""
 
     sources: list[Source] = Field(
-        default_factory=lambda: [PythonDocsSource()],
+        default_factory=_default_sources,
         min_length=1,
         description="where the text comes from, each with a kind: python-docs, text or jsonl",
     )

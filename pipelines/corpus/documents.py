@@ -16,7 +16,7 @@ class Item:
         form: how to read it (``docstring``, ``readme``, ``licence``, ``topic``, ``text``, ``jsonl``).
         path: its logical name inside the source, the same on every machine.
         location: where it is on this machine; never part of a document or an identity.
-        estimated_bytes: about how much text it gives; decides order and parts, so it must not depend on the machine's load.
+        estimated_bytes: about how much text it gives; order and parts follow from it, so it depends on the files only.
     """
 
     form: str

@@ -41,7 +41,8 @@ def find_files(path: str, suffixes: Sequence[str]) -> list[FoundFile]:
         root, found = place.parent, [place]
     elif glob.has_magic(path):
         root = _fixed_part(place)
-        found = [Path(each) for each in glob.glob(str(place), recursive=True) if not Path(each).is_dir()]
+        found = [Path(each) for each in glob.glob(str(place), recursive=True)]  # noqa: PTH207 - Path.glob wants a root
+        found = [each for each in found if not each.is_dir()]
         if not found:
             raise UserError("no file matches", where=path, next_step="check the pattern; ** also enters subfolders")
     else:

@@ -10,9 +10,10 @@ import platform
 import re
 import sysconfig
 from collections.abc import Iterable, Iterator
+from email.message import Message
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from pipelines.corpus.config import PythonDocsSource
 from pipelines.corpus.documents import Item, stable_order
@@ -121,11 +122,11 @@ def _topics() -> Iterator[Item]:
 
 
 def _add_package(queues: dict[str, list[Item]], name: str, package: metadata.Distribution) -> None:
-    fields = package.metadata
+    fields = cast(Message, package.metadata)
     licence = licence_name(fields.get("License-Expression"), fields.get("License"), fields.get_all("Classifier") or [])
     about = {"package": name, "version": package.version}
     folder = Path(str(package.locate_file("")))
-    readme = fields.get_payload()  # type: ignore[attr-defined]  # an email.message.Message, as documented
+    readme = fields.get_payload()
     records = list(_records(package))
     information = next((path for path, _ in records if path.endswith(".dist-info/METADATA")), None)
     if information and isinstance(readme, str) and readme.strip():

@@ -74,9 +74,9 @@ def _text(item: Item, source: SourceBase) -> Iterator[Document | Problem]:
 
 
 def cut_text(text: str, max_bytes: int) -> Iterator[str]:
-    """Pieces of at most ``max_bytes`` in UTF-8, cut after blank lines, else after lines, else anywhere between characters.
+    """Pieces of at most ``max_bytes`` in UTF-8 that together are the whole text.
 
-    Together they are the whole text.
+    They are cut after blank lines, else after lines, else anywhere between characters.
     """
     if len(text.encode("utf-8")) <= max_bytes:
         yield text

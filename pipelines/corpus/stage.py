@@ -23,7 +23,7 @@ FEWEST_PARTS = 16
 SMALLEST_PART_BYTES = 512 << 10
 LARGEST_PART_BYTES = 32 << 20
 MARGIN = 1.1
-"""Items are read ahead for a little more than the cap, since their sizes are estimates; the rest only if they fall short."""
+"""Sizes are estimates: a little more than the cap is read at first, and the rest only if that falls short."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,156 @@
+"""Recipe section ``curate``: which steps run, and every threshold with the paper that published it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from cluster.config import StrictModel, execution
+from cluster.stage import Stage
+
+QualityRules = Literal["gopher", "c4"]
+Redaction = Literal["email", "ip"]
+QUALITY: tuple[QualityRules, ...] = ("c4", "gopher")
+REDACTED: tuple[Redaction, ...] = ("email", "ip")
+
+
+class GopherQualityConfig(StrictModel):
+    """Document quality rules of Gopher (Rae et al. 2021, arXiv:2112.11446, appendix A.1.1); null switches one off."""
+
+    min_words: int | None = Field(50, ge=0, description="Gopher A.1.1: fewest words")
+    max_words: int | None = Field(100_000, ge=1, description="Gopher A.1.1: most words")
+    min_mean_word_length: float | None = Field(3.0, ge=0, description="Gopher A.1.1: shortest mean word, in characters")
+    max_mean_word_length: float | None = Field(10.0, ge=0, description="Gopher A.1.1: longest mean word, in characters")
+    max_symbol_ratio: float | None = Field(
+        0.1, ge=0, description="Gopher A.1.1: most hash signs, and most ellipses, for each word"
+    )
+    max_bullet_lines: float | None = Field(0.9, ge=0, le=1, description="Gopher A.1.1: share of lines with a bullet")
+    max_ellipsis_lines: float | None = Field(
+        0.3, ge=0, le=1, description="Gopher A.1.1: share of lines that end with an ellipsis"
+    )
+    min_alphabetic_words: float | None = Field(
+        0.8, ge=0, le=1, description="Gopher A.1.1: share of words with at least one letter"
+    )
+    min_stop_words: int | None = Field(
+        2, ge=0, description="Gopher A.1.1: occurrences of the, be, to, of, and, that, have, with"
+    )
+    count_heading_marks: bool = Field(
+        False,
+        description="count the # of Markdown headings as symbols too; the paper judged plain web text",
+    )
+
+
+class GopherRepetitionConfig(StrictModel):
+    """Repetition rules of Gopher (arXiv:2112.11446, appendix A.1.1, table A1); null switches one off.
+
+    All but the first two are shares of the document's characters.
+    """
+
+    max_duplicate_lines: float | None = Field(0.30, ge=0, le=1, description="Gopher table A1: repeated lines")
+    max_duplicate_paragraphs: float | None = Field(0.30, ge=0, le=1, description="Gopher table A1: repeated paragraphs")
+    max_duplicate_line_characters: float | None = Field(
+        0.20, ge=0, le=1, description="Gopher table A1: characters in repeated lines"
+    )
+    max_duplicate_paragraph_characters: float | None = Field(
+        0.20, ge=0, le=1, description="Gopher table A1: characters in repeated paragraphs"
+    )
+    max_top_ngram: dict[int, float] = Field(
+        default_factory=lambda: {2: 0.20, 3: 0.18, 4: 0.16},
+        description="Gopher table A1: words in the n-gram -> characters in the most frequent one",
+    )
+    max_duplicate_ngrams: dict[int, float] = Field(
+        default_factory=lambda: {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10},
+        description="Gopher table A1: words in the n-gram -> characters in repeated ones",
+    )
+
+
+class C4Config(StrictModel):
+    """Rules of C4 (Raffel et al. 2020, JMLR 21:140, section 2.2).
+
+    C4 judged web pages line by line. Lines that fail a line rule are removed; those rules that would take headings,
+    code and blank lines out of documentation are off by default, as FineWeb (arXiv:2406.17557) also has some of them.
+    """
+
+    min_sentences: int | None = Field(5, ge=0, description="C4: fewest sentences in what is left of the document")
+    lorem_ipsum: bool = Field(True, description="C4: drop documents with the phrase lorem ipsum")
+    curly_bracket: bool = Field(False, description="C4: drop documents with a {; off, since documentation shows code")
+    terminal_punctuation: bool = Field(
+        False, description='C4: remove lines that do not end with . ! ? or "; off, as in FineWeb'
+    )
+    min_words_in_line: int | None = Field(
+        None, ge=1, description="C4: remove lines with fewer words (published: 3); off, since headings are short"
+    )
+    max_word_characters: int | None = Field(1000, ge=1, description="C4's code: remove lines with a longer word")
+    javascript: bool = Field(False, description="C4: remove lines that mention Javascript; off, since manuals may")
+    policy: bool = Field(True, description="C4: remove lines about cookies, terms of use and privacy policies")
+
+
+class MinHashConfig(StrictModel):
+    """Near-duplicate detection by MinHash and locality-sensitive hashing (Broder 1997; Lee et al. 2022).
+
+    Two documents meet if all hashes of one band are equal, with probability 1 - (1 - s^rows)^bands at similarity s.
+    """
+
+    ngram: int = Field(5, ge=1, le=50, description="words in a shingle (FineWeb: 5)")
+    bands: int = Field(14, ge=1, le=256, description="bands of the signature (FineWeb: 14)")
+    rows: int = Field(8, ge=1, le=64, description="hashes in a band (FineWeb: 8)")
+    seed: int = Field(1, ge=0, description="seed of the hash functions")
+
+
+class DedupConfig(StrictModel):
+    """Which duplicates are removed. Of each group the longest text stays, of equally long ones the smallest id."""
+
+    exact: bool = Field(True, description="remove documents with the same words in the same order")
+    minhash: MinHashConfig | None = Field(
+        default_factory=lambda: MinHashConfig.model_validate({}),
+        description="remove near-duplicates; null switches it off",
+    )
+
+
+class CurateConfig(StrictModel):
+    """Recipe section ``curate``; the steps run in the order of the fields."""
+
+    normalise: bool = Field(
+        True, description="repair mojibake, Unicode NFC, line ends, stray control characters and blanks; lines are kept"
+    )
+    language: list[str] = Field(
+        default_factory=lambda: ["en"], description="languages to keep (ISO 639 codes); an empty list keeps all"
+    )
+    language_min_confidence: float = Field(
+        0.5, ge=0, le=1, description="least probability of the language, as py3langid calibrates it"
+    )
+    repetition: Literal["gopher"] | None = Field("gopher", description="repetition rules, or null")
+    quality: list[QualityRules] = Field(
+        default_factory=lambda: [*QUALITY],
+        description="sets of quality rules, from gopher and c4; always applied in that order",
+    )
+    gopher_repetition: GopherRepetitionConfig = Field(
+        default_factory=lambda: GopherRepetitionConfig.model_validate({}),
+        description="thresholds for repetition: gopher",
+    )
+    gopher_quality: GopherQualityConfig = Field(
+        default_factory=lambda: GopherQualityConfig.model_validate({}), description="thresholds for quality: gopher"
+    )
+    c4: C4Config = Field(default_factory=lambda: C4Config.model_validate({}), description="rules for quality: c4")
+    redact: list[Redaction] = Field(
+        default_factory=lambda: [*REDACTED],
+        description="personal data replaced by <EMAIL> and (public addresses only) <IP>",
+    )
+    dedup: DedupConfig = Field(
+        default_factory=lambda: DedupConfig.model_validate({}), description="exact and near-duplicate removal"
+    )
+    validation_fraction: float = Field(
+        0.05, ge=0, lt=1, description="share of documents held out, chosen by a stable hash of their words"
+    )
+    workers: int | None = execution(
+        None, ge=1, description="parallel workers; by default one for each core that Ray really has"
+    )
+
+    @field_validator("language", "quality", "redact")
+    @classmethod
+    def _no_repeats(cls, values: list[str]) -> list[str]:
+        return sorted(set(values))
+
+
+STAGE = Stage(name="curate", kind="Corpus", version=1, entry="pipelines.curate.stage:run")

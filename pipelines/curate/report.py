@@ -1,0 +1,101 @@
+"""The curation page: the funnel, what each rule dropped (with samples), duplicates, redactions, before and after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from cluster.report import Page
+from pipelines.curate.clusters import Duplicate
+from pipelines.curate.config import CurateConfig
+from pipelines.curate.funnel import Funnel
+from pipelines.curate.minhash import meeting_probability
+from pipelines.curate.tag import SAMPLES_PER_REASON, Sample, TagSummary
+from pipelines.curate.write import WriteSummary
+
+LARGEST_CLUSTERS = 10
+
+
+def report(
+    config: CurateConfig,
+    funnel: Funnel,
+    tagged: Sequence[TagSummary],
+    written: Sequence[WriteSummary],
+    duplicates: Mapping[str, Duplicate],
+) -> str:
+    """The page as HTML."""
+    page = Page("Curation", f"{funnel.documents_in:,} documents in, {funnel.kept:,} kept")
+    page.figures(
+        {
+            "documents in": funnel.documents_in,
+            "documents kept": funnel.kept,
+            "MB in": funnel.before.bytes["all", "all"] / 1e6,
+            "MB kept": funnel.after.bytes["all", "all"] / 1e6,
+            "train": funnel.splits.get("train", 0),
+            "validation": funnel.splits.get("validation", 0),
+        }
+    )
+    page.heading("Funnel")
+    _funnel(page, funnel)
+    page.heading("Duplicates")
+    _duplicates(page, config, funnel, tagged, duplicates)
+    page.heading("Redacted in the kept documents")
+    page.table([{"type": kind, "placeholders": count} for kind, count in sorted(funnel.redacted.items())])
+    for field in ("source", "kind", "licence"):
+        page.heading(f"By {field}")
+        page.table(funnel.table(field))
+    page.heading("What each rule dropped")
+    samples = _samples([*(each.samples for each in tagged), *(each.samples for each in written)])
+    for reason, count in funnel.dropped.items():
+        page.paragraph(f"{reason}: {count:,} documents")
+        for sample in samples.get(reason, []):
+            page.sample(f"{sample.path} · {sample.id}", sample.text)
+    return page.render()
+
+
+def _funnel(page: Page, funnel: Funnel) -> None:
+    left = funnel.documents_in
+    rows: list[dict[str, object]] = [{"step": "documents in", "dropped": None, "left": left}]
+    for reason, count in funnel.dropped.items():
+        left -= count
+        rows.append({"step": reason, "dropped": count, "left": left})
+    rows.append({"step": "kept", "dropped": None, "left": funnel.kept})
+    page.table(rows)
+    page.bar_chart("Dropped by reason", {k: float(v) for k, v in funnel.dropped.items()}, "documents")
+
+
+def _duplicates(
+    page: Page,
+    config: CurateConfig,
+    funnel: Funnel,
+    tagged: Sequence[TagSummary],
+    duplicates: Mapping[str, Duplicate],
+) -> None:
+    lengths = {each.id: each.length for summary in tagged for each in summary.candidates}
+    judged, removed = sum(lengths.values()), sum(lengths[each] for each in duplicates)
+    share = len(duplicates) / len(lengths) if lengths else 0.0
+    page.paragraph(
+        f"Of {len(lengths):,} documents that passed the rules {len(duplicates):,} ({share:.1%}) were duplicates, "
+        f"{removed / judged if judged else 0.0:.1%} of their characters."
+    )
+    minhash = config.dedup.minhash
+    if minhash is not None:
+        curve = [(s / 50, meeting_probability(s / 50, minhash.bands, minhash.rows)) for s in range(51)]
+        half = next((similarity for similarity, chance in curve if chance >= 0.5), 1.0)
+        page.paragraph(
+            f"Near-duplicates share one of {minhash.bands} bands of {minhash.rows} hashes over {minhash.ngram}-grams "
+            f"of words: two documents of Jaccard similarity {half:.2f} are found about half of the time."
+        )
+        page.line_chart("Chance of being found", {"found": curve}, "Jaccard similarity", "probability")
+    largest = Counter(each.duplicate_of for each in duplicates.values()).most_common()
+    rows = sorted(((-count, keeper) for keeper, count in largest))[:LARGEST_CLUSTERS]
+    page.table([{"kept document": keeper, "duplicates removed": -count} for count, keeper in rows])
+
+
+def _samples(found: Sequence[Mapping[str, Sequence[Sample]]]) -> dict[str, list[Sample]]:
+    """The samples of the smallest ids for each reason."""
+    merged: dict[str, list[Sample]] = {}
+    for part in found:
+        for reason, samples in part.items():
+            merged.setdefault(reason, []).extend(samples)
+    return {reason: sorted(each, key=lambda sample: sample.id)[:SAMPLES_PER_REASON] for reason, each in merged.items()}
