@@ -85,9 +85,12 @@ def encode(config: TokensConfig, inputs: Mapping[str, Artifact], context: StageC
     tokenizer = Tokenizer.from_str(tokenizer_json)
     vocab_size = tokenizer.get_vocab_size()
     marks = {"bos_id": BOS, "eos_id": EOS, "pad_id": PAD}
-    ids = {name: tokenizer.token_to_id(token) for name, token in marks.items()}
-    if None in ids.values():
-        raise InternalError("the tokenizer lacks a special token", where=tokenizer_artifact.id)
+    ids: dict[str, int] = {}
+    for name, token in marks.items():
+        number = tokenizer.token_to_id(token)
+        if number is None:
+            raise InternalError(f"the tokenizer lacks the special token {token}", where=tokenizer_artifact.id)
+        ids[name] = number
     folders = {split: context.output.path(f"{split}/index.json").parent for split in SPLITS}
     packers = {split: Packer(folder, vocab_size=vocab_size, **ids) for split, folder in folders.items()}
     statistics = CorpusStatistics()

@@ -1,0 +1,1 @@
+"""Architectures, presets behind one size dial, and export to Hugging Face format."""

@@ -1,0 +1,32 @@
+"""Blocks of packed documents as training samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from pipelines.tokens.packing import TokenBlocks
+from pipelines.train.order import Indices
+from pipelines.train.task import IGNORED, Batch
+
+
+class BlockSamples:
+    """A split of a Tokens artifact; every block is a sequence, every token of it but padding is predicted."""
+
+    def __init__(self, blocks: TokenBlocks) -> None:
+        self._blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def batch(self, indices: Indices) -> Batch:
+        """Blocks as int64 tensors [n, sequence_length]."""
+        tokens = self._blocks.read(indices)
+        labels = tokens[:, 1:].copy()
+        targets = self._blocks.targets(indices)
+        labels[np.arange(labels.shape[1]) >= targets[:, None]] = IGNORED
+        return Batch(torch.from_numpy(np.ascontiguousarray(tokens[:, :-1])), torch.from_numpy(labels))
+
+    def targets(self, indices: Indices) -> int:
+        """Tokens predicted in these blocks."""
+        return int(self._blocks.targets(indices).sum())

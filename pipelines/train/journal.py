@@ -1,0 +1,110 @@
+"""Step metrics on their way from the first worker to the driver and into the artifact: JSON lines in the store.
+
+Ray Train's ``report`` is a barrier of all workers and costs seconds; a line in a file costs nothing. Lines are
+written in segments. A run that starts again from a checkpoint begins a new segment with a ``start`` record, which
+takes back what earlier segments say of later steps.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from typing import IO, Any
+
+from cluster.store import Store
+
+Record = dict[str, Any]
+
+SEGMENT_RECORDS = 1000
+REMOTE_INTERVAL_S = 5.0
+
+
+class Journal:
+    """Writes records. In a local store every line is there at once; elsewhere a segment is put every few seconds.
+
+    Args:
+        prefix: the folder of the segments.
+    """
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._number = len(_segments(store, prefix))
+        self._lines: list[str] = []
+        self._file: IO[str] | None = None
+        self._put_at = time.monotonic()
+
+    def write(self, record: Record) -> None:
+        """Add a record; it has at least ``kind`` and ``step``."""
+        self._lines.append(json.dumps(record))
+        local = self._store.local_path(self._key())
+        if local is not None:
+            if self._file is None:
+                local.parent.mkdir(parents=True, exist_ok=True)
+                self._file = local.open("a", encoding="utf-8")
+            self._file.write(self._lines[-1] + "\n")
+            self._file.flush()
+        elif time.monotonic() - self._put_at >= REMOTE_INTERVAL_S:
+            self.flush()
+        if len(self._lines) >= SEGMENT_RECORDS:
+            self.close()
+            self._number += 1
+
+    def flush(self) -> None:
+        """Make everything written visible to readers."""
+        self._put_at = time.monotonic()
+        if self._lines and self._file is None:
+            self._store.write(self._key(), ("\n".join(self._lines) + "\n").encode())
+
+    def close(self) -> None:
+        """Flush and end the segment."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._lines = []
+
+    def _key(self) -> str:
+        return f"{self._prefix}/{self._number:06d}.jsonl"
+
+
+class Follower:
+    """Reads a journal while it is written; segments that did not grow are not read again."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._segments: dict[str, tuple[int, list[Record]]] = {}
+
+    def poll(self) -> list[Record]:
+        """Every record that holds, in the order of steps."""
+        for item in _segments(self._store, self._prefix):
+            if self._segments.get(item.key, (-1, []))[0] != item.size_bytes:
+                self._segments[item.key] = (item.size_bytes, _parse(self._store.read(item.key)))
+        return settle(record for key in sorted(self._segments) for record in self._segments[key][1])
+
+
+def settle(records: Iterable[Record]) -> list[Record]:
+    """Records in the order written, without what a later ``start`` took back."""
+    held: list[Record] = []
+    for record in records:
+        if record["kind"] == "start":
+            held = [each for each in held if each["step"] <= record["step"]]
+        held.append(record)
+    return held
+
+
+def carry_over(store: Store, source: str, target: str) -> None:
+    """Copy a journal's segments, for a run that continues another."""
+    for item in _segments(store, source):
+        store.write(f"{target}/{item.key.rpartition('/')[2]}", store.read(item.key))
+
+
+def _segments(store: Store, prefix: str) -> list[Any]:
+    return [item for item in store.files(f"{prefix}/") if item.key.endswith(".jsonl")]
+
+
+def _parse(data: bytes) -> list[Record]:
+    """The records of whole lines; a last line that is still being written has no line end yet."""
+    return [json.loads(line) for line in data.decode("utf-8").split("\n")[:-1] if line]

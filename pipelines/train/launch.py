@@ -1,0 +1,200 @@
+"""Run a training job on Ray Train from the driver: start it, show how far it is, and give its summary back.
+
+``fit`` runs in a thread of its own: it blocks, and on the main thread Ray Train would take over SIGINT and end the
+process with code 0. The main thread follows the journal and stays interruptible.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cluster import attempt, errors
+from cluster.errors import InfraError, InternalError, RaymillError, UserError, find_raymill_error
+from cluster.stage import StageContext
+from pipelines.train.config import TrainConfig
+from pipelines.train.journal import Follower, Record, carry_over
+from pipelines.train.task import TrainTask
+from pipelines.train.worker import CHECKPOINTS, FAILURE, JOURNAL, Job, work
+
+if TYPE_CHECKING:
+    from cluster.progress import Tracker
+
+FOLDER = "train"
+POLL_S = 0.5
+RAY_TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a lost worker, or the end, is noticed
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished run: the first worker's summary, and every record of its journal in the order of steps."""
+
+    summary: dict[str, Any]
+    records: list[Record]
+
+    def curve(self, kind: str, value: str) -> list[tuple[float, float]]:
+        """(step, value) of every record of a kind."""
+        return [(float(each["step"]), float(each[value])) for each in self.records if each["kind"] == kind]
+
+
+def run_training(task: TrainTask, context: StageContext) -> Training:
+    """Train on Ray Train's workers until done; what an earlier, killed try left is continued.
+
+    Raises:
+        UserError: the cluster has too few CPUs or GPUs, or the recipe cannot work (a loss that is not finite).
+        InfraError: workers were lost more often than ``max_worker_failures``.
+    """
+    check_resources(task.config, task.where)
+    output = context.output
+    resume = output.resume_key(FOLDER)
+    earlier = tuple(f"{prefix}/{attempt.RESUME}/{FOLDER}" for prefix in output.earlier())
+    job = Job(task=task, store=context.store, resume=resume, output=output.prefix, earlier=earlier)
+    _take_over(job)
+    follower = Follower(context.store, f"{resume}/{JOURNAL}")
+    begun = _starts(follower.poll())
+    fit = _Fit(job)
+    fit.start()
+    with context.progress.step("start the workers"):
+        while fit.is_alive() and len(_starts(follower.poll())) == len(begun):
+            fit.join(POLL_S)
+    total, done = _starts(follower.poll())[-1] if len(_starts(follower.poll())) else (0, 0)
+    if done:
+        context.progress.note(f"continues at step {done:,} of {total:,}, where an earlier run was stopped")
+    with context.progress.step("train", total - done, "steps") as tracker:
+        noted: set[str] = set()
+        while fit.is_alive():
+            fit.join(POLL_S)
+            _show(tracker, follower.poll(), done, noted)
+    summary = _outcome(fit, job)
+    return Training(summary, [record for record in follower.poll() if record["kind"] != "note"])
+
+
+def check_resources(config: TrainConfig, where: str) -> None:
+    """Refuse more workers than the cluster can ever hold, instead of waiting for them for ever.
+
+    Raises:
+        UserError: saying what the cluster has.
+    """
+    import ray
+
+    has = ray.cluster_resources()
+    for resource, each in (("CPU", 1), ("GPU", config.gpus_per_worker)):
+        available = int(has.get(resource, 0))
+        if config.workers * each > available:
+            raise UserError(
+                f"{config.workers} workers need {config.workers * each} {resource}s, the cluster has {available}",
+                where=f"{where}.workers",
+                next_step=f"lower {where}.workers"
+                + (f", set {where}.gpus_per_worker: 0" if resource == "GPU" else ", or add nodes"),
+            )
+
+
+class _Fit(threading.Thread):
+    """Ray Train's ``fit`` and what came of it."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(name="ray train", daemon=True)
+        self._job = job
+        self.summary: dict[str, Any] | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.summary = _trainer(self._job).fit().return_value
+        except BaseException as error:  # noqa: BLE001 - raised by the main thread
+            self.error = error
+
+
+def _trainer(job: Job) -> Any:
+    for name, value in RAY_TRAIN_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    config = job.task.config
+    filesystem, path = job.store.arrow(f"{job.resume}/ray")
+    resources: dict[str, float] = {"CPU": 1}
+    if config.gpus_per_worker:
+        resources["GPU"] = config.gpus_per_worker
+    return TorchTrainer(
+        work,
+        train_loop_config={"job": job},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.workers, use_gpu=config.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name="run",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=config.max_worker_failures),
+        ),
+    )
+
+
+def _take_over(job: Job) -> None:
+    """Copy the journal of the earlier try that got furthest; its checkpoints are read where they are."""
+    from pipelines.train.checkpoint import find
+
+    for checkpoint in find(job.store, [f"{prefix}/{CHECKPOINTS}" for prefix in job.earlier])[:1]:
+        source = checkpoint.key.rsplit("/", 2)[0]
+        carry_over(job.store, f"{source}/{JOURNAL}", f"{job.resume}/{JOURNAL}")
+
+
+def _outcome(fit: _Fit, job: Job) -> dict[str, Any]:
+    failure = _recorded_failure(job)
+    if failure is not None:
+        raise failure
+    if fit.error is not None:
+        known = find_raymill_error(fit.error)
+        if known is not None:
+            raise known from fit.error
+        reason = str(fit.error).strip().splitlines()
+        raise InfraError(
+            f"training failed: {reason[-1] if reason else type(fit.error).__name__}",
+            where=job.task.where,
+            next_step="repeat the command; it continues from the newest checkpoint",
+            attempts=tuple(dict.fromkeys(reason[:6])),
+        ) from fit.error
+    if fit.summary is None:
+        raise InternalError("the first worker gave no summary", where=job.task.where)
+    return fit.summary
+
+
+def _recorded_failure(job: Job) -> RaymillError | None:
+    try:
+        note = json.loads(job.store.read(f"{job.resume}/{FAILURE}"))
+    except FileNotFoundError:
+        return None
+    kind: type[RaymillError] = getattr(errors, note["type"], InternalError)
+    return kind(note["what"], where=note["where"], next_step=note["next_step"])
+
+
+def _starts(records: list[Record]) -> list[tuple[int, int]]:
+    """(steps in all, steps already done) of every start of the run."""
+    return [(int(each["steps"]), int(each["step"])) for each in records if each["kind"] == "start"]
+
+
+def _show(tracker: Tracker, records: list[Record], before: int, noted: set[str]) -> None:
+    for record in records:
+        if record["kind"] == "note" and record["text"] not in noted:
+            noted.add(record["text"])
+            tracker.note(record["text"])
+    steps = [record for record in records if record["kind"] == "train"]
+    if not steps:
+        return
+    values = {
+        "loss": steps[-1]["loss"],
+        "learning_rate": steps[-1]["learning_rate"],
+        "tokens_per_second": round(steps[-1]["tokens_per_second"]),
+    }
+    checks = [record for record in records if record["kind"] == "validation"]
+    if checks:
+        values["validation"] = checks[-1]["loss"]
+    tracker.update(steps[-1]["step"] - before, **values)

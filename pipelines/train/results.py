@@ -1,0 +1,66 @@
+"""From a finished run to an artifact's numbers and a page with curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import fmean
+
+from cluster.report import Page
+from cluster.stage import Outcome
+from pipelines.train.launch import Training
+
+LAST_SHARE = 20
+"""The training loss given is the mean over the last 1/20 of the steps; single steps are noisy."""
+
+
+def training_outcome(training: Training) -> Outcome:
+    """Counts and metrics of a run."""
+    losses = [loss for _, loss in training.curve("train", "loss")]
+    last = losses[-max(len(losses) // LAST_SHARE, 1) :]
+    summary = training.summary
+    validation = float(summary["validation_loss"])
+    return Outcome(
+        counts={
+            "parameters": summary["parameters"],
+            "trained_parameters": summary["trained_parameters"],
+            "steps": summary["steps"],
+            "tokens": sum(int(tokens) for _, tokens in training.curve("train", "tokens")),
+            "training_sequences": summary["training_sequences"],
+            "validation_sequences": summary["validation_sequences"],
+        },
+        metrics={
+            "train.loss": fmean(last),
+            "validation.loss": validation,
+            "validation.perplexity": math.exp(min(validation, 700.0)),
+            "tokens_per_second": float(summary["tokens_per_second"]),
+        },
+    )
+
+
+def write_report(training: Training, title: str, subtitle: str, more: Mapping[str, float]) -> Page:
+    """A page with the run's figures and curves, to which the stage adds its own part."""
+    outcome = training_outcome(training)
+    page = Page(title, subtitle)
+    page.figures(
+        {
+            "validation perplexity": outcome.metrics["validation.perplexity"],
+            "validation loss": outcome.metrics["validation.loss"],
+            "training loss": outcome.metrics["train.loss"],
+            **more,
+            "trained parameters": outcome.counts["trained_parameters"],
+            "tokens trained on": outcome.counts["tokens"],
+            "tokens a second": outcome.metrics["tokens_per_second"],
+        }
+    )
+    starts = [record for record in training.records if record["kind"] == "start" and record["step"] > 0]
+    if starts:
+        steps = ", ".join(f"{record['step']:,}" for record in starts)
+        page.paragraph(f"The run was interrupted and continued from its checkpoints at step {steps}.")
+    page.heading("Curves")
+    curves = {"training": training.curve("train", "loss"), "validation": training.curve("validation", "loss")}
+    page.line_chart("loss", curves, "step", "nats per token")
+    page.line_chart("learning rate", {"learning rate": training.curve("train", "learning_rate")}, "step", "rate")
+    page.line_chart("gradient norm", {"norm": training.curve("train", "gradient_norm")}, "step", "norm")
+    page.line_chart("throughput", {"tokens/s": training.curve("train", "tokens_per_second")}, "step", "tokens/s")
+    return page
