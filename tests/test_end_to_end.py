@@ -1,0 +1,266 @@
+"""The demo, shrunken, with everything real: Ray, torch, peft, lm-eval, Serve and vLLM, from raw text to served answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.artifact import Artifact, find_artifact, list_artifacts, read_json, verify_artifact
+from cluster.store_local import LocalStore
+
+SHRUNKEN = {
+    "corpus.sources.0.max_bytes": "1_500_000",
+    "tokenizer.vocab_size": "1024",
+    "tokens.sequence_length": "128",
+    "pretrain.steps": "30",
+    "pretrain.checkpoint_every_steps": "10",
+    "finetune.steps": "6",
+    "evals.limit": "2",
+    "evals.heldout_tokens": "2000",
+    "serving.port": "0",
+}
+MARK = "RAYMILL_TEST_RUN"
+
+
+@dataclass
+class Run:
+    """A `raymill` process whose descendants, however far away, can be told by a mark in their environment."""
+
+    process: subprocess.Popen[str]
+    mark: str
+
+    @classmethod
+    def start(cls, store: Path, *arguments: str, **changes: str) -> Run:
+        mark = uuid.uuid4().hex
+        overrides = [f"--set={key}={value}" for key, value in (SHRUNKEN | changes).items()]
+        command = [sys.executable, "-m", "pipelines.cli", "run", "demo.yaml", "--store", str(store), *overrides]
+        process = subprocess.Popen(
+            [*command, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {MARK: mark},
+            start_new_session=True,
+        )
+        return cls(process, mark)
+
+    def finish(self, timeout_s: float = 600) -> tuple[int, str, str]:
+        """Wait for the end: exit code, standard output, standard error."""
+        out, err = self.process.communicate(timeout=timeout_s)
+        return self.process.returncode, out, err
+
+    def left_behind(self) -> list[str]:
+        """Command lines of processes of this run that are still there."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
+                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
+            except (OSError, UnicodeDecodeError):  # it ended while we looked
+                continue
+        return found
+
+    def wait_until_gone(self, seconds: float) -> list[str]:
+        """Give the last processes a moment to end; those that did not."""
+        deadline = time.monotonic() + seconds
+        while (left := self.left_behind()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return left
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalStore, dict[str, Any], str]]:
+    """One whole run: its store, its record, and what it said."""
+    folder = tmp_path_factory.mktemp("demo") / "store"
+    run = Run.start(folder, "--json")
+    code, out, err = run.finish()
+    assert code == 0, err[-6000:]
+    assert run.wait_until_gone(5) == []
+    yield LocalStore(folder), json.loads(out), err
+
+
+def newest(store: LocalStore, name: str) -> Artifact:
+    return find_artifact(store, name)
+
+
+pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+
+
+def test_every_stage_ran_once_in_order(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+    store, record, _ = demo
+    names = [stage["stage"] for stage in record["stages"]]
+    assert names == [
+        "corpus",
+        "curate",
+        "tokenizer",
+        "tokens",
+        "pretrain",
+        "finetune",
+        "evals-pretrain",
+        "evals-finetune",
+        "serving",
+    ]
+    assert {stage["state"] for stage in record["stages"]} == {"made", "ran"}
+    for artifact in list_artifacts(store):
+        assert verify_artifact(store, artifact) == []
+
+
+def test_the_funnel_adds_up_and_personal_data_is_gone(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+    import pyarrow.parquet as pq
+
+    store, _, _ = demo
+    curated, raw = newest(store, "curate"), newest(store, "corpus")
+    funnel = read_json(store, curated, "funnel.json")
+    assert funnel["documents_in"] == raw.counts["documents"]
+    assert funnel["documents_in"] == funnel["kept"] + sum(funnel["dropped"].values())
+    assert any("minhash" in reason or "near" in reason for reason in funnel["dropped"])  # licence texts guarantee some
+    tables = [
+        pq.read_table(store.local_path(curated.key(entry.path)), columns=["id", "text"])
+        for entry in curated.files
+        if entry.path.startswith(("train/", "validation/"))
+    ]
+    texts = [text for table in tables for text in table["text"].to_pylist()]
+    assert len(texts) == funnel["kept"]
+    address = re.compile(r"\b[\w.+-]+@[\w-]+\.(?:com|org|net|edu)\b")
+    assert [found.group() for text in texts if (found := address.search(text))] == []
+    assert any("<EMAIL>" in text for text in texts)
+
+
+def test_training_learned_and_the_adapter_is_small(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+    store, _, _ = demo
+    model, adapter = newest(store, "pretrain"), newest(store, "finetune")
+    records = [json.loads(line) for line in store.read(model.key("metrics.jsonl")).splitlines()]
+    losses = [record["loss"] for record in records if "loss" in record]
+    assert losses[-1] < losses[0] - 0.5
+    sizes = {entry.path: entry.size_bytes for entry in (*model.files, *adapter.files)}
+    assert sizes["adapter_model.safetensors"] < sizes["model.safetensors"]
+
+
+def test_scores_are_named_sample_and_both_models_have_them(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+    store, _, _ = demo
+    for name in ("evals-pretrain", "evals-finetune"):
+        report = newest(store, name)
+        results = read_json(store, report, "results.json")
+        assert results["benchmarks"] == "sample"
+        for metric in ("arc_easy.acc", "arc_challenge.acc", "mmlu.acc", "truthfulqa_mc1.acc", "truthfulqa_mc2.acc"):
+            assert 0 <= report.metrics[metric] <= 1
+        html = store.read(report.key("report.html")).decode()
+        assert "arc_easy (sample)" in html
+        assert report.metrics["heldout.unigram_ratio"] > 0
+
+
+def test_traffic_was_split_stayed_put_and_moved(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+    _, record, err = demo
+    serving = record["serving"]
+    text = json.dumps(serving)
+    assert "base" in text
+    assert "tuned" in text
+    assert "[serving]" in err
+    line = record["stages"][-1]
+    assert line["metrics"]["serving.failed"] == 0
+    assert line["metrics"]["serving.moved_users"] == 0
+
+
+def test_every_report_is_linked_and_there(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+    _, record, _ = demo
+    index = Path(record["index"])
+    links = re.findall(r'href="([^"]+)"', index.read_text(encoding="utf-8"))
+    assert len(links) == 9
+    for link in links:
+        page = (index.parent / link).read_text(encoding="utf-8")
+        assert "<svg" in page or "<table" in page
+
+
+def test_lineage_of_the_tuned_model_reaches_sources_and_licences(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+    store, _, _ = demo
+    command = [sys.executable, "-m", "pipelines.cli", "show", "finetune", "--store", store.url]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for name in ("pretrain", "tokens", "tokenizer", "curate", "corpus"):
+        assert f"/{name}-" in shown
+    assert "kind python-docs" in shown
+    assert "PSF-2.0" in shown
+
+
+def test_second_run_makes_nothing_anew(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+    store, _, _ = demo
+    before = {artifact.id: artifact.attempt for artifact in list_artifacts(store)}
+    code, out, err = Run.start(Path(store.url), "--until", "evals", "--json").finish()
+    assert code == 0, err
+    assert {stage["state"] for stage in json.loads(out)["stages"]} == {"cached"}
+    assert "embedded Ray" not in err  # nothing had to run, so nothing was started
+    assert {artifact.id: artifact.attempt for artifact in list_artifacts(store)} == before
+
+
+def test_cached_model_that_vllm_refuses_is_one_message(demo: tuple[LocalStore, dict[str, Any], str], tmp_path: Path) -> None:
+    """A copy of the model whose configuration asks for something vLLM cannot do."""
+    import shutil
+
+    store, _, _ = demo
+    model = newest(store, "pretrain")
+    broken = tmp_path / "broken"
+    shutil.copytree(store.local_path(model.data_prefix), broken)
+    config = json.loads((broken / "config.json").read_text(encoding="utf-8"))
+    config["architectures"], config["model_type"] = ["NoSuchArchitecture"], "nosuch"
+    (broken / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    mark = uuid.uuid4().hex
+    command = [sys.executable, "-m", "pipelines.cli", "serve", str(broken), "--port", "0", "--store", str(tmp_path / "s")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {MARK: mark}
+    )
+    run = Run(process, mark)
+    code, _, err = run.finish(240)
+    assert code == 2, err
+    assert "Traceback" not in err
+    assert err.count("error: ") == 1
+    assert run.wait_until_gone(5) == []
+
+
+def _wait_for(condition: Callable[[], bool], run: Run, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert run.process.poll() is None, run.finish()[2]
+        assert time.monotonic() < deadline, "it did not come so far"
+        time.sleep(0.1)
+
+
+def _checkpointed(store: LocalStore, known: set[str]) -> bool:
+    return any("/resume/" in item.key and item.key not in known for item in store.files("Model/"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_a_run_that_ends_in_the_middle_continues(demo: tuple[LocalStore, dict[str, Any], str], how: signal.Signals) -> None:
+    store, _, _ = demo
+    changes = {"pretrain.steps": "60", "pretrain.checkpoint_every_steps": "5", "pretrain.seed": str(int(how))}
+    models = len(list_artifacts(store, "Model"))
+    run = Run.start(Path(store.url), "--until", "pretrain", **changes)
+    _wait_for(lambda: _checkpointed(store, set()), run)
+    run.process.send_signal(how)
+    code, _, err = run.finish(60)
+    assert code == (130 if how is signal.SIGINT else -how), err
+    assert "Traceback" not in err
+    assert run.wait_until_gone(20) == []
+    assert len(list_artifacts(store, "Model")) == models
+
+    again = Run.start(Path(store.url), "--until", "pretrain", "--json", **changes)
+    code, out, err = again.finish()
+    assert code == 0, err[-4000:]
+    assert re.search(r"(?i)resum|continu", err), err
+    line = json.loads(out)["stages"][-1]
+    artifact = newest(store, "pretrain")
+    assert line["artifact_id"] == artifact.id
+    assert verify_artifact(store, artifact) == []
+    assert not any("/resume/" in item.key for item in store.files(f"{artifact.id}/"))

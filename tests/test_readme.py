@@ -1,0 +1,54 @@
+"""Every command that README and docs show is one that works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*/README.md"))]
+
+
+def commands() -> list[tuple[str, str]]:
+    """Lines of shell blocks, as (page, command); output shown after them is not part of such blocks."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```(?:sh|bash|console)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.splitlines():
+                text = line.split("  #")[0].strip().removeprefix("$ ")
+                if text and not text.startswith("#"):
+                    found.append((page.relative_to(ROOT).as_posix(), text))
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_shown_command_exists(page: str, command: str) -> None:
+    words = shlex.split(command)
+    while "=" in words[0]:  # environment variables before the command
+        words.pop(0)
+    program = words[0].rpartition("/")[2]
+    if program == "make":
+        result = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+    elif program == "raymill":
+        build_parser().parse_args(words[1:])
+    else:
+        pytest.fail(f"{page} shows {command!r}, which no test runs")
+
+
+def test_readme_shows_the_two_commands() -> None:
+    shown = [command for page, command in commands() if page == "README.md"]
+    assert "make demo" in shown
+    assert "make test" in shown
+
+
+def test_every_link_in_the_docs_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
