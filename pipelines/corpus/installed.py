@@ -128,7 +128,8 @@ def _add_package(queues: dict[str, list[Item]], name: str, package: metadata.Dis
     folder = Path(str(package.locate_file("")))
     readme = fields.get_payload()
     records = list(_records(package))
-    information = next((path for path, _ in records if path.endswith(".dist-info/METADATA")), None)
+    own = re.compile(r"[^/]+\.dist-info/(.+)")  # not that of a package vendored inside this one
+    information = next((path for path, _ in records if (m := own.fullmatch(path)) and m[1] == "METADATA"), None)
     if information and isinstance(readme, str) and readme.strip():
         size = len(readme.encode("utf-8", "surrogateescape"))
         queues["readme"].append(
@@ -150,7 +151,8 @@ def _add_package(queues: dict[str, list[Item]], name: str, package: metadata.Dis
                     )
                 )
         elif ".dist-info/" in path and _LICENCE_FILE.search(relative.name) and size > 0:
-            inside = path.split(".dist-info/", 1)[1]
+            match = own.fullmatch(path)
+            inside = match[1] if match else path
             queues["licence"].append(
                 Item("licence", f"{name}/{inside}", str(folder / path), size, licence, about | {"kind": "licence"})
             )
