@@ -28,15 +28,20 @@ class EngineConfig(StrictModel):
     """How each vLLM server runs."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="number format of weights and arithmetic; auto is float32 on a CPU, the model's on a GPU"
+        default="auto",
+        description="number format of weights and arithmetic; auto is float32 on a CPU, the model's on a GPU",
     )
     max_model_len: int | None = Field(
-        None, ge=8, description="longest prompt and answer together, in tokens; by default what the model was made for"
+        default=None,
+        ge=8,
+        description="longest prompt and answer together, in tokens; by default what the model was made for",
     )
     replicas: int = execution(1, ge=1, description="vLLM servers for each model (variants on one base share them)")
     max_num_seqs: int = execution(16, ge=1, description="requests that one vLLM server works on at a time")
     kv_cache_bytes: int | None = execution(
-        None, ge=1 << 20, description="memory of the key-value cache of one server; by default enough for 4 full requests"
+        None,
+        ge=1 << 20,
+        description="key-value cache of one server; by default enough for 4 requests of full length",
     )
     cpus: float = execution(1.0, gt=0, description="CPUs of one server (its arithmetic uses as many threads)")
     gpus: float | None = execution(
@@ -46,7 +51,7 @@ class EngineConfig(StrictModel):
         300.0, gt=0, description="how long one server may take until it answers its first request"
     )
     extra_arguments: tuple[str, ...] = Field(
-        (), description="more command-line arguments for the vLLM server, passed on as they are"
+        default=(), description="more command-line arguments for the vLLM server, passed on as they are"
     )
 
 
@@ -62,14 +67,14 @@ class ServingConfig(StrictModel):
         description="the models that answer, each with its weight",
     )
     model_name: str | None = Field(
-        None, min_length=1, description="the model's name in the OpenAI API; by default the recipe's name"
+        default=None, min_length=1, description="the model's name in the OpenAI API; by default the recipe's name"
     )
     experiment: str | None = Field(
-        None, min_length=1, description="splits the users anew when changed; by default the recipe's name"
+        default=None, min_length=1, description="splits the users anew when changed; by default the recipe's name"
     )
     host: str = execution("127.0.0.1", min_length=1, description="address that the endpoint listens on")
     port: int = execution(8000, ge=0, le=65535, description="port that the endpoint listens on; 0 takes any free one")
-    engine: EngineConfig = Field(EngineConfig(), description="how each vLLM server runs")
+    engine: EngineConfig = Field(default=EngineConfig(), description="how each vLLM server runs")
 
     @field_validator("variants")
     @classmethod

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import InfraError, RaymillError, UserError
-from serving.assignment import Allocation, bucket_of
+from serving.assignment import bucket_of
 from serving.routes import RouteTable
 
 SILENCE_S = 30.0
@@ -63,7 +63,9 @@ class Controller:
         variants: engine name -> the variants that it answers for.
     """
 
-    def __init__(self, table: RouteTable, weights: Mapping[str, float], variants: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self, table: RouteTable, weights: Mapping[str, float], variants: Mapping[str, tuple[str, ...]]
+    ) -> None:
         self._table = table
         self._weights = dict(weights)
         self._variants = dict(variants)

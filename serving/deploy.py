@@ -8,15 +8,17 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import InfraError, RaymillError, UserError, find_raymill_error
+from cluster.errors import InfraError, RaymillError, UserError
+from serving import ray_serve
 from serving.assignment import Allocation
 from serving.config import ServingConfig
 from serving.engine import EngineSpec, ServedModel, plan_engines
+from serving.leftovers import ProcessLedger
 from serving.routes import RouteTable
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from serving.controller import Snapshot
 
 POLL_INTERVAL_S = 0.2
-CALL_TIMEOUT_S = 60.0
 SCHEDULING_NOTE_S = 15.0
 HEALTH_PERIOD_S = 2.0
 
@@ -80,7 +81,7 @@ def deploy(
             f"no model for variant {', '.join(missing)}", where="serving.variants", next_step="give each a model"
         )
     ordered = [models[variant.name] for variant in config.variants]
-    specs = plan_engines(ordered, config.engine, _device(config))
+    specs = plan_engines(ordered, config.engine, ray_serve.device(config.engine))
     deployment = Deployment(config, models, specs, name, logs, tracker)
     try:
         deployment._start(commands or {})
@@ -119,7 +120,7 @@ class Deployment:
         self._controller: Any = None
         self._applications: list[str] = []
         self._started_serve = False
-        self._processes: dict[int, float] = {}
+        self._processes = ProcessLedger()
         self._closed = False
 
     def __enter__(self) -> Deployment:
@@ -137,15 +138,15 @@ class Deployment:
         Raises:
             UserError: the weights do not name every variant, or are not a split.
         """
-        return float(_get(self._controller.set_weights.remote(dict(weights))))
+        return float(ray_serve.get(self._controller.set_weights.remote(dict(weights))))
 
     def variants_of(self, keys: list[str]) -> dict[str, str]:
         """User key -> the variant it gets now."""
-        return dict(zip(keys, _get([self._controller.variant_of.remote(key) for key in keys]), strict=True))
+        return dict(zip(keys, ray_serve.get([self._controller.variant_of.remote(key) for key in keys]), strict=True))
 
     def status(self) -> list[VariantStatus]:
         """Every variant with its weight and the engines that answer for it now."""
-        snapshot: Snapshot = _get(self._controller.snapshot.remote())
+        snapshot: Snapshot = ray_serve.get(self._controller.snapshot.remote())
         engine_of = {variant: spec.name for spec in self._specs for variant in spec.variants}
         return [
             VariantStatus(
@@ -171,7 +172,7 @@ class Deployment:
 
         if ray.is_initialized():
             self._take_down()
-        _end_processes(self._processes)
+        self._processes.end()
         if self._own_logs and not self._keep_logs:
             shutil.rmtree(self._logs, ignore_errors=True)
 
@@ -193,7 +194,7 @@ class Deployment:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         gateway = ray.remote(GatewayHost).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here).remote()
         self._gateways.append(gateway)
-        port, node = _get(gateway.listen.remote(self.config.host, self.config.port))
+        port, node = ray_serve.get(gateway.listen.remote(self.config.host, self.config.port))
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.config.host, self.config.host)
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         return str(node)
@@ -215,7 +216,7 @@ class Deployment:
         variants = {spec.name: spec.variants for spec in self._specs}
         actor = ray.remote(Controller).options(num_cpus=0, max_concurrency=1000)
         self._controller = actor.remote(table, self.config.weights(), variants)
-        _get([self._controller.add_gateway.remote(gateway) for gateway in self._gateways])
+        ray_serve.get([self._controller.add_gateway.remote(gateway) for gateway in self._gateways])
 
     def _run_applications(self, gateway_node: str, commands: Mapping[str, list[str]]) -> None:
         """One Serve application for each engine, without an HTTP route: Serve places and watches, no more."""
@@ -223,7 +224,7 @@ class Deployment:
 
         from serving.replica import EngineReplica
 
-        self._started_serve = not _serve_runs()
+        self._started_serve = not ray_serve.serve_runs()
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "ERROR"})
         logging.getLogger("ray.serve").setLevel(logging.ERROR)  # starting Serve has set it anew
@@ -233,7 +234,7 @@ class Deployment:
             deployment = serve.deployment(EngineReplica).options(
                 name="engine",
                 num_replicas=engine.replicas,
-                ray_actor_options={"num_cpus": engine.cpus, "num_gpus": _gpus(engine.gpus, spec.device)},
+                ray_actor_options={"num_cpus": engine.cpus, "num_gpus": ray_serve.gpus(engine, spec.device)},
                 max_constructor_retry_count=1,  # a model that vLLM refuses once it refuses for ever
                 health_check_period_s=HEALTH_PERIOD_S,
                 health_check_timeout_s=10.0,
@@ -251,14 +252,14 @@ class Deployment:
     def _wait_until_ready(self) -> None:
         wanted = self.config.engine.replicas
         began = time.monotonic()
-        limit = self.config.engine.startup_timeout_seconds + CALL_TIMEOUT_S
+        limit = self.config.engine.startup_timeout_seconds + ray_serve.CALL_TIMEOUT_S
         noted = False
         while True:
-            snapshot: Snapshot = _get(self._controller.snapshot.remote())
+            snapshot: Snapshot = ray_serve.get(self._controller.snapshot.remote())
             if snapshot.refusals:
                 raise next(iter(snapshot.refusals.values()))
             for each in snapshot.engines:
-                self._remember(each.node, each.pids)
+                self._processes.add(each.node, each.pids)
             ready = [s for s in self._specs if sum(each.engine == s.name for each in snapshot.engines) >= wanted]
             self._tracker.update(len(ready))
             if len(ready) == len(self._specs):
@@ -269,22 +270,12 @@ class Deployment:
                     f"the engines were not ready within {limit:.0f} s",
                     where="serving",
                     next_step="`raymill doctor` says what the cluster has; see the logs in " + str(self._logs),
-                    attempts=tuple(_application_messages(self._applications)),
+                    attempts=tuple(ray_serve.application_messages(self._applications)),
                 )
             if waited > SCHEDULING_NOTE_S and not noted and not any(self._logs.glob("engine-*.log")):
                 noted = True
-                self._tracker.note("the engines wait for free CPUs: " + "; ".join(_cpus_free()))
+                self._tracker.note("the engines wait for free CPUs: " + "; ".join(ray_serve.free_resources()))
             time.sleep(POLL_INTERVAL_S)
-
-    def _remember(self, node: str, pids: tuple[int, ...]) -> None:
-        """Keep the ids of engine processes on this node, with their start times, for the check at the end."""
-        import psutil
-        import ray
-
-        if node == ray.get_runtime_context().get_node_id():
-            for pid in set(pids) - set(self._processes):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    self._processes[pid] = psutil.Process(pid).create_time()
 
     def _take_down(self) -> None:
         import ray
@@ -294,92 +285,18 @@ class Deployment:
         gone = (ray.exceptions.RayError, RayServeException, TimeoutError, ConnectionError, ValueError)
         if self._controller is not None:
             with contextlib.suppress(*gone):
-                for each in _get(self._controller.snapshot.remote()).engines:  # also those restarted meanwhile
-                    self._remember(each.node, each.pids)
+                for each in ray_serve.get(self._controller.snapshot.remote()).engines:  # also those restarted meanwhile
+                    self._processes.add(each.node, each.pids)
         with contextlib.suppress(*gone):
-            _get([gateway.close.remote() for gateway in self._gateways])
+            ray_serve.get([gateway.close.remote() for gateway in self._gateways])
         for name in self._applications:
             with contextlib.suppress(*gone):
                 serve.delete(name)
         if self._started_serve:
             # Not serve.shutdown(): its last call dies with the controller, which Ray reports on standard error.
             with contextlib.suppress(*gone):
-                ray.kill(_serve_controller())
+                ray.kill(ray_serve.serve_controller())
         for actor in (*self._gateways, *([self._controller] if self._controller is not None else [])):
             with contextlib.suppress(*gone):
                 ray.kill(actor)
         self._gateways, self._controller = [], None
-
-
-def _get(reference: Any) -> Any:
-    """``ray.get`` with a limit, and with our own errors instead of Ray's wrappers around them."""
-    import ray
-
-    try:
-        return ray.get(reference, timeout=CALL_TIMEOUT_S)
-    except ray.exceptions.RayTaskError as error:
-        known = find_raymill_error(error)
-        if known is not None:
-            raise known from None
-        raise
-
-
-def _device(config: ServingConfig) -> str:
-    import ray
-
-    wanted = config.engine.gpus
-    has = ray.cluster_resources().get("GPU", 0) > 0
-    return "gpu" if (has if wanted is None else wanted > 0) else "cpu"
-
-
-def _gpus(wanted: float | None, device: str) -> float:
-    return (1.0 if device == "gpu" else 0.0) if wanted is None else wanted
-
-
-def _serve_controller() -> Any:
-    """Ray Serve's controller actor; raises ValueError where Serve does not run."""
-    import ray
-    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
-
-    return ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-
-
-def _serve_runs() -> bool:
-    try:
-        _serve_controller()
-    except ValueError:
-        return False
-    return True
-
-
-def _application_messages(names: list[str]) -> Iterator[str]:
-    from ray import serve
-
-    for name, status in serve.status().applications.items():
-        if name in names:
-            for deployment in status.deployments.values():
-                yield f"{name}: {status.status.value}: {deployment.message or status.message}"
-
-
-def _cpus_free() -> list[str]:
-    import ray
-
-    free, all_ = ray.available_resources(), ray.cluster_resources()
-    return [f"{free.get(kind, 0):g} of {all_[kind]:g} {kind} free" for kind in ("CPU", "GPU") if kind in all_]
-
-
-def _end_processes(processes: Mapping[int, float]) -> None:
-    """Wait for engine processes to go; kill by id those that stay. A process id used anew is left alone."""
-    import psutil
-
-    alive = []
-    for pid, started in processes.items():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            if process.create_time() == started:
-                alive.append(process)
-    _, alive = psutil.wait_procs(alive, timeout=10)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, timeout=5)

@@ -110,11 +110,11 @@ class Gateway:
         except ClientGone:
             return web.Response(status=CLIENT_LEFT)  # nobody reads it
         finally:
-            marks = {"variant": exchange.variant, "path": exchange.path}
-            self.metrics.requests.add(status=str(status), **marks)
+            variant, path = exchange.variant, exchange.path
+            self.metrics.requests.add(status=str(status), variant=variant, path=path)
             if status >= 500:
-                self.metrics.errors.add(variant=exchange.variant, kind=str(status))
-            self.metrics.latency.observe(time.perf_counter() - exchange.began, **marks)
+                self.metrics.errors.add(variant=variant, kind=str(status))
+            self.metrics.latency.observe(time.perf_counter() - exchange.began, variant=variant, path=path)
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         routes = self.routes
@@ -177,9 +177,7 @@ class Gateway:
             await _to_client(response.write_eof())
             return response
 
-    async def _pieces(
-        self, exchange: Exchange, upstream: aiohttp.ClientResponse, address: str
-    ) -> AsyncIterator[bytes]:
+    async def _pieces(self, exchange: Exchange, upstream: aiohttp.ClientResponse, address: str) -> AsyncIterator[bytes]:
         """The rest of a stream as it comes. It cannot be retried any more: a break becomes an error event."""
         while True:
             try:
@@ -253,7 +251,9 @@ async def _errors_in_shape(request: web.Request, handler: Handler) -> web.Stream
         return _error_response(error, {})
     except web.HTTPException as error:
         message = f"{request.method} {request.path}: {error.reason}"
-        return _error_response(wire.ApiError(error.status, message, code="not_found" if error.status == 404 else None), {})
+        return _error_response(
+            wire.ApiError(error.status, message, code="not_found" if error.status == 404 else None), {}
+        )
 
 
 def _error_response(error: wire.ApiError, headers: dict[str, str]) -> web.Response:

@@ -80,7 +80,10 @@ class EngineProcess:
             return False
         timeout = aiohttp.ClientTimeout(total=5)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{self.address}/health") as reply:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(f"{self.address}/health") as reply,
+            ):
                 return reply.status == 200
         except (aiohttp.ClientError, TimeoutError):
             return False

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-_PREFIX = re.compile(
-    r"^(?:\([^)]*\bpid=\d+\)\s?)?(?:(?:ERROR|CRITICAL)\s+\S+\s+\S+\s+\[[^\]]*\]\s?)?"  # (EngineCore pid=1) ERROR … [core.py:1]
-)
+# (EngineCore pid=1) ERROR 11-21 07:43:10 [core.py:1374] …
+_PREFIX = re.compile(r"^(?:\([^)]*\bpid=\d+\)\s?)?(?:(?:ERROR|CRITICAL)\s+\S+\s+\S+\s+\[[^\]]*\]\s?)?")
 _RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*(?:Error|Exception|Refused|Interrupt))\s*:\s*(\S.*)$")
 _USAGE = re.compile(r"^\S*(?:api_server|vllm)\S*: error: (.+)$")  # argparse
 _ECHOES = ("Engine core initialization failed", "EngineCore encountered an issue", "WorkerProc initialization failed")
