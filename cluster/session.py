@@ -31,6 +31,9 @@ EXIT_GRACE_S = 3.0
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
+    # Otherwise Ray warns that stages with more (small) workers than cores are unusual; here they are meant.
+    "RAY_worker_maximum_startup_concurrency": str(MIN_LOGICAL_CPUS),
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_raylet_start_wait_time_s": "200",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

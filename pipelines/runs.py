@@ -68,11 +68,12 @@ def stage_line(artifact: Artifact, cached: bool, seconds: float) -> StageLine:
 
 
 def headline(artifact: Artifact) -> str:
-    """The artifact in a few words: the ones its stage chose (``details.headline``), or its counts."""
+    """The artifact in a few words: the ones its stage chose (``details.headline``), or its plain counts."""
     chosen = artifact.details.get("headline")
     if chosen:
         return str(chosen)
-    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in artifact.counts.items())
+    counts = {name: value for name, value in artifact.counts.items() if "." not in name}
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
 
 
 def publish_run(store: Store, record: RunRecord, extra: Sequence[tuple[str, str]] = ()) -> str:
