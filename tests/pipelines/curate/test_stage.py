@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cluster.artifact import Artifact, read_json
+from cluster.config import parse_document, validate
+from cluster.errors import InternalError, UserError
+from cluster.store import Store
+from pipelines.corpus.table import decode
+from pipelines.curate.config import CurateConfig
+from pipelines.curate.funnel import Funnel
+from pipelines.curate.tag import Tally
+
+MakeCorpus = Callable[..., Artifact]
+RunCurate = Callable[..., Artifact]
+
+
+def rows(store: Store, artifact: Artifact, folder: str) -> list[dict[str, Any]]:
+    names = [each.path for each in artifact.files if each.path.startswith(f"{folder}/")]
+    return [row for name in names for row in decode(store.read(artifact.key(name))).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def speeches(anchors: Path) -> dict[str, str]:
+    places = sorted((anchors / "corpora" / "speeches").glob("*.txt"))[:12]
+    return {place.stem: place.read_text(encoding="utf-8") for place in places}
+
+
+def test_planted_faults_are_found(
+    speeches: dict[str, str], make_corpus: MakeCorpus, run_curate: RunCurate, store: Store
+) -> None:
+    first, second, third = list(speeches)[:3]
+    corpus = make_corpus(
+        {
+            **speeches,
+            "exact": speeches[first].replace(",", ""),
+            "near": speeches[second] + "\nOne more sentence that nobody ever spoke.",
+            "short": "Far too short.",
+            "empty": " \n\t",
+            "german": "Dies ist ein deutscher Text, der nicht bleiben soll, weil er nicht englisch ist. " * 3,
+            "personal": speeches[third].replace(".", ". Write to jane.doe@example.org or 8.8.8.8.", 1)[:-2000],
+        }
+    )
+    made = run_curate(corpus)
+    dropped = {row["id"]: row for row in rows(store, made, "dropped")}
+    ids = {row["path"]: row["id"] for row in rows(store, corpus, "data")}
+    assert dropped[ids["exact"]]["drop_reason"] == "duplicate.exact"
+    assert dropped[ids["exact"]]["duplicate_of"] == ids[first]
+    assert (dropped[ids[second]]["drop_reason"], dropped[ids[second]]["duplicate_of"]) == (
+        "duplicate.near",
+        ids["near"],
+    )
+    assert dropped[ids["german"]]["drop_reason"] == "language"
+    assert dropped[ids["empty"]]["drop_reason"] == "empty"
+    assert dropped[ids["short"]]["duplicate_of"] is None
+    kept = {row["path"]: row for folder in ("train", "validation") for row in rows(store, made, folder)}
+    assert "Write to <EMAIL> or <IP>." in kept["personal"]["text"]
+    assert set(kept[first]) == {"id", "text", "source", "path", "licence", "language", "metadata"}
+    assert kept["near"]["language"] == "en"
+    funnel = read_json(store, made, "funnel.json")
+    assert funnel["documents_in"] == len(ids) == funnel["kept"] + sum(funnel["dropped"].values())
+    assert funnel["kept"] == len(kept) == made.counts["documents"]
+    assert funnel["dropped"] == Counter(row["drop_reason"] for row in dropped.values())
+    assert funnel["redacted"] == {"email": 1, "ip": 1}
+    assert made.licences == {"MIT": len(kept)}
+    assert not any(each.path.startswith("resume") for each in made.files)
+    page = store.read(made.key("report.html")).decode()
+    assert "duplicate.near" in page
+    assert "Far too short." in page
+
+
+def test_parts_do_not_change_what_is_kept(
+    speeches: dict[str, str], make_corpus: MakeCorpus, run_curate: RunCurate, store: Store
+) -> None:
+    texts = {**speeches, "again": next(iter(speeches.values()))}
+    seen = []
+    for in_part in (1, 5, 100):
+        made = run_curate(make_corpus(texts, in_part))
+        seen.append(
+            {folder: sorted(map(str, rows(store, made, folder))) for folder in ("train", "validation", "dropped")}
+        )
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_rows_are_sorted_by_id(
+    speeches: dict[str, str], make_corpus: MakeCorpus, run_curate: RunCurate, store: Store
+) -> None:
+    ids = [row["id"] for row in rows(store, run_curate(make_corpus(speeches, 100)), "train")]
+    assert ids == sorted(ids)
+
+
+def test_every_step_can_be_switched_off(make_corpus: MakeCorpus, run_curate: RunCurate, store: Store) -> None:
+    texts = ["x", "x", "Hallo  \r\n", "me@example.org"]
+    made = run_curate(
+        make_corpus(texts),
+        normalise=False,
+        language=[],
+        repetition=None,
+        quality=[],
+        redact=[],
+        dedup={"exact": False, "minhash": None},
+        validation_fraction=0,
+    )
+    assert sorted(row["text"] for row in rows(store, made, "train")) == sorted(texts)
+    assert rows(store, made, "train")[0]["language"] is None
+
+
+def test_documents_of_symbols_are_compared_as_text(make_corpus: MakeCorpus, run_curate: RunCurate) -> None:
+    made = run_curate(make_corpus(["!!!", "???", "!!!"]), language=[], repetition=None, quality=[])
+    assert made.counts["dropped.duplicate.exact"] == 1
+    assert made.counts["documents"] == 2
+
+
+def test_an_empty_result_names_the_rule(make_corpus: MakeCorpus, run_curate: RunCurate) -> None:
+    corpus = make_corpus(["A few words of English.", "Some more words of plain English.", ""])
+    with pytest.raises(UserError, match=r"no document is left: gopher_quality\.min_words dropped 2 of 3"):
+        run_curate(corpus)
+
+
+def test_an_unknown_language_is_refused_before_any_work(make_corpus: MakeCorpus, run_curate: RunCurate) -> None:
+    with pytest.raises(UserError, match="known: "):
+        run_curate(make_corpus(["x"]), language=["xx"])
+
+
+def test_a_misspelt_threshold_is_named() -> None:
+    document = parse_document("gopher_quality:\n  min_word: 3\n", "r.yaml")
+    with pytest.raises(UserError, match=r"r\.yaml:2: gopher_quality\.min_word: unknown key; did you mean min_words\?"):
+        validate(CurateConfig, document)
+
+
+def test_a_funnel_that_does_not_add_up_is_a_defect() -> None:
+    funnel = Funnel(3, {"empty": 1}, {"train": 1}, {}, Tally(), Tally())
+    with pytest.raises(InternalError, match="does not add up: 3 in, 1 kept, 1 dropped"):
+        funnel.check()
+
+
+PIECES = st.sampled_from(
+    ["the house of the king ", "and that was to be with us. ", "7 8 9 ", "...\n", "\n\n", "# a\n", "ü "]
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.lists(PIECES, max_size=40).map("".join), min_size=1, max_size=6))
+def test_the_funnel_always_adds_up(
+    texts: list[str], make_corpus: MakeCorpus, run_curate: RunCurate, store: Store
+) -> None:
+    corpus = make_corpus([*texts, "A text that stays."])
+    made = run_curate(
+        corpus, language=[], gopher_quality={"min_words": 3, "min_stop_words": None}, c4={"min_sentences": 1}
+    )
+    funnel = read_json(store, made, "funnel.json")
+    assert funnel["documents_in"] == len(texts) + 1
+    written = len(rows(store, made, "train")) + len(rows(store, made, "validation"))
+    assert written + len(rows(store, made, "dropped")) == funnel["documents_in"]
+    assert written == funnel["kept"]
+    assert json.dumps(funnel)
