@@ -67,7 +67,7 @@ def measure(
     chosen: list[list[int]] = []
     total = text_bytes = 0
     for text in choose_documents(store, corpus, seed):
-        encoded = lm.tokenizer.encode(text, add_special_tokens=False)
+        encoded = lm.tokenizer.encode(text, add_special_tokens=False, verbose=False)
         if encoded:
             chosen.append(encoded)
             total += len(encoded)

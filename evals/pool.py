@@ -20,6 +20,7 @@ class ScorerPool:
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self._actors = list(actors)
+        self._loading = [actor.load.remote() for actor in self._actors]
 
     def score(self, batches: list[list[Group]], on_done: Callable[[int], None]) -> list[list[list[Answer]]]:
         """Answers for every batch, in order; ``on_done`` is told how many continuations each call answered."""
@@ -51,6 +52,7 @@ class ScorerPool:
             for actor in self._actors:
                 submit(actor)
         try:
+            ray.get(self._loading)
             while running:
                 done, _ = ray.wait(list(running), num_returns=1)
                 index, actor = running.pop(done[0])
@@ -73,7 +75,7 @@ def _ask_to_score(call: list[list[Group]], actor: Any) -> Any:
 
 @contextmanager
 def scorers(source: ModelSource, workers: int) -> Iterator[ScorerPool]:
-    """Actors that are loading the model already when this returns; they end with the context."""
+    """Actors that are loading the model already when the context begins; they end with it."""
     import ray
 
     # Half a logical CPU each: they start even where other stages' actors have not quite gone yet.

@@ -67,15 +67,18 @@ class Scorer:
     """The actor. One CPU thread, so that a result does not depend on how many cores a machine has."""
 
     def __init__(self, source: ModelSource) -> None:
+        self._source = source
+        self._tokenizer: Any = None
+
+    def load(self) -> None:
+        """Load the model. A call of its own, because an error in an actor's constructor reaches nobody as itself."""
         os.environ.update({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **OFFLINE})
         import torch
 
         torch.set_num_threads(1)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        base, adapter = source.folders()
-        self._base = base
-        self._model = load_model(base, adapter).to(self._device)
-        self._tokenizer: Any = None
+        self._base, adapter = self._source.folders()
+        self._model = load_model(self._base, adapter).to(self._device)
 
     def score(self, batches: list[list[Group]]) -> list[list[list[Answer]]]:
         """Answers in the shape of the question: batch, group, continuation."""
@@ -119,7 +122,7 @@ class Scorer:
         with filesystem.open_input_file(path) as file:
             for batch in pq.ParquetFile(file).iter_batches(batch_size=256, row_groups=row_groups, columns=["text"]):
                 texts = batch.column("text").to_pylist()
-                for tokens in self._tokenizer(texts, add_special_tokens=False)["input_ids"]:
+                for tokens in self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
                     counts.update(tokens)
         return dict(counts)
 
@@ -130,6 +133,7 @@ def load_model(base: Path, adapter: Path | None) -> Any:
     Raises:
         UserError: the folder does not hold such a model.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
@@ -138,7 +142,7 @@ def load_model(base: Path, adapter: Path | None) -> Any:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, adapter)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"cannot be loaded as a causal language model: {str(error).splitlines()[0]}",
             where=str(adapter or base),
