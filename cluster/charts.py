@@ -40,13 +40,15 @@ def line_chart(title: str, series: Mapping[str, Points], x_label: str, y_label: 
     for tick in x_ticks:
         x = place_x(tick)
         parts.append(f'<text class=tick x="{x:.1f}" y={HEIGHT - BOTTOM + 16} text-anchor=middle>{_tick(tick)}</text>')
-    for index, (name, points) in enumerate(cleaned.items()):
+    legend_x = WIDTH - RIGHT
+    for index, (name, points) in reversed(list(enumerate(cleaned.items()))):
         path = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in points)
         parts.append(f'<polyline class="line c{index % 6}" points="{path}"><title>{escape(name)}</title></polyline>')
         if len(points) == 1:
-            (x, y) = points[0]
+            ((x, y),) = points
             parts.append(f'<circle class="dot c{index % 6}" cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r=3 />')
-        parts.append(_legend(index, name))
+        legend_x -= 34 + 7 * len(name)
+        parts.append(_legend(index, name, legend_x))
     return "".join(parts) + "</svg>"
 
 
@@ -54,7 +56,7 @@ def bar_chart(title: str, values: Mapping[str, float], unit: str = "") -> str:
     """One horizontal bar a label, in the order given, with its value at its end."""
     if not values:
         return f"<p class=note>{escape(title)}: nothing was recorded.</p>"
-    row, label_width = 22, 190
+    row, label_width = 22, 260
     height = TOP + row * len(values) + 8
     widest = max([abs(value) for value in values.values()]) or 1.0
     scale = (WIDTH - label_width - 110) / widest
@@ -65,7 +67,7 @@ def bar_chart(title: str, values: Mapping[str, float], unit: str = "") -> str:
     for index, (label, value) in enumerate(values.items()):
         y = TOP + index * row
         width = max(abs(value) * scale, 1.0)
-        shown = label if len(label) <= 30 else label[:29] + "…"
+        shown = label if len(label) <= 42 else label[:41] + "…"
         parts.append(f"<text class=tick x={label_width - 8} y={y + 14} text-anchor=end>{escape(shown)}</text>")
         parts.append(f'<rect class="bar c0" x={label_width} y={y + 3} width="{width:.1f}" height={row - 7} rx=2 />')
         parts.append(
@@ -84,12 +86,11 @@ def _frame(title: str, x_label: str, y_label: str) -> str:
     )
 
 
-def _legend(index: int, name: str) -> str:
-    x = WIDTH - RIGHT - 130
-    y = TOP + 12 + index * 16
+def _legend(index: int, name: str, x: int) -> str:
+    """The mark and name of a curve, on the title's line where no curve runs."""
     return (
-        f'<line class="line c{index % 6}" x1={x} x2={x + 18} y1={y - 4} y2={y - 4} />'
-        f"<text class=tick x={x + 24} y={y}>{escape(name)}</text>"
+        f'<line class="line c{index % 6}" x1={x} x2={x + 18} y1=12 y2=12 />'
+        f"<text class=tick x={x + 23} y=16>{escape(name)}</text>"
     )
 
 
