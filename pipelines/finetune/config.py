@@ -23,7 +23,7 @@ class DocsPairs(StrictModel):
     """Questions about functions and classes, answered by the first paragraph of their docstrings."""
 
     kind: Literal["docs-pairs"] = "docs-pairs"
-    max_pairs: Count | None = Field(None, ge=2, description="pairs to keep, chosen by a stable hash; by default all")
+    max_pairs: Count | None = Field(default=None, ge=2, description="pairs to keep, chosen by a stable hash; by default all")
 
 
 class JsonlPairs(StrictModel):
@@ -42,7 +42,7 @@ class FinetuneConfig(TrainConfig):
     dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs dropped while training")
     target_modules: tuple[str, ...] = Field(LLAMA_MATRICES, min_length=1, description="matrices that get an adapter")
     data: Annotated[DocsPairs | JsonlPairs, Field(discriminator="kind")] = Field(
-        default_factory=DocsPairs, description="docs-pairs: from the curated documents; jsonl: a file of your own"
+        DocsPairs(), description="docs-pairs: from the curated documents; jsonl: a file of your own"
     )
     validation_fraction: float = Field(0.05, gt=0, lt=0.5, description="share of the pairs held out, by a stable hash")
     sequence_length: int | None = Field(

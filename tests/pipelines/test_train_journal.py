@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cluster.store import open_store
+from pipelines.train import journal
+from pipelines.train.journal import Follower, Journal, carry_over, settle
+
+
+def train(step: int, loss: float) -> dict[str, object]:
+    return {"kind": "train", "step": step, "loss": loss}
+
+
+def test_a_restart_takes_back_what_was_said_of_later_steps() -> None:
+    records = [
+        {"kind": "start", "step": 0},
+        train(1, 5.0),
+        train(2, 4.0),
+        train(3, 3.5),
+        {"kind": "start", "step": 2},
+        train(3, 3.0),
+    ]
+    settled = settle(records)
+    assert [(each["step"], each.get("loss")) for each in settled if each["kind"] == "train"] == [
+        (1, 5.0),
+        (2, 4.0),
+        (3, 3.0),
+    ]
+
+
+def test_lines_are_readable_at_once_and_continue_in_a_new_segment(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    writer = Journal(store, "run/journal")
+    follower = Follower(store, "run/journal")
+    writer.write({"kind": "start", "step": 0})
+    assert [each["kind"] for each in follower.poll()] == ["start"]
+    writer.write(train(1, 2.0))
+    assert follower.poll()[-1] == train(1, 2.0)
+
+    again = Journal(store, "run/journal")  # a restarted worker: the first one never closed
+    again.write({"kind": "start", "step": 0})
+    again.write(train(1, 2.5))
+    assert [each["loss"] for each in follower.poll() if each["kind"] == "train"] == [2.5]
+
+    carry_over(store, "run/journal", "next/journal")
+    assert Follower(store, "next/journal").poll() == follower.poll()
+
+
+def test_half_a_line_is_left_for_later(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    writer = Journal(store, "j")
+    writer.write(train(1, 2.0))
+    path = next((tmp_path / "j").iterdir())
+    with path.open("a") as file:
+        file.write('{"kind": "tra')
+    assert Follower(store, "j").poll() == [train(1, 2.0)]
+
+
+def test_segments_stay_small(tmp_path: Path, monkeypatch: object) -> None:
+    monkeypatch.setattr(journal, "SEGMENT_RECORDS", 3)  # type: ignore[attr-defined]
+    store = open_store(tmp_path)
+    writer = Journal(store, "j")
+    for step in range(8):
+        writer.write(train(step, 1.0))
+    sizes = [len(path.read_text().splitlines()) for path in sorted((tmp_path / "j").iterdir())]
+    assert sizes == [3, 3, 2]
+    assert [each["step"] for each in Follower(store, "j").poll()] == list(range(8))
+    assert json.loads(sorted((tmp_path / "j").iterdir())[0].read_text().splitlines()[0])["step"] == 0
