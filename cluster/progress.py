@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -141,7 +141,7 @@ def _number(value: Any) -> str:
     return f"{value:.4g}"
 
 
-def table(rows: list[Mapping[str, Any]], columns: list[str] | None = None) -> str:
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
     """Rows as aligned text; numbers are set to the right. Missing values are left empty."""
     names = columns or (list(rows[0]) if rows else [])
     texts = [[_cell(row.get(name)) for name in names] for row in rows]

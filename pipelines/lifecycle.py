@@ -19,6 +19,7 @@ from cluster.store import Store, open_store
 from pipelines.graph import Node, build_graph, identities, select, serves
 from pipelines.recipe import Recipe
 from pipelines.runs import RunRecord, StageLine, new_run, publish_run, stage_line, target_rows
+from serving.ports import require_free
 
 if TYPE_CHECKING:
     from serving.deploy import Deployment, ServedModel
@@ -77,12 +78,14 @@ class Lifecycle:
     @contextmanager
     def deployed(self) -> Iterator[Deployment]:
         """The recipe's variants behind one URL, shut down when the context ends."""
-        from serving.deploy import check_port, deploy
+        from serving.deploy import deploy
 
-        check_port(self.recipe.serving)
         models = served_models(self.recipe, self.store, self.made)
         self._need_ray()
-        with self.progress.track("serving") as tracker, deploy(self.recipe.serving, models, tracker) as deployment:
+        with (
+            self.progress.track("serving") as tracker,
+            deploy(self.recipe.serving, models, tracker, name=self.recipe.name) as deployment,
+        ):
             yield deployment
 
 
@@ -97,10 +100,10 @@ def _served_model(name: str, reference: str, store: Store, made: Mapping[str, Ar
     from serving.deploy import ServedModel
 
     if not reference.startswith("@") and Path(reference).is_dir():
-        return ServedModel(name=name, folder=Path(reference).resolve(), adapter_folder=None, artifact_id="")
+        return ServedModel(name=name, folder=Path(reference).resolve())
     artifact = made[reference[1:]] if reference.startswith("@") else find_artifact(store, reference)
     if artifact.kind == "Model":
-        return ServedModel(name=name, folder=local_copy(store, artifact), adapter_folder=None, artifact_id=artifact.id)
+        return ServedModel(name=name, folder=local_copy(store, artifact), artifact=artifact.id)
     if artifact.kind == "Adapter":
         base = load_artifact(store, artifact.inputs["model"].id)
         if base is None:
@@ -113,7 +116,7 @@ def _served_model(name: str, reference: str, store: Store, made: Mapping[str, Ar
             name=name,
             folder=local_copy(store, base),
             adapter_folder=local_copy(store, artifact),
-            artifact_id=artifact.id,
+            artifact=artifact.id,
         )
     raise UserError(
         f"{artifact.id} is a {artifact.kind}, not a model",
@@ -146,6 +149,9 @@ def run_recipe(recipe: Recipe, progress: Progress, options: RunOptions = RunOpti
     nodes = build_graph(recipe)
     _check_force(options.force, nodes)
     chosen, with_serving = select(nodes, options.until, options.only)
+    will_serve = with_serving and serves(recipe)
+    if will_serve:
+        require_free(recipe.serving.host, recipe.serving.port)
     began = time.monotonic()
     record = new_run(recipe.name)
     pages: list[tuple[str, str]] = []
@@ -156,7 +162,7 @@ def run_recipe(recipe: Recipe, progress: Progress, options: RunOptions = RunOpti
         for node in chosen:
             force = bool(options.force & {node.name, node.section})
             record.stages.append(lifecycle.make(node, found[node.name], force=force))
-        if with_serving and serves(recipe):
+        if will_serve:
             line, page = _serve_once(lifecycle, record)
             record.stages.append(line)
             pages.append(("serving.html", page))
@@ -169,26 +175,32 @@ def run_recipe(recipe: Recipe, progress: Progress, options: RunOptions = RunOpti
 def exercise(lifecycle: Lifecycle, deployment: Deployment) -> TrafficReport:
     """Send the deployment real requests and say what came of them."""
     from serving.exercise import run_exercise
-    from serving.report import text_lines
+    from serving.report import lines
 
     with lifecycle.progress.track("serving") as tracker:
         report = run_exercise(deployment, tracker)
-    for text in text_lines(report):
-        lifecycle.progress.say(f"[serving] {text}")
+    for text in lines(report):
+        lifecycle.progress.say(f"[serving] {text}".rstrip())
     return report
 
 
 def _serve_once(lifecycle: Lifecycle, record: RunRecord) -> tuple[StageLine, str]:
     """Deploy, exercise and shut down; the run table's line and the report's HTML."""
-    from serving.report import render_report
+    from serving.report import render
 
     began = time.monotonic()
     with lifecycle.deployed() as deployment:
         report = exercise(lifecycle, deployment)
-    record.serving = report.as_dict()
+    record.serving = report.checks()
     seconds = round(time.monotonic() - began, 1)
-    line = StageLine("serving", "ran", seconds, report.headline(), report="serving.html", metrics=report.metrics())
-    return line, render_report(report)
+    line = StageLine("serving", "ran", seconds, _headline(report), report="serving.html", metrics=report.metrics())
+    return line, render(report)
+
+
+def _headline(report: TrafficReport) -> str:
+    split = " / ".join(f"{each.variant} {each.request_share:.0%}" for each in report.splits("before"))
+    requests = f"{len(report.calls)} requests, {len(report.failures)} failed"
+    return f"{requests}; {split}; {report.moved_users} users moved by the change of weights"
 
 
 def _load_inputs(lifecycle: Lifecycle, nodes: list[Node], found: Mapping[str, Identity], only: str) -> None:

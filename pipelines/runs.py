@@ -34,7 +34,13 @@ class StageLine:
 
 @dataclass
 class RunRecord:
-    """One run of one recipe; ``seconds`` is the whole run's."""
+    """One run of one recipe.
+
+    Attributes:
+        seconds: the whole run's.
+        serving: what serving was to show -> whether it did; empty where nothing was served.
+        index: the address of the page that links every report.
+    """
 
     id: str
     recipe: str
@@ -42,7 +48,7 @@ class RunRecord:
     seconds: float = 0.0
     stages: list[StageLine] = field(default_factory=list)
     targets: list[TargetResult] = field(default_factory=list)
-    serving: dict[str, Any] = field(default_factory=dict)
+    serving: dict[str, bool] = field(default_factory=dict)
     index: str = ""
 
 

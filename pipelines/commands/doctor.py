@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
+from pathlib import Path
 
 from cluster.errors import RaymillError
 from cluster.progress import table
@@ -58,7 +59,7 @@ def _check_machine() -> Iterator[Finding]:
 
     yield Finding("cores", "ok", str(os.cpu_count()))
     yield _amount("memory", psutil.virtual_memory().total, MIN_MEMORY_BYTES, "use a machine with 8 GiB or more")
-    if os.path.isdir("/dev/shm"):
+    if Path("/dev/shm").is_dir():
         free = shutil.disk_usage("/dev/shm").free
         yield _amount("shared memory", free, MIN_SHARED_BYTES, "in a container, raise it (docker run --shm-size=2g)")
     yield _amount("free disk", shutil.disk_usage(".").free, MIN_DISK_BYTES, "free some space, or move the store")

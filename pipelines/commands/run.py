@@ -37,9 +37,9 @@ def plan(arguments: Namespace) -> int:
 
 
 def run(arguments: Namespace) -> int:
-    """Run a recipe; progress on stderr, results last on stdout."""
+    """Run a recipe; progress on stderr, results last on stdout. Exit 1 where serving did not do what it should."""
     recipe = recipe_of(arguments)
     options = RunOptions(arguments.until, arguments.only, frozenset(arguments.force))
     record = run_recipe(recipe, Progress(), options)
     print(json.dumps(asdict(record), indent=1) if arguments.json else f"\n{summary(record)}")
-    return 0
+    return 0 if all(record.serving.values()) else 1
