@@ -152,7 +152,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = Non
         for name in names
     ]
 
-    def render(cells: list[str]) -> str:
+    def render(cells: Sequence[str]) -> str:
         pairs = zip(cells, widths, right, strict=True)
         return "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in pairs).rstrip()
 

@@ -151,7 +151,7 @@ def run_recipe(recipe: Recipe, progress: Progress, options: RunOptions = RunOpti
     chosen, with_serving = select(nodes, options.until, options.only)
     will_serve = with_serving and serves(recipe)
     if will_serve:
-        require_free(recipe.serving.host, recipe.serving.port)
+        require_port(recipe)
     began = time.monotonic()
     record = new_run(recipe.name)
     pages: list[tuple[str, str]] = []
@@ -170,6 +170,11 @@ def run_recipe(recipe: Recipe, progress: Progress, options: RunOptions = RunOpti
         record.seconds = round(time.monotonic() - began, 1)
         publish_run(lifecycle.store, record, pages)
     return record
+
+
+def require_port(recipe: Recipe) -> None:
+    """Raise UserError where the endpoint could not listen; asked before hours of work, not after them."""
+    require_free(recipe.serving.host, recipe.serving.port)
 
 
 def exercise(lifecycle: Lifecycle, deployment: Deployment) -> TrafficReport:

@@ -11,9 +11,8 @@ from cluster.errors import UserError
 from cluster.progress import Progress
 from pipelines.commands.options import overrides_of
 from pipelines.graph import build_graph, identities, serves
-from pipelines.lifecycle import Lifecycle, exercise
+from pipelines.lifecycle import Lifecycle, exercise, require_port
 from pipelines.recipe import Recipe, load_recipe, validate_recipe
-from serving.ports import require_free
 
 POLL_SECONDS = 0.5
 
@@ -26,7 +25,7 @@ def serve(arguments: Namespace) -> int:
         overrides.append(f"serving.port={arguments.port}")
     from_recipe = len(targets) == 1 and targets[0].endswith((".yaml", ".yml"))
     recipe = _serving_recipe(targets[0], overrides) if from_recipe else _recipe_of_models(targets, overrides)
-    require_free(recipe.serving.host, recipe.serving.port)
+    require_port(recipe)
     with Lifecycle.open(recipe, Progress()) as lifecycle:
         nodes = build_graph(recipe)
         found = identities(nodes)
