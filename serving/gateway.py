@@ -29,6 +29,7 @@ FAILURES = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutEr
 """How an engine that is gone shows itself."""
 
 CLIENT_LEFT = 499
+LAST_EVENT = b"data: [DONE]"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -38,7 +39,11 @@ class ClientGone(Exception):
 
 
 class Exchange:
-    """One request on its way: who it belongs to, and what its answer says about it."""
+    """One request on its way: who it belongs to, and what its answer says about it.
+
+    Attributes:
+        finished: whether a stream's last event was passed on; clients may hang up as soon as they have it.
+    """
 
     def __init__(self, request: web.Request) -> None:
         self.request = request
@@ -46,6 +51,7 @@ class Exchange:
         self.began = time.perf_counter()
         self.id = wire.request_id(request.headers.get("X-Request-Id"), uuid.uuid4().hex)
         self.assignment: Assignment | None = None
+        self.finished = False
 
     @property
     def variant(self) -> str:
@@ -111,6 +117,8 @@ class Gateway:
             return web.Response(status=CLIENT_LEFT)  # nobody reads it
         finally:
             variant, path = exchange.variant, exchange.path
+            if status == CLIENT_LEFT and exchange.finished:
+                status = 200
             self.metrics.requests.add(status=str(status), variant=variant, path=path)
             if status >= 500:
                 self.metrics.errors.add(variant=variant, kind=str(status))
@@ -174,6 +182,7 @@ class Gateway:
             await _to_client(response.write(first))
             async for piece in self._pieces(exchange, upstream, address):
                 await _to_client(response.write(piece))
+                exchange.finished = LAST_EVENT in piece
             await _to_client(response.write_eof())
             return response
 

@@ -141,8 +141,8 @@ class EngineProcess:
         raise self._late()
 
     async def _warm_up(self, session: aiohttp.ClientSession, model: str, deadline: float) -> None:
-        """One token from each model: some models load and fail only at their first request."""
-        body: dict[str, Any] = {"model": model, "prompt": "a", "max_tokens": 1, "temperature": 0}
+        """A sampled token from each model: some load, and fail or take long only at their first request."""
+        body: dict[str, Any] = {"model": model, "prompt": "a", "max_tokens": 1}
         timeout = aiohttp.ClientTimeout(total=max(1.0, deadline - time.monotonic()))
         try:
             async with session.post(f"{self.address}/v1/completions", json=body, timeout=timeout) as reply:

@@ -1,0 +1,97 @@
+"""A server that answers like vLLM's where no inference is tested. Its behaviour is steered by the request's prompt.
+
+``die``: the process exits before it answers; ``die-midway``: after the first events of a stream; ``slow``: answers
+after half a second; ``fail``: status 500. Run as a script it takes its port from RAYMILL_ENGINE_PORT and its key from
+VLLM_API_KEY, and starts a child of its own, as vLLM does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+
+from aiohttp import web
+
+PIECES = 5
+
+
+class FakeEngine:
+    """Echoes what it was asked for; remembers the bodies it got."""
+
+    def __init__(self, name: str = "", key: str = "", on_death: object = None) -> None:
+        self.name, self.key, self.requests = name, key, []
+        self.cancelled = 0
+        self.go_on: asyncio.Event | None = None
+        self.on_death = on_death or (lambda: os._exit(1))
+
+    def application(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/health", self.health)
+        app.router.add_post("/v1/completions", self.generate)
+        app.router.add_post("/v1/chat/completions", self.generate)
+        return app
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        body = await request.json()
+        self.requests.append(body)
+        prompt = body.get("prompt", "")
+        if prompt == "die":
+            request.transport.abort()
+            self.on_death()
+            await asyncio.sleep(1)
+        if prompt == "fail":
+            error = {"message": "engine trouble", "type": "InternalServerError", "param": None, "code": 500}
+            return web.json_response({"error": error}, status=500)
+        if prompt == "slow":
+            try:
+                await asyncio.sleep(0.5)
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        if body.get("stream"):
+            return await self.stream(request, prompt)
+        answer = {"id": "x", "object": "text_completion", "created": 1, "model": body["model"], "engine": self.name}
+        choice = {
+            "index": 0,
+            "text": "ok",
+            "finish_reason": "length",
+            "message": {"role": "assistant", "content": "ok"},
+        }
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        return web.json_response({**answer, "choices": [choice], "usage": usage})
+
+    async def stream(self, request: web.Request, prompt: str) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        for index in range(PIECES):
+            choice = {"index": 0, "text": f"{index} ", "delta": {"content": f"{index} "}, "finish_reason": None}
+            event = {"id": "x", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+            await response.write(f"data: {json.dumps(event)}\n\n".encode())
+            if prompt == "step" and self.go_on is not None:
+                await self.go_on.wait()  # the test lets every piece go by itself
+                self.go_on.clear()
+            if prompt == "die-midway" and index == 1:
+                await asyncio.sleep(0.05)
+                request.transport.abort()
+                return response
+        await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
+
+
+if __name__ == "__main__":
+    if os.environ.get("FAKE_ENGINE_REFUSES"):
+        print("(APIServer pid=1) ValueError: this model is not to my taste", flush=True)
+        sys.exit(1)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    engine = FakeEngine(key=os.environ.get("VLLM_API_KEY", ""))
+    app = engine.application()
+    web.run_app(app, host="127.0.0.1", port=int(os.environ["RAYMILL_ENGINE_PORT"]), print=None, handle_signals=True)
