@@ -45,9 +45,8 @@ def encode_splits(
     dataset = ray.data.read_parquet(
         [store.arrow(key)[1] for key in keys],
         filesystem=filesystem,
-        columns=["id", "text", "source"],
         include_paths=True,
-    )
+    ).select_columns(["id", "text", "source", "path"])
     encoded = dataset.map_batches(
         encode_table,
         batch_format="pyarrow",

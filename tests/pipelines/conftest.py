@@ -88,8 +88,9 @@ def corpus_rows() -> list[dict[str, str]]:
     return stdlib_documents(160)
 
 
-@pytest.fixture
-def make_corpus() -> Callable[..., Artifact]:
+@pytest.fixture(scope="session")
+def publish() -> Callable[..., Artifact]:
+    """:func:`publish_corpus`, for tests that make corpora of their own."""
     return publish_corpus
 
 

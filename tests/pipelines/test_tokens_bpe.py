@@ -76,7 +76,7 @@ def test_an_unknown_role_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> Non
         AutoTokenizer.from_pretrained(tmp_path).apply_chat_template([{"role": "tool", "content": "x"}], tokenize=False)
 
 
-def test_the_tokenizer_stage_learns_from_the_training_split_only(tmp_path: Path, make_corpus: object) -> None:
+def test_the_tokenizer_stage_learns_from_the_training_split_only(tmp_path: Path, publish: object) -> None:
     from cluster.progress import Progress
     from cluster.stage import execute, identify
     from cluster.store import open_store
@@ -86,7 +86,7 @@ def test_the_tokenizer_stage_learns_from_the_training_split_only(tmp_path: Path,
     row = {"source": "python-docs", "path": "x", "licence": "MIT", "language": "en", "metadata": "{}"}
     rows = [row | {"id": "held out", "text": "zebra " * 50}]
     rows += [row | {"id": f"d{n}", "text": f"letters and words {n} " * 5} for n in range(9)]
-    corpus = make_corpus(store, rows)  # type: ignore[operator]
+    corpus = publish(store, rows)  # type: ignore[operator]
     config = TokenizerConfig(vocab_size=400)
     with Progress().track("tokenizer") as tracker:
         identity = identify(TOKENIZER_STAGE, config, {"corpus": corpus.fingerprint})
@@ -97,7 +97,7 @@ def test_the_tokenizer_stage_learns_from_the_training_split_only(tmp_path: Path,
     assert artifact.counts["training_documents"] == 9
     assert artifact.licences == corpus.licences
 
-    empty = make_corpus(store, rows[:1])  # type: ignore[operator]
+    empty = publish(store, rows[:1])  # type: ignore[operator]
     with Progress().track("tokenizer") as tracker, pytest.raises(UserError, match="no training text"):
         identity = identify(TOKENIZER_STAGE, config, {"corpus": empty.fingerprint})
         execute(TOKENIZER_STAGE, identity, config, {"corpus": empty}, store, tracker)

@@ -1,0 +1,381 @@
+"""The stages on a real Ray: two gloo workers against a plain loop, and runs that lose a worker or their driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+
+from cluster.artifact import Artifact, local_copy, read_json
+from cluster.config import StrictModel
+from cluster.errors import UserError
+from cluster.progress import Progress
+from cluster.stage import Result, Stage, execute, identify
+from cluster.store import Store, open_store
+from pipelines.pretrain import STAGE, PretrainConfig
+from pipelines.tokens.config import TOKENIZER_STAGE, TOKENS_STAGE, TokenizerConfig, TokensConfig
+
+pytestmark = pytest.mark.ray
+
+STEPS = 240
+CONFIG: dict[str, Any] = {
+    "hidden": 64,
+    "layers": 2,
+    "heads": 2,
+    "kv_heads": 1,
+    "intermediate": 96,
+    "steps": STEPS,
+    "batch_sequences": 6,
+    "learning_rate": 3e-3,
+    "validation_sequences": 8,
+    "checkpoint_every_steps": 20,
+    "workers": 2,
+}
+
+
+class Inputs(NamedTuple):
+    """Published inputs of pretraining."""
+
+    store: Store
+    tokens: Artifact
+    tokenizer: Artifact
+    corpus: Artifact
+
+
+def run(stage: Stage, config: StrictModel, inputs: dict[str, Artifact], store: Store) -> Result:
+    identity = identify(stage, config, {role: each.fingerprint for role, each in inputs.items()})
+    with Progress().track(stage.name) as tracker:
+        return execute(stage, identity, config, inputs, store, tracker)
+
+
+@pytest.fixture(scope="module")
+def inputs(training_ray: None, training_store: Store, corpus_rows: list[dict[str, str]], publish: Any) -> Inputs:
+    corpus = publish(training_store, corpus_rows[:60])
+    tokenizer = run(TOKENIZER_STAGE, TokenizerConfig(vocab_size=600), {"corpus": corpus}, training_store).artifact
+    both = {"corpus": corpus, "tokenizer": tokenizer}
+    tokens = run(TOKENS_STAGE, TokensConfig(sequence_length=48), both, training_store).artifact
+    return Inputs(training_store, tokens, tokenizer, corpus)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs: Inputs) -> Artifact:
+    config = PretrainConfig(**CONFIG)
+    return run(STAGE, config, {"tokens": inputs.tokens, "tokenizer": inputs.tokenizer}, inputs.store).artifact
+
+
+def copy_inputs(inputs: Inputs, target: Store) -> None:
+    """The same inputs in another store: the same identity, and none of what was trained from them."""
+    for artifact in (inputs.tokens, inputs.tokenizer, inputs.corpus):
+        for item in inputs.store.files(f"{artifact.id}/"):
+            target.write(item.key, inputs.store.read(item.key))
+
+
+def records(store: Store, artifact: Artifact, kind: str = "train") -> dict[int, float]:
+    lines = store.read(artifact.key("metrics.jsonl")).decode().splitlines()
+    return {each["step"]: each["loss"] for each in map(json.loads, lines) if each["kind"] == kind}
+
+
+def test_encoding_is_the_same_for_any_layout(
+    inputs: Inputs, corpus_rows: list[dict[str, str]], publish: Any, tmp_path: Path
+) -> None:
+    """One file or five, one task or many, another order of the rows: the same bytes."""
+    store = open_store(tmp_path)
+    rows = corpus_rows[:60]
+    shuffled = [rows[n] for n in range(0, 60, 10)]
+    rest = [row for row in reversed(rows) if row not in shuffled]
+    spread = [*rest]
+    for place, row in enumerate(shuffled):
+        spread.insert(place * 10, row)
+    corpus = publish(store, spread, files=5)
+    copy_inputs(inputs, store)
+    both = {"corpus": corpus, "tokenizer": inputs.tokenizer}
+    again = run(TOKENS_STAGE, TokensConfig(sequence_length=48, workers=1), both, store).artifact
+    first = {entry.path: entry.sha256 for entry in inputs.tokens.files if entry.path != "report.html"}
+    second = {entry.path: entry.sha256 for entry in again.files if entry.path != "report.html"}
+    assert first == second
+    assert again.counts == inputs.tokens.counts
+    assert again.metrics == pytest.approx(inputs.tokens.metrics)
+
+
+def test_the_index_says_what_the_files_hold(inputs: Inputs) -> None:
+    index = read_json(inputs.store, inputs.tokens, "train/index.json")
+    assert index["sequence_length"] == 48
+    assert index["tokens"] == inputs.tokens.counts["train_tokens"]
+    assert index["documents"] == 54
+    size = next(entry.size_bytes for entry in inputs.tokens.files if entry.path == "train/tokens.bin")
+    assert size == 2 * (index["blocks"] * 48 + 1)
+    assert index["blocks"] == -(-(index["tokens"] - 1) // 48)
+    # Independent count: what the tokenizer gives for each text, and two marks a document.
+    import pyarrow.parquet as pq
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(inputs.store.read(inputs.tokenizer.key("tokenizer.json")).decode())
+    texts = pq.read_table(local_copy(inputs.store, inputs.corpus) / "train")["text"].to_pylist()
+    assert index["tokens"] == sum(len(tokenizer.encode(text, add_special_tokens=False).ids) + 2 for text in texts)
+
+
+def test_two_workers_give_the_losses_of_one_plain_process(inputs: Inputs, undisturbed: Artifact) -> None:
+    import torch
+    from torch.nn import functional
+
+    from pipelines.models.llama import build_llama
+    from pipelines.tokens.packing import TokenBlocks
+    from pipelines.train.order import sample_indices
+    from pipelines.train.schedule import learning_rate
+
+    config = PretrainConfig(**CONFIG)
+    blocks = TokenBlocks(local_copy(inputs.store, inputs.tokens) / "train")
+    torch.manual_seed(config.seed)
+    model = build_llama(config.shape(), vocab_size=600, max_positions=48, bos_id=0, eos_id=1, pad_id=2)
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.95)
+    )
+    measured = records(inputs.store, undisturbed)
+    for step in range(15):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step, STEPS)
+        read = torch.from_numpy(blocks.read(sample_indices(step * 6, 6, len(blocks), config.seed)))
+        logits = model(input_ids=read[:, :-1]).logits
+        loss = functional.cross_entropy(logits.reshape(-1, 600), read[:, 1:].reshape(-1), ignore_index=2)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        assert measured[step + 1] == pytest.approx(loss.item(), abs=1e-5)
+
+
+def test_the_model_is_whole_and_learned(inputs: Inputs, undisturbed: Artifact) -> None:
+    names = {entry.path for entry in undisturbed.files}
+    assert {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "metrics.jsonl",
+        "report.html",
+    } == names
+    assert sorted(records(inputs.store, undisturbed)) == list(range(1, STEPS + 1))
+    validation = records(inputs.store, undisturbed, "validation")
+    assert sorted(validation) == [0, *range(24, STEPS + 1, 24)]
+    assert undisturbed.metrics["validation.loss"] == validation[STEPS]
+    # Better than knowing only how often each token occurs.
+    assert undisturbed.metrics["validation.loss"] < inputs.tokens.metrics["validation.unigram_loss"] - 0.3
+    assert undisturbed.counts["tokens"] == pytest.approx(STEPS * 6 * 48, rel=0.001)
+    assert undisturbed.licences == inputs.corpus.licences
+    assert not any("resume" in item.key for item in inputs.store.files(f"{undisturbed.id}/"))
+
+
+SCRIPT = """
+import json, sys
+from cluster.artifact import load_artifact
+from cluster.progress import Progress
+from cluster.session import ClusterConfig, connect
+from cluster.stage import execute, identify
+from cluster.store import open_store
+from pipelines.pretrain import STAGE, PretrainConfig
+
+store = open_store(sys.argv[1])
+inputs = {"tokens": load_artifact(store, sys.argv[2]), "tokenizer": load_artifact(store, sys.argv[3])}
+config = PretrainConfig(**json.loads(sys.argv[4]))
+identity = identify(STAGE, config, {role: each.fingerprint for role, each in inputs.items()})
+with connect(ClusterConfig()), Progress().track("pretrain") as tracker:
+    artifact = execute(STAGE, identity, config, inputs, store, tracker).artifact
+print(artifact.id)
+"""
+
+
+@contextmanager
+def driver(store: Store, inputs: Inputs, config: dict[str, Any], log: Path) -> Iterator[psutil.Popen]:
+    """A process of its own that runs the stage; it and everything it started are gone at the end."""
+    command = [sys.executable, "-c", SCRIPT, store.url, inputs.tokens.id, inputs.tokenizer.id, json.dumps(config)]
+    with log.open("w") as output:
+        process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        yield process
+    finally:
+        group = [each for each in psutil.process_iter(["pid"]) if session_of(each.pid) == process.pid]
+        for each in group:
+            try:
+                each.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs([process, *group], timeout=10)
+
+
+def session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
+        return None
+
+
+def journal_lines(store: Store) -> list[dict[str, Any]]:
+    root = Path(store.url)
+    lines = [
+        line
+        for path in sorted(root.glob("Model/*/*/resume/train/journal/*.jsonl"), key=lambda path: path.stat().st_mtime)
+        for line in path.read_text().split("\n")[:-1]
+    ]
+    return [json.loads(line) for line in lines if line]
+
+
+def wait_for_step(process: psutil.Popen, store: Store, step: int, log: Path) -> None:
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit:
+        if any(each["kind"] == "train" and each["step"] >= step for each in journal_lines(store)):
+            return
+        assert process.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.02)
+    pytest.fail(f"step {step} was never reached\n{log.read_text()[-3000:]}")
+
+
+def workers_of(process: psutil.Popen) -> list[psutil.Process]:
+    found = []
+    for each in psutil.process_iter(["pid", "cmdline"]):
+        if session_of(each.pid) == process.pid and "RayTrainWorker" in " ".join(each.info["cmdline"] or []):
+            found.append(each)
+    return found
+
+
+def artifact_of(store: Store) -> Artifact:
+    from cluster.artifact import list_artifacts
+
+    (artifact,) = list_artifacts(store, "Model")
+    return artifact
+
+
+def assert_same_run(store: Store, artifact: Artifact, reference_store: Store, reference: Artifact) -> None:
+    for kind in ("train", "validation"):
+        assert records(store, artifact, kind) == pytest.approx(records(reference_store, reference, kind), abs=1e-6)
+    weights = [
+        next(entry.sha256 for entry in each.files if entry.path == "model.safetensors")
+        for each in (artifact, reference)
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_a_killed_worker_and_then_a_killed_driver_change_nothing(
+    inputs: Inputs, undisturbed: Artifact, tmp_path: Path
+) -> None:
+    store = open_store(tmp_path / "store")
+    copy_inputs(inputs, store)
+    with driver(store, inputs, CONFIG, tmp_path / "first.log") as process:
+        wait_for_step(process, store, 45, tmp_path / "first.log")
+        victims = workers_of(process)
+        assert len(victims) == 2
+        victims[1].kill()
+        wait_for_restart(process, store, tmp_path / "first.log")
+        wait_for_step(process, store, 130, tmp_path / "first.log")
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=10)
+    assert list_models(store) == []
+    with driver(store, inputs, CONFIG | {"workers": 2}, tmp_path / "second.log") as process:
+        assert process.wait(timeout=240) == 0, (tmp_path / "second.log").read_text()[-3000:]
+    assert "continues at step" in (tmp_path / "second.log").read_text()
+    artifact = artifact_of(store)
+    assert_same_run(store, artifact, inputs.store, undisturbed)
+    starts = [
+        json.loads(line)["step"]
+        for line in store.read(artifact.key("metrics.jsonl")).decode().splitlines()
+        if json.loads(line)["kind"] == "start"
+    ]
+    assert len(starts) == 3
+    assert 0 < starts[1] < starts[2] < STEPS
+    # The killed try's own leftovers stay until its lease has run out.
+    assert not any("resume" in item.key for item in store.files(f"{artifact.data_prefix}/"))
+
+
+def wait_for_restart(process: psutil.Popen, store: Store, log: Path) -> None:
+    limit = time.monotonic() + 120
+    while sum(each["kind"] == "start" for each in journal_lines(store)) < 2:
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < limit, log.read_text()[-3000:]
+        time.sleep(0.05)
+
+
+def list_models(store: Store) -> list[Artifact]:
+    from cluster.artifact import list_artifacts
+
+    return list_artifacts(store, "Model")
+
+
+def test_a_checkpoint_goes_on_with_another_number_of_workers(
+    inputs: Inputs, undisturbed: Artifact, tmp_path: Path
+) -> None:
+    """Ctrl-C with two workers, on with one: the losses stay, to rounding."""
+    store = open_store(tmp_path / "store")
+    copy_inputs(inputs, store)
+    with driver(store, inputs, CONFIG, tmp_path / "first.log") as process:
+        wait_for_step(process, store, 100, tmp_path / "first.log")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) != 0
+        left = [each for each in psutil.process_iter(["pid"]) if session_of(each.pid) == process.pid]
+        assert [each for each in left if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
+    config = PretrainConfig(**(CONFIG | {"workers": 1}))
+    artifact = run(STAGE, config, {"tokens": inputs.tokens, "tokenizer": inputs.tokenizer}, store).artifact
+    assert artifact.id == undisturbed.id
+    assert records(store, artifact) == pytest.approx(records(inputs.store, undisturbed), abs=1e-4)
+
+
+def test_a_diverging_run_ends_with_the_users_error(inputs: Inputs) -> None:
+    config = PretrainConfig(**(CONFIG | {"learning_rate": 1e30, "steps": 20, "gradient_clip": 1e30}))
+    with pytest.raises(UserError, match=r"the loss became (nan|inf) at step") as raised:
+        run(STAGE, config, {"tokens": inputs.tokens, "tokenizer": inputs.tokenizer}, inputs.store)
+    assert "learning_rate" in raised.value.next_step
+
+
+def test_more_workers_than_the_cluster_has_are_refused_at_once(inputs: Inputs) -> None:
+    config = PretrainConfig(**(CONFIG | {"workers": 100, "batch_sequences": 100}))
+    with pytest.raises(UserError, match=r"100 workers need 100 CPUs, the cluster has \d+"):
+        run(STAGE, config, {"tokens": inputs.tokens, "tokenizer": inputs.tokenizer}, inputs.store)
+    config = PretrainConfig(**(CONFIG | {"gpus_per_worker": 1}))
+    with pytest.raises(UserError, match=r"set pretrain\.gpus_per_worker: 0"):
+        run(STAGE, config, {"tokens": inputs.tokens, "tokenizer": inputs.tokenizer}, inputs.store)
+
+
+def test_bad_combinations_of_inputs(inputs: Inputs) -> None:
+    config = PretrainConfig(**(CONFIG | {"max_positions": 32}))
+    with pytest.raises(UserError, match="max_positions 32 is shorter than the tokens' blocks of 48"):
+        run(STAGE, config, {"tokens": inputs.tokens, "tokenizer": inputs.tokenizer}, inputs.store)
+    other = inputs.tokenizer.model_copy(update={"fingerprint": "f" * 64})
+    with pytest.raises(UserError, match="made with another tokenizer"):
+        run(STAGE, PretrainConfig(**CONFIG), {"tokens": inputs.tokens, "tokenizer": other}, inputs.store)
+
+
+def test_finetuning_gives_an_adapter_that_answers_better(inputs: Inputs, undisturbed: Artifact) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from pipelines.finetune import STAGE as FINETUNE
+    from pipelines.finetune import FinetuneConfig
+
+    config = FinetuneConfig(steps=60, batch_sequences=8, sequence_length=48, checkpoint_every_steps=20)
+    both = {"model": undisturbed, "corpus": inputs.corpus}
+    artifact = run(FINETUNE, config, both, inputs.store).artifact
+    names = {entry.path for entry in artifact.files}
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer_config.json", "pairs/train.jsonl"} <= names
+    assert artifact.metrics["validation.loss"] < artifact.metrics["validation.loss_before"] - 0.2
+    settings = read_json(inputs.store, artifact, "adapter_config.json")
+    assert settings["base_model_name_or_path"] == undisturbed.id
+    base = AutoModelForCausalLM.from_pretrained(local_copy(inputs.store, undisturbed))
+    with torch.no_grad():
+        probe = torch.arange(20)[None]
+        before = base(probe).logits
+        after = PeftModel.from_pretrained(base, local_copy(inputs.store, artifact))(probe).logits
+    assert not torch.allclose(before, after, atol=1e-3)
+    text = inputs.store.read(artifact.key("report.html")).decode()
+    assert "Held-out questions" in text
