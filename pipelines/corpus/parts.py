@@ -48,7 +48,7 @@ def map_parts(
         functools.partial(_apply, function),
         batch_size=None,
         batch_format="pyarrow",
-        compute=TaskPoolStrategy(size=workers or default_workers()),
+        compute=TaskPoolStrategy(size=min(workers or default_workers(), len(rows))),
     )
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

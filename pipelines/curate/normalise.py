@@ -20,21 +20,20 @@ def normalise(text: str) -> str:
 
     Mojibake is undone with ftfy (Speer 2019); ASCII text cannot have any and skips that.
     """
-    if not text.isascii():
-        text = _settle(text)
+    for _ in range(_MOST_ROUNDS):
+        cleaned = _clean(text)
+        if cleaned == text or cleaned.isascii():
+            return cleaned
+        text = cleaned  # a repair, or a line that is gone, can make room for another repair
+    return text
+
+
+def _clean(text: str) -> str:
     text = _REMOVED.sub("", _LINE_ENDS.sub("\n", text))
+    if not text.isascii():
+        import ftfy
+
+        text = unicodedata.normalize("NFC", ftfy.fix_encoding(_SPACES.sub(" ", text)))
+        text = _SPACES.sub(" ", _REMOVED.sub("", _LINE_ENDS.sub("\n", text)))
     text = _BLANK_LINES.sub("\n\n", _TRAILING.sub("", text)).strip("\n")
     return text + "\n" if text.strip() else ""
-
-
-def _settle(text: str) -> str:
-    """Repair and normalise until nothing changes: a repair can make room for another."""
-    import ftfy
-
-    for _ in range(_MOST_ROUNDS):
-        cleaned = _SPACES.sub(" ", _REMOVED.sub("", _LINE_ENDS.sub("\n", text)))
-        repaired = unicodedata.normalize("NFC", ftfy.fix_encoding(cleaned))
-        if repaired == text:
-            break
-        text = repaired
-    return text

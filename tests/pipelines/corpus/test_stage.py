@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from cluster.artifact import Artifact, verify_artifact
 from cluster.errors import UserError
 from cluster.store import Store
+from pipelines.corpus import stage
 from pipelines.corpus.documents import Item
 from pipelines.corpus.stage import plan_parts
 
@@ -57,13 +59,23 @@ def test_ids_do_not_depend_on_the_place(tmp_path: Path, run_corpus: RunCorpus) -
     assert ids[0] == ids[1]
 
 
-def test_a_cap_keeps_a_beginning_of_the_same_order(tmp_path: Path, run_corpus: RunCorpus) -> None:
+@pytest.mark.parametrize("cap", [1, 400, 1234, 5000, 100_000])
+def test_a_cap_keeps_the_longest_fitting_beginning(
+    tmp_path: Path, run_corpus: RunCorpus, monkeypatch: pytest.MonkeyPatch, cap: int
+) -> None:
+    monkeypatch.setattr(stage, "SMALLEST_PART_BYTES", 200)  # so that the cap falls into one part of many
     for index in range(40):
-        (tmp_path / f"{index}.txt").write_text("x" * 100)
+        (tmp_path / f"{index}.txt").write_text("x" * (1 + 97 * index % 300))
     _, everything = run_corpus({"kind": "text", "path": str(tmp_path)})
-    made, some = run_corpus({"kind": "text", "path": str(tmp_path), "max_bytes": 1234})
-    assert some == everything[:12]
-    assert made.counts["bytes"] == 1200
+    sizes = list(accumulate(len(row["text"]) for row in everything))
+    fitting = sum(size <= cap for size in sizes)
+    if fitting == 0:
+        with pytest.raises(UserError, match="the corpus is empty"):
+            run_corpus({"kind": "text", "path": str(tmp_path), "max_bytes": cap})
+        return
+    made, some = run_corpus({"kind": "text", "path": str(tmp_path), "max_bytes": cap})
+    assert some == everything[:fitting]
+    assert made.counts["bytes"] == sizes[fitting - 1]
 
 
 def test_python_docs_has_every_kind_under_a_small_cap(run_corpus: RunCorpus) -> None:

@@ -38,6 +38,7 @@ ODD = st.text(alphabet=st.sampled_from("aÃ¶â€™\u0301\u200b\u00ad \t\n\r\x
 
 @given(st.one_of(st.text(), ODD))
 @example("\u00a0\u200b\u0301")
+@example("\rÂ 0")
 @example("Ã\u00ad¶")
 def test_idempotent_clean_and_composed(text: str) -> None:
     once = normalise(text)

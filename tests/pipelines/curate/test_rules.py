@@ -100,6 +100,7 @@ def test_gopher_repetition(text: str, reason: str | None) -> None:
     assert judge_repetition(Words(text), REPETITION) == reason
 
 
+@pytest.mark.anchor
 def test_real_prose_passes_every_rule(anchors: Path) -> None:
     text = (anchors / "corpora" / "speeches" / "1861-Lincoln.txt").read_text(encoding="utf-8")
     assert identify_language(text)[0] == "en"
