@@ -111,7 +111,7 @@ class EngineSpec:
             kept |= {
                 "OMP_NUM_THREADS": str(max(1, int(self.config.cpus))),
                 "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-                # The sampler alone is compiled even under --enforce-eager: 16 s in the first request, and a C++ compiler.
+                # Even under --enforce-eager the sampler is compiled, at the first request: 16 s, and a C++ compiler.
                 "TORCH_COMPILE_DISABLE": "1",
                 "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # what lets the "uni" executor stand on a CPU
             }

@@ -1,0 +1,316 @@
+"""The gateway over real connections, with engines that do no inference: bytes, headers, errors, retries, weights."""
+
+import asyncio
+import importlib.util
+import json
+import socket
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from serving.assignment import Allocation
+from serving.gateway import MAX_BODY_BYTES, Gateway
+from serving.routes import RouteTable
+
+_spec = importlib.util.spec_from_file_location("fake_engine", Path(__file__).with_name("fake_engine.py"))
+fake_engine = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(fake_engine)
+
+KEY = "engine-key"
+COMPLETION = {"model": "demo", "prompt": "hello", "user": "u1"}
+
+
+class Setup:
+    """A gateway in front of fake engines; ``base`` has the first two, ``tuned`` the third."""
+
+    def __init__(self):
+        self.gateway = Gateway()
+        self.engines, self.runners, self.addresses = [], [], []
+        self.url, self.session = "", None
+
+    async def start(self, weights):
+        for index, name in enumerate(("base-0", "base-1", "tuned-0")):
+            engine = fake_engine.FakeEngine(name, KEY)
+            engine.on_death = lambda index=index: asyncio.ensure_future(self.runners[index].cleanup())
+            self.engines.append(engine)
+            self.addresses.append(await self._listen(engine.application()))
+        self.url = await self._listen(self.gateway.application())
+        self.table = RouteTable(
+            model="demo",
+            experiment="demo",
+            allocation=Allocation.first(weights),
+            addresses={"base": tuple(self.addresses[:2]), "tuned": (self.addresses[2],)},
+            key=KEY,
+            serial=1,
+            created=1,
+        )
+        self.gateway.update(self.table)
+        self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+
+    async def _listen(self, app):
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.runners.append(runner)
+        return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+    def push(self, **changes):
+        self.table = replace(self.table, serial=self.table.serial + 1, **changes)
+        self.gateway.update(self.table)
+
+    async def post(self, body, path="/v1/completions", headers=None):
+        data = body if isinstance(body, (bytes, str)) else json.dumps(body)
+        async with self.session.post(self.url + path, data=data, headers=headers or {}) as reply:
+            return reply.status, reply.headers, await reply.read()
+
+    async def get(self, path):
+        async with self.session.get(self.url + path) as reply:
+            return reply.status, await reply.read()
+
+    async def close(self):
+        await self.session.close()
+        for runner in reversed(self.runners):
+            await runner.cleanup()
+
+
+def scenario(weights):
+    """Run an async test inside a fresh setup."""
+
+    @asynccontextmanager
+    async def ready():
+        setup = Setup()
+        await setup.start(weights)
+        try:
+            yield setup
+        finally:
+            await setup.close()
+
+    def wrap(test):
+        def run():
+            async def inside():
+                async with ready() as setup:
+                    await test(setup)
+
+            asyncio.run(inside())
+
+        run.__name__, run.__doc__ = test.__name__, test.__doc__
+        return run
+
+    return wrap
+
+
+BASE_ONLY = {"base": 1, "tuned": 0}
+
+
+@scenario(BASE_ONLY)
+async def test_the_engine_gets_its_own_model_name_and_the_rest_untouched(setup):
+    body = {**COMPLETION, "session": "s", "temperature": 0.5, "stop": ["é", "\u2028"], "extra": {"deep": [1, None]}}
+    status, headers, raw = await setup.post(body, headers={"X-Request-Id": "my-id.1", "Authorization": "Bearer mine"})
+    assert status == 200
+    assert json.loads(raw)["model"] == "base"
+    assert headers["X-Request-Id"] == "my-id.1"
+    assert headers["X-Raymill-Variant"] == "base"
+    assert headers["X-Raymill-Assignment"] == "sticky"
+    (got,) = [request for engine in setup.engines for request in engine.requests]
+    expected = {**body, "model": "base"}
+    del expected["session"]
+    assert got == expected
+
+
+@scenario(BASE_ONLY)
+async def test_a_stream_passes_piece_by_piece_as_the_engine_sends_it(setup):
+    for engine in setup.engines:
+        engine.go_on = asyncio.Event()
+    body = {**COMPLETION, "prompt": "step", "stream": True}
+    async with setup.session.post(setup.url + "/v1/completions", json=body) as reply:
+        assert reply.content_type == "text/event-stream"
+        assert reply.headers["X-Raymill-Variant"] == "base"
+        busy = next(engine for engine in setup.engines if engine.requests)
+        for index in range(fake_engine.PIECES):
+            # The engine waits: only what it has sent can be here, and it must be here.
+            piece = await asyncio.wait_for(reply.content.readany(), 5)
+            assert piece.startswith(b"data: {") and piece.endswith(b"\n\n") and f'"{index} "'.encode() in piece
+            busy.go_on.set()
+        rest = await reply.content.read()
+    assert rest == b"data: [DONE]\n\n"
+
+
+@scenario({"base": 50, "tuned": 50})
+async def test_the_key_comes_from_the_header_then_the_body_and_without_one_the_request_is_flagged(setup):
+    expected = {key: setup.table.allocation.assign("demo", key).variant for key in ("u1", "u2", "u3", "u4", "u5")}
+    assert set(expected.values()) == {"base", "tuned"}
+    for key, variant in expected.items():
+        other = "u1" if expected["u1"] != variant else next(k for k in expected if expected[k] != variant)
+        for body, headers in [
+            ({"user": key}, {}),
+            ({"session": key}, {}),
+            ({"user": other}, {"X-User-Id": key}),
+            ({}, {"X-Session-Id": key}),
+        ]:
+            for _ in range(2):
+                _, answer, _ = await setup.post({"prompt": "x", **body}, headers=headers)
+                assert (answer["X-Raymill-Variant"], answer["X-Raymill-Assignment"]) == (variant, "sticky")
+    _, answer, _ = await setup.post({"prompt": "x"})
+    assert answer["X-Raymill-Assignment"] == "random"
+
+
+@scenario(BASE_ONLY)
+async def test_errors_have_openais_shape(setup):
+    async def problem(status, body, path="/v1/completions", headers=None):
+        got, answer_headers, raw = await setup.post(body, path, headers)
+        error = json.loads(raw)["error"]
+        assert got == status, raw
+        assert set(error) == {"message", "type", "param", "code"}
+        assert answer_headers["Content-Type"].startswith("application/json")
+        return error
+
+    assert (await problem(400, b"{not json"))["code"] == "invalid_json"
+    assert (await problem(400, b"[1]"))["code"] == "invalid_json"
+    assert (await problem(400, b"\xff\xfe"))["code"] == "invalid_json"
+    assert (await problem(400, b"[" * 200_000))["code"] == "invalid_json"
+    assert (await problem(404, {"model": "gpt-9", "prompt": "x"}))["code"] == "model_not_found"
+    assert (await problem(400, {"user": "u" * 1000, "prompt": "x"}))["param"] == "user"
+    assert (await problem(404, {}, "/v1/nothing"))["code"] == "not_found"
+    assert (await problem(413, b"x" * (MAX_BODY_BYTES + 1)))["code"] == "request_too_large"
+    await problem(405, {}, "/v1/models")
+    # An engine's own errors come through as they are.
+    status, _, raw = await setup.post({"prompt": "fail", "user": "u"})
+    assert (status, json.loads(raw)["error"]["message"]) == (500, "engine trouble")
+    # A header that would split the answer's headers is replaced.
+    _, headers, _ = await setup.post(COMPLETION, headers={"X-Request-Id": "a b; c"})
+    assert headers["X-Request-Id"] != "a b; c" and len(headers["X-Request-Id"]) == 32
+
+
+@scenario(BASE_ONLY)
+async def test_an_engine_that_is_gone_is_replaced_by_another_and_leaves_the_rotation_at_once(setup):
+    await setup.runners[0].cleanup()
+    statuses = [(await setup.post({**COMPLETION, "user": f"u{i}"}))[0] for i in range(10)]
+    assert statuses == [200] * 10
+    assert setup.gateway.pool.ejected == {setup.addresses[0]}
+    _, page = await setup.get("/metrics")
+    assert b'raymill_request_retries_total{variant="base"} 1\n' in page
+
+
+@scenario({"base": 0, "tuned": 1})
+async def test_without_another_engine_the_answer_is_a_clean_503(setup):
+    status, headers, raw = await setup.post({**COMPLETION, "prompt": "die"})
+    assert status == 503
+    assert json.loads(raw)["error"]["code"] == "service_unavailable"
+    assert headers["Retry-After"] == "1"
+    assert headers["X-Raymill-Variant"] == "tuned"
+    status, raw = await setup.get("/ready")
+    assert status == 503 and b"tuned" in raw
+    assert (await setup.get("/health"))[0] == 200
+
+
+@scenario(BASE_ONLY)
+async def test_an_engine_that_dies_before_its_first_byte_is_retried_once_for_streams_too(setup):
+    status, _, _ = await setup.post({**COMPLETION, "prompt": "die", "stream": True})
+    assert status == 503  # both died of it: tried twice, not for ever
+    assert [len(engine.requests) for engine in setup.engines] == [1, 1, 0]
+
+
+@scenario(BASE_ONLY)
+async def test_an_engine_that_reports_trouble_is_tried_elsewhere(setup):
+    async def healthy(request):
+        return web.json_response({"choices": []})
+
+    app = web.Application()
+    app.router.add_post("/v1/completions", healthy)
+    other = await setup._listen(app)
+    setup.push(addresses={"base": (setup.addresses[0], other)})
+    statuses = [(await setup.post({**COMPLETION, "prompt": "fail"}))[0] for _ in range(6)]
+    assert statuses == [200] * 6
+
+
+@scenario(BASE_ONLY)
+async def test_a_stream_that_breaks_ends_with_an_error_event(setup):
+    status, _, raw = await setup.post({**COMPLETION, "prompt": "die-midway", "stream": True})
+    events = [event for event in raw.split(b"\n\n") if event]
+    assert status == 200
+    assert json.loads(events[-1].removeprefix(b"data: "))["error"]["code"] == "stream_interrupted"
+    assert len(events) == 3 and b"[DONE]" not in raw
+
+
+@scenario(BASE_ONLY)
+async def test_an_ejected_engine_that_answers_again_is_used_again(setup):
+    setup.gateway.pool.eject(setup.addresses[0])
+    for _ in range(100):
+        if not setup.gateway.pool.ejected:
+            break
+        await asyncio.sleep(0.05)
+    assert not setup.gateway.pool.ejected
+
+
+@scenario(BASE_ONLY)
+async def test_a_client_that_leaves_cancels_the_engines_work_and_ejects_nobody(setup):
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(setup.post({**COMPLETION, "prompt": "slow"}), 0.2)
+    for _ in range(100):
+        if sum(engine.cancelled for engine in setup.engines):
+            break
+        await asyncio.sleep(0.02)
+    assert sum(engine.cancelled for engine in setup.engines) == 1
+    assert not setup.gateway.pool.ejected
+
+
+@scenario(BASE_ONLY)
+async def test_weights_change_under_load_without_a_failed_request(setup):
+    results = []
+
+    async def client(index):
+        for turn in range(40):
+            stream = turn % 2 == 0
+            status, headers, raw = await setup.post({"prompt": "x", "user": f"u{index}", "stream": stream})
+            whole = raw.endswith(b"data: [DONE]\n\n") if stream else b"choices" in raw
+            results.append((status, whole, headers["X-Raymill-Variant"]))
+
+    async def change():
+        for weights in [{"base": 1, "tuned": 1}, {"base": 1, "tuned": 9}, {"base": 0, "tuned": 1}]:
+            await asyncio.sleep(0.05)
+            setup.push(allocation=setup.table.allocation.reweighted(weights))
+
+    await asyncio.gather(change(), *(client(index) for index in range(8)))
+    assert [result for result in results if result[:2] != (200, True)] == []
+    assert set(Counter(variant for *_, variant in results)) == {"base", "tuned"}
+    _, headers, _ = await setup.post(COMPLETION)
+    assert headers["X-Raymill-Variant"] == "tuned"
+
+
+@scenario(BASE_ONLY)
+async def test_an_older_table_that_arrives_late_is_ignored(setup):
+    setup.gateway.update(replace(setup.table, serial=0, model="old"))
+    assert setup.gateway.routes.model == "demo"
+
+
+@scenario(BASE_ONLY)
+async def test_models_lists_the_public_name(setup):
+    status, raw = await setup.get("/v1/models")
+    assert status == 200
+    assert [each["id"] for each in json.loads(raw)["data"]] == ["demo"]
+    assert (await setup.get("/v1/models/demo"))[0] == 200
+    assert (await setup.get("/v1/models/nope"))[0] == 404
+
+
+def test_before_it_is_told_anything_the_gateway_says_that_it_starts():
+    async def inside():
+        runner = web.AppRunner(Gateway().application())
+        await runner.setup()
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            await web.SockSite(runner, sock).start()
+            url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+            async with aiohttp.ClientSession() as session:
+                for path in ("/ready", "/v1/models"):
+                    async with session.get(url + path) as reply:
+                        assert reply.status == 503
+                async with session.post(url + "/v1/completions", json=COMPLETION) as reply:
+                    assert reply.status == 503
+            await runner.cleanup()
+
+    asyncio.run(inside())
