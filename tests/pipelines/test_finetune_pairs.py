@@ -148,3 +148,7 @@ def test_identity_is_the_files_content_and_not_its_place(tmp_path: Path) -> None
 def test_mistakes_in_the_recipe(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         validate(FinetuneConfig, parse_document(text, "recipe.yaml"))
+
+
+def test_a_module_that_documents_nothing_gives_no_pairs() -> None:
+    assert list(docstring_pairs("# json.scanner\n\nJSON token scanner, with no function of its own to explain.\n")) == []
