@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -64,7 +65,8 @@ def report(by_source: Mapping[str, Sequence[PartSummary]], store: Store, output:
 
 
 def _histogram(sizes: Sequence[int]) -> dict[str, float]:
-    labels = [f"under {limit:,}" for limit in SIZE_LIMITS] + [f"{SIZE_LIMITS[-1]:,} and more"]
+    between = [f"{low:,} to {high:,}" for low, high in itertools.pairwise(SIZE_LIMITS)]
+    labels = [f"under {SIZE_LIMITS[0]:,}", *between, f"{SIZE_LIMITS[-1]:,} and more"]
     counts = [0.0] * len(labels)
     for size in sizes:
         counts[sum(size >= limit for limit in SIZE_LIMITS)] += 1

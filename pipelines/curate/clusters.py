@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +62,12 @@ def find_duplicates(candidates: Sequence[Candidate], *, exact: bool, near: bool)
     return {
         ordered[index].id: Duplicate(reason, ordered[keeper[keeper[index]]].id) for index, reason in reasons.items()
     }
+
+
+def largest_clusters(duplicates: Mapping[str, Duplicate], count: int) -> dict[str, int]:
+    """The kept documents that stand for most others, with how many: most first, then by id."""
+    sizes = Counter(each.duplicate_of for each in duplicates.values())
+    return dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:count])
 
 
 def connected(keys: npt.NDArray[np.uint64], count: int) -> list[int]:

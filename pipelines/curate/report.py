@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from cluster.report import Page
-from pipelines.curate.clusters import Duplicate
+from pipelines.curate.clusters import Duplicate, largest_clusters
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.funnel import Funnel
 from pipelines.curate.minhash import meeting_probability
@@ -38,7 +37,8 @@ def report(
     page.heading("Funnel")
     _funnel(page, funnel)
     page.heading("Duplicates")
-    _duplicates(page, config, funnel, tagged, duplicates)
+    names = {each: path for summary in written for each, path in summary.names.items()}
+    _duplicates(page, config, tagged, duplicates, names)
     page.heading("Redacted in the kept documents")
     page.table([{"type": kind, "placeholders": count} for kind, count in sorted(funnel.redacted.items())])
     for field in ("source", "kind", "licence"):
@@ -67,9 +67,9 @@ def _funnel(page: Page, funnel: Funnel) -> None:
 def _duplicates(
     page: Page,
     config: CurateConfig,
-    funnel: Funnel,
     tagged: Sequence[TagSummary],
     duplicates: Mapping[str, Duplicate],
+    names: Mapping[str, str],
 ) -> None:
     lengths = {each.id: each.length for summary in tagged for each in summary.candidates}
     judged, removed = sum(lengths.values()), sum(lengths[each] for each in duplicates)
@@ -87,9 +87,12 @@ def _duplicates(
             f"of words: two documents of Jaccard similarity {half:.2f} are found about half of the time."
         )
         page.line_chart("Chance of being found", {"found": curve}, "Jaccard similarity", "probability")
-    largest = Counter(each.duplicate_of for each in duplicates.values()).most_common()
-    rows = sorted(((-count, keeper) for keeper, count in largest))[:LARGEST_CLUSTERS]
-    page.table([{"kept document": keeper, "duplicates removed": -count} for count, keeper in rows])
+    page.table(
+        [
+            {"kept document": names[keeper], "id": keeper, "duplicates removed": count}
+            for keeper, count in largest_clusters(duplicates, LARGEST_CLUSTERS).items()
+        ]
+    )
 
 
 def _samples(found: Sequence[Mapping[str, Sequence[Sample]]]) -> dict[str, list[Sample]]:

@@ -13,11 +13,11 @@ from cluster.artifact import Artifact
 from cluster.errors import InternalError, UserError
 from cluster.stage import Outcome, StageContext
 from pipelines.corpus.parts import map_parts
-from pipelines.curate.clusters import Duplicate, find_duplicates
+from pipelines.curate.clusters import Duplicate, find_duplicates, largest_clusters
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.funnel import Funnel
 from pipelines.curate.language import check_languages
-from pipelines.curate.report import report
+from pipelines.curate.report import LARGEST_CLUSTERS, report
 from pipelines.curate.split import split
 from pipelines.curate.tag import TagPart, TagSummary, tag_part
 from pipelines.curate.write import WritePart, WriteSummary, write_part
@@ -101,12 +101,14 @@ def _write(
 ) -> list[WriteSummary]:
     kept = [each for summary in tagged for each in summary.candidates if each.id not in duplicates]
     decisions: dict[str, str | Duplicate] = {**split(kept, config.validation_fraction), **duplicates}
+    named = frozenset(largest_clusters(duplicates, LARGEST_CLUSTERS))
     parts = [
         WritePart(
             summary.number,
             context.output.resume_key(f"tagged/{summary.number:05d}.parquet"),
             {each.id: decisions[each.id] for each in summary.candidates},
             tuple(summary.dropped),
+            named,
         )
         for summary in tagged
     ]

@@ -29,12 +29,14 @@ class WritePart:
     Attributes:
         decisions: id -> the split it goes to, or the duplicate that it is, for every survivor of the rules.
         dropped: id, source and reason of the documents that a rule dropped.
+        named: ids whose paths the report wants to show.
     """
 
     number: int
     tagged_key: str
     decisions: Mapping[str, str | Duplicate]
     dropped: tuple[tuple[str, str, str], ...]
+    named: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -47,6 +49,7 @@ class WriteSummary:
     redacted: Counter[str] = field(default_factory=Counter)
     after: Tally = field(default_factory=Tally)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
 
 
 def write_part(part: WritePart, *, store: Store, prefix: str) -> WriteSummary:
@@ -74,6 +77,8 @@ def write_part(part: WritePart, *, store: Store, prefix: str) -> WriteSummary:
                 samples.append(Sample(row["id"], label, row["text"][:SAMPLE_CHARACTERS]))
             continue
         kept[decision].append(row)
+        if row["id"] in part.named:
+            summary.names[row["id"]] = row["path"]
         summary.after.add(row)
         for kind in PLACEHOLDERS:
             summary.redacted[kind] += row.pop(f"redacted_{kind}")
