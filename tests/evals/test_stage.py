@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 
 from cluster.artifact import Artifact
-from cluster.errors import UserError, find_raymill_error
+from cluster.errors import InfraError, UserError, find_raymill_error
 from cluster.progress import Progress
 from cluster.stage import execute, identify
 from cluster.store import Store
 from evals.config import STAGE, EvalsConfig
 from evals.official import official_tasks, task_files
+from evals.pool import scorers
+from evals.scorer import Group, ModelSource
 
 from .conftest import publish, write_adapter, write_benchmarks, write_corpus, write_model
 
@@ -209,7 +211,7 @@ def test_held_out_perplexity_equals_one_computed_token_by_token(
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = write_model(tmp_path / "short", context=48, seed=3)
+    folder = write_model(tmp_path / "short", context=24, seed=3)
     artifact = publish(evals_store, "Model", "short", folder)
     corpus = publish(evals_store, "Corpus", "curate", write_corpus(tmp_path / "corpus", files=2))
     config = EvalsConfig(benchmarks=str(questions), suites=("arc_easy",), limit=1, heldout_tokens=300)
@@ -226,10 +228,10 @@ def test_held_out_perplexity_equals_one_computed_token_by_token(
         documents.append(tokenizer.encode(texts[len(documents)]))
     count = sum(map(len, documents))
     assert (results["tokens"], results["documents"]) == (count, len(documents))
-    assert any(len(tokens) > 48 for tokens in documents)
+    assert any(len(tokens) > 3 * 24 for tokens in documents)  # first, middle and last windows
 
     loaded = AutoModelForCausalLM.from_pretrained(folder).eval()
-    nll = sum(brute_force_nll(loaded, tokens, tokenizer.bos_token_id, 48) for tokens in documents)
+    nll = sum(brute_force_nll(loaded, tokens, tokenizer.bos_token_id, 24) for tokens in documents)
     text_bytes = len("".join(texts[: len(documents)]).encode())
     assert results["perplexity"] == pytest.approx(math.exp(nll / count), rel=1e-5)
     assert results["bits_per_byte"] == pytest.approx(nll / math.log(2) / text_bytes, rel=1e-5)
@@ -260,6 +262,17 @@ def test_a_folder_that_is_no_model_is_refused(
     error = find_raymill_error(caught.value)
     assert isinstance(error, UserError)
     assert "cannot be loaded" in error.what
+
+
+def test_a_worker_that_dies_is_an_infrastructure_error(ray_session: None, evals_store: Store, model: Artifact) -> None:
+    import ray
+
+    with scorers(ModelSource(evals_store, model), 1) as pool:
+        batch = [Group([2, 3], [[4]])]
+        assert len(pool.score([batch], lambda _: None)) == 1
+        ray.kill(pool._actors[0])
+        with pytest.raises(InfraError, match="an evaluation worker died"):
+            pool.score([batch], lambda _: None)
 
 
 GUARD = """

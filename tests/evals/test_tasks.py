@@ -1,0 +1,85 @@
+"""The official tasks on our rows: what the overlay says, and that the shortcuts change nothing and are undone."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from evals.benchmarks import open_benchmarks
+from evals.config import EvalsConfig
+from evals.official import HUB_REVISIONS, official_tasks
+from evals.offline import offline
+from evals.tasks import load_tasks, quick_and_quiet, write_overlay
+
+from .conftest import write_benchmarks
+
+
+def test_official_tasks_are_61_and_say_what_they_read() -> None:
+    tasks = {task.name: task for task in official_tasks(EvalsConfig().suites)}
+    assert len(tasks) == 61
+    assert sum(task.suite == "mmlu" for task in tasks.values()) == 57
+    assert tasks["arc_challenge"].dataset == "allenai/ai2_arc"
+    assert tasks["arc_challenge"].config == "ARC-Challenge"
+    assert tasks["arc_challenge"].splits == ("test", "train")
+    assert tasks["mmlu_anatomy"].splits == ("test", "dev")
+    assert tasks["truthfulqa_mc2"].splits == ("validation",)
+    assert {task.dataset for task in tasks.values()} == set(HUB_REVISIONS)
+
+
+def test_from_the_hub_only_the_revision_is_added(tmp_path: Path) -> None:
+    config = EvalsConfig(benchmarks="hub", suites=("arc_easy", "mmlu"))
+    write_overlay(tmp_path, open_benchmarks(config), config.suites)
+    easy = (tmp_path / "arc_easy-arc_easy.yaml").read_text()
+    assert f"revision: {HUB_REVISIONS['allenai/ai2_arc']}" in easy
+    assert "custom_dataset" not in easy
+    assert len((tmp_path / "mmlu-_mmlu.yaml").read_text().splitlines()) == 1  # a group: included as it is
+
+
+def test_cached_templates_give_identical_requests_and_are_undone(tmp_path: Path) -> None:
+    import lm_eval.api.task
+    import lm_eval.utils
+
+    root = write_benchmarks(tmp_path / "set", ("arc_easy", "truthfulqa_mc2"))
+    config = EvalsConfig(benchmarks=str(root), suites=("arc_easy", "truthfulqa_mc2"), num_fewshot=1)
+
+    def requests() -> list[tuple[str, str]]:
+        tasks = load_tasks(open_benchmarks(config), config)["tasks"].values()
+        for task in tasks:
+            task.build_all_requests()
+        return [request.args for task in tasks for request in task.instances]
+
+    bars, level = lm_eval.api.task.tqdm, logging.getLogger("lm_eval").level
+    plain = requests()
+    with quick_and_quiet():
+        assert "from_string" in vars(lm_eval.utils.env)
+        assert requests() == plain
+    assert "from_string" not in vars(lm_eval.utils.env)
+    assert (lm_eval.api.task.tqdm, logging.getLogger("lm_eval").level) == (bars, level)
+    assert len(plain) == 3 * 4 + 3 * 4
+
+
+@pytest.mark.anchor
+def test_the_real_sets_have_their_published_sizes(anchors: Path) -> None:
+    config = EvalsConfig(benchmarks=str(anchors / "benchmarks"))
+    tasks = load_tasks(open_benchmarks(config), config)["tasks"]
+    sizes = {name: len(task.eval_docs) for name, task in tasks.items()}
+    assert (sizes["arc_easy"], sizes["arc_challenge"]) == (2376, 1172)
+    assert sizes["truthfulqa_mc1"] == sizes["truthfulqa_mc2"] == 817
+    assert sum(size for name, size in sizes.items() if name.startswith("mmlu")) == 14_042
+
+
+def test_offline_is_said_inside_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with offline(False):
+        assert not constants.HF_HUB_OFFLINE
+    with offline():
+        assert constants.HF_HUB_OFFLINE
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert not constants.HF_HUB_OFFLINE
+    assert "HF_HUB_OFFLINE" not in os.environ
