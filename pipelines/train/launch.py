@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from cluster.progress import Tracker
 
 FOLDER = "train"
-POLL_S = 0.5
+POLL_S = 1.0
 RAY_TRAIN_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a lost worker, or the end, is noticed
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # how soon a lost worker, or the end, is noticed
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",  # a laptop under load needs more than the default of 60
 }
+START_RETRIES = 2
+"""Times that workers may not find their place or not start in time; Ray Train's own default is for ever."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,9 @@ def _trainer(job: Job) -> Any:
             name="run",
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=config.max_worker_failures),
+            failure_config=ray.train.FailureConfig(
+                max_failures=config.max_worker_failures, controller_failure_limit=START_RETRIES
+            ),
         ),
     )
 

@@ -379,3 +379,23 @@ def test_finetuning_gives_an_adapter_that_answers_better(inputs: Inputs, undistu
     assert not torch.allclose(before, after, atol=1e-3)
     text = inputs.store.read(artifact.key("report.html")).decode()
     assert "Held-out questions" in text
+
+
+def test_a_run_in_an_s3_store_continues_after_a_kill(
+    inputs: Inputs, undisturbed: Artifact, s3_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # copies of inputs are cached below it
+    copy_inputs(inputs, s3_store)
+    log = tmp_path / "first.log"
+    with driver(s3_store, inputs, CONFIG, log) as process:
+        limit = time.monotonic() + 120
+        while not any(item.key.endswith("complete.json") for item in s3_store.files("Model/")):
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < limit, log.read_text()[-3000:]
+            time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=10)
+    with driver(s3_store, inputs, CONFIG, tmp_path / "second.log") as process:
+        assert process.wait(timeout=240) == 0, (tmp_path / "second.log").read_text()[-3000:]
+    assert "continues at step" in (tmp_path / "second.log").read_text()
+    assert_same_run(s3_store, artifact_of(s3_store), inputs.store, undisturbed)
