@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cluster import reaper
 from cluster.config import StrictModel, execution
 from cluster.errors import InfraError, UserError
 
@@ -26,7 +27,6 @@ MIN_LOGICAL_CPUS = 8
 Serve, which then wait for ever; an embedded Ray declares at least this many."""
 
 CONNECT_TIMEOUT_S = 25.0
-EXIT_GRACE_S = 3.0
 
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -81,8 +81,9 @@ def _embedded(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[Non
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32), encoding="ascii")
-    with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)):
-        before = _children()
+    mark = secrets.token_hex(8)
+    with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **{reaper.MARK: mark}):
+        guard = reaper.start(mark)
         cores = os.cpu_count() or 1
         cpus = config.logical_cpus or max(MIN_LOGICAL_CPUS, cores)
         try:
@@ -94,7 +95,9 @@ def _embedded(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[Non
             say(f"embedded Ray: {cpus} logical CPUs on {cores} cores, token authentication")
             yield
         finally:
-            _shut_down(before)
+            _shut_down()
+            reaper.end_marked(mark)
+            guard.communicate()
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -105,18 +108,22 @@ def _joined(address: str, say: Callable[[str], None]) -> Iterator[None]:
     # Without a token file an unauthenticated cluster is meant; Ray must not decide that by itself.
     mode = "token" if os.environ.get("RAY_AUTH_TOKEN_PATH") or os.environ.get("RAY_AUTH_TOKEN") else "disabled"
     with _environment(RAY_AUTH_MODE=os.environ.get("RAY_AUTH_MODE", mode)):
-        before = _children()
         try:
             _initialise(address=address)
             say(f"joined the Ray at {address}")
             yield
         finally:
-            _shut_down(before)
+            _shut_down()
 
 
 def _initialise(**arguments: Any) -> None:
     import ray
+    from ray import _raylet
 
+    # Ray reads the mode when it is imported and keeps the first token for good: both are set anew for this session.
+    raylet: Any = _raylet  # an extension module without type hints
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
     address = arguments.get("address", "local")
     outcome: list[BaseException | None] = []
 
@@ -181,37 +188,10 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _children() -> set[int]:
-    import psutil
-
-    return {child.pid for child in psutil.Process().children()}
-
-
-def _shut_down(before: set[int]) -> None:
-    """Shut Ray down, then end by id whatever of its own processes is still there."""
-    import psutil
+def _shut_down() -> None:
     import ray
 
-    started = [
-        process for child in psutil.Process().children() if child.pid not in before for process in _family(child)
-    ]
     ray.shutdown()
-    _, alive = psutil.wait_procs(started, timeout=EXIT_GRACE_S)
-    for process in alive:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(alive, timeout=EXIT_GRACE_S)
-
-
-def _family(process: Any) -> list[Any]:
-    import psutil
-
-    try:
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
 
 
 def _shared_memory_bytes() -> int:

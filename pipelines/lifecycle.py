@@ -184,8 +184,7 @@ def exercise(lifecycle: Lifecycle, deployment: Deployment) -> TrafficReport:
 
     with lifecycle.progress.track("serving") as tracker:
         report = run_exercise(deployment, tracker)
-    for text in lines(report):
-        lifecycle.progress.say(f"[serving] {text}".rstrip())
+    lifecycle.progress.say("\n".join(["", *lines(report), ""]))
     return report
 
 

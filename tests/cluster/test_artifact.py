@@ -60,7 +60,9 @@ def test_fingerprint_ignores_the_order_of_keys(keys: list[str]) -> None:
     assert Identity("Corpus", "x", 1, config, {}).fingerprint == same.fingerprint
 
 
-@pytest.mark.parametrize("change", [{"kind": "Model"}, {"name": "y"}, {"version": 2}, {"config": {"a": 2}}, {"inputs": {"p": "1"}}])
+@pytest.mark.parametrize(
+    "change", [{"kind": "Model"}, {"name": "y"}, {"version": 2}, {"config": {"a": 2}}, {"inputs": {"p": "1"}}]
+)
 def test_every_part_of_the_identity_counts(change: dict[str, object]) -> None:
     base: dict[str, object] = {"kind": "Corpus", "name": "x", "version": 1, "config": {"a": 1}, "inputs": {"p": "0"}}
     assert Identity(**base).fingerprint != Identity(**(base | change)).fingerprint  # type: ignore[arg-type]

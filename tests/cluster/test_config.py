@@ -131,4 +131,7 @@ def test_execution_fields_stay_out_of_the_identity() -> None:
 def test_any_mapping_survives_reading(mapping: dict[str, object]) -> None:
     import yaml
 
-    assert parse_document(yaml.safe_dump(mapping, default_style='"') if mapping else "{}", "r").data.keys() == mapping.keys()
+    assert (
+        parse_document(yaml.safe_dump(mapping, default_style='"') if mapping else "{}", "r").data.keys()
+        == mapping.keys()
+    )

@@ -29,7 +29,9 @@ def test_exit_codes() -> None:
 
 
 def test_message_says_where_what_and_next() -> None:
-    assert str(UserError("no such key", where="r.yaml:3", next_step="remove it")) == "r.yaml:3: no such key\n  remove it"
+    assert (
+        str(UserError("no such key", where="r.yaml:3", next_step="remove it")) == "r.yaml:3: no such key\n  remove it"
+    )
     assert "tried: first" in str(InfraError("gone", attempts=("first",)))
 
 
