@@ -90,6 +90,8 @@ def _train(job: Job) -> dict[str, Any] | None:
             journal.write(values)
 
     def save(step: int, trained: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        if journal:
+            journal.flush()  # first: a run that continues from the checkpoint must find every record up to it
         checkpoint.save(job.store, f"{job.resume}/{CHECKPOINTS}", step, trained, optimizer)
         record({"kind": "checkpoint", "step": step})
 

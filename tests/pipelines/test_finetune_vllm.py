@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,7 @@ import torch
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.lora import add_adapters, export_adapter, load_base
 from pipelines.models.config import Shape
-from pipelines.models.export import export_model
+from pipelines.models.export import export_model, stop_ids
 from pipelines.models.llama import build_llama
 from pipelines.tokens.bpe import learn_bpe, write_folder
 
@@ -27,10 +31,37 @@ def greedy(model: torch.nn.Module, ids: list[int], count: int) -> list[int]:
     return tokens[len(ids) :]
 
 
-def test_vllm_gives_the_tokens_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+SCRIPT = """
+import json, sys
+from vllm import LLM, SamplingParams
+from vllm.lora.request import LoRARequest
+
+model, adapter, messages = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+engine = LLM(
+    model=model,
+    dtype="float32",
+    enforce_eager=True,
+    enable_lora=True,
+    max_model_len=64,
+    max_num_seqs=2,
+    kv_cache_memory_bytes=32 << 20,
+    enable_prefix_caching=False,
+)
+ids = engine.get_tokenizer().apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+settings = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
+results = {"ids": ids}
+for name, request in (("base", None), ("tuned", LoRARequest("tuned", 1, adapter))):
+    output = engine.generate({"prompt_token_ids": ids}, settings, lora_request=request, use_tqdm=False)
+    results[name] = list(output[0].outputs[0].token_ids)
+results["stops"] = engine.llm_engine.model_config.try_get_generation_config()["eos_token_id"]
+print("RESULT " + json.dumps(results), flush=True)
+"""
+"""In a process of its own: after an engine ran in a process, Ray there keeps the authentication mode it found."""
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """A model and an adapter on it, both far from ties between likely tokens."""
     (tmp_path / "tokenizer").mkdir()
     write_folder(learn_bpe(["What does it do? It adds."] * 3, 300, 2), tmp_path / "tokenizer")
     torch.manual_seed(0)
@@ -38,7 +69,7 @@ def test_vllm_gives_the_tokens_of_transformers(tmp_path: Path, monkeypatch: pyte
     base = build_llama(shape, vocab_size=300, max_positions=64, bos_id=0, eos_id=1, pad_id=2)
     with torch.no_grad():
         for parameter in base.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)  # far from ties between likely tokens
+            parameter.add_(torch.randn_like(parameter) * 0.2)
     probe = torch.randint(0, 300, (1, 16))
     export_model(base, tmp_path / "tokenizer", tmp_path / "model", probe)
     adapted = add_adapters(load_base(tmp_path / "model"), FinetuneConfig(rank=8))
@@ -47,34 +78,28 @@ def test_vllm_gives_the_tokens_of_transformers(tmp_path: Path, monkeypatch: pyte
             if "lora_" in name:
                 parameter.normal_(0, 0.3)
     export_adapter(adapted, tmp_path / "model", "Model/base", tmp_path / "adapter", probe)
+    return tmp_path / "model", tmp_path / "adapter"
 
-    from vllm import LLM, SamplingParams
-    from vllm.lora.request import LoRARequest
 
-    engine = LLM(
-        model=str(tmp_path / "model"),
-        dtype="float32",
-        enforce_eager=True,
-        enable_lora=True,
-        max_model_len=64,
-        max_num_seqs=2,
-        kv_cache_memory_bytes=32 << 20,
-        enable_prefix_caching=False,
-    )
-    ids = engine.get_tokenizer().apply_chat_template(QUESTION, add_generation_prompt=True, return_dict=False)
-    assert ids[0] == 0
-    settings = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
-    results = {}
-    for name, request in (("base", None), ("tuned", LoRARequest("tuned", 1, str(tmp_path / "adapter")))):
-        output = engine.generate({"prompt_token_ids": ids}, settings, lora_request=request, use_tqdm=False)
-        results[name] = list(output[0].outputs[0].token_ids)
-    assert results["base"] == greedy(load_base(tmp_path / "model").eval(), ids, 12)
-    assert results["tuned"] == greedy(adapted.eval(), ids, 12)
+def test_vllm_gives_the_tokens_of_transformers(folders: tuple[Path, Path]) -> None:
+    from peft import PeftModel
+
+    model, adapter = folders
+    settings = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-c", SCRIPT, str(model), str(adapter), json.dumps(QUESTION)]
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=300, check=False)
+    line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
+    assert line is not None, done.stdout[-2000:] + done.stderr[-3000:]
+    results = json.loads(line.removeprefix("RESULT "))
+    assert results["ids"][0] == 0  # bos, once
+    assert results["ids"].count(0) == 1
+    assert results["base"] == greedy(load_base(model).eval(), results["ids"], 12)
+    tuned = PeftModel.from_pretrained(load_base(model), adapter).eval()
+    assert results["tuned"] == greedy(tuned, results["ids"], 12)
     assert results["base"] != results["tuned"]
-    # The end of an answer stops generation without being asked for.
-    defaults = engine.get_default_sampling_params()
-    tokenizer = engine.get_tokenizer()
-    assert tokenizer.convert_tokens_to_ids("<|end|>") in (defaults.stop_token_ids or []) or (
-        tokenizer.convert_tokens_to_ids("<|end|>")
-        in engine.llm_engine.model_config.try_get_generation_config()["eos_token_id"]
-    )
+    assert results["stops"] == stop_ids(model)
+    assert len(results["stops"]) == 2
