@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,28 @@ def test_gradients_do_not_depend_on_micro_batches(micro: int) -> None:
     assert gradients[0][1] == gradients[1][1] == samples.targets(indices)
     for first, second in zip(gradients[0][2], gradients[1][2], strict=True):
         assert torch.allclose(first, second, atol=1e-6)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_gradients_averaged_over_the_workers_are_those_of_the_mean_loss(
+    world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What DDP makes of the ranks' gradients (their mean), against torch's own mean over the whole batch."""
+    samples = FixedSamples(40, 12, 1)
+    indices = np.arange(3, 10)
+    gradients = []
+    for rank in range(world):
+        group = Group(rank, world)
+        monkeypatch.setattr(group, "sum", lambda value: value)
+        monkeypatch.setattr(group, "quiet", lambda model, last: nullcontext())
+        model = llama()
+        accumulate(model, samples, indices, CONFIG, group)
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    plain = llama()
+    logits = plain(input_ids=samples.tokens[indices, :-1]).logits
+    functional.cross_entropy(logits.reshape(-1, VOCABULARY), samples.labels[indices].reshape(-1)).backward()
+    for parameter, *parts in zip(plain.parameters(), *gradients, strict=True):
+        assert torch.allclose(sum(parts) / world, parameter.grad, atol=1e-6)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 6])
