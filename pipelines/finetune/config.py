@@ -23,7 +23,9 @@ class DocsPairs(StrictModel):
     """Questions about functions and classes, answered by the first paragraph of their docstrings."""
 
     kind: Literal["docs-pairs"] = "docs-pairs"
-    max_pairs: Count | None = Field(default=None, ge=2, description="pairs to keep, chosen by a stable hash; by default all")
+    max_pairs: Count | None = Field(
+        default=None, ge=2, description="pairs to keep, chosen by a stable hash; by default all"
+    )
 
 
 class JsonlPairs(StrictModel):

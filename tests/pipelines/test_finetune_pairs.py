@@ -151,4 +151,6 @@ def test_mistakes_in_the_recipe(text: str, message: str) -> None:
 
 
 def test_a_module_that_documents_nothing_gives_no_pairs() -> None:
-    assert list(docstring_pairs("# json.scanner\n\nJSON token scanner, with no function of its own to explain.\n")) == []
+    assert (
+        list(docstring_pairs("# json.scanner\n\nJSON token scanner, with no function of its own to explain.\n")) == []
+    )
