@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -232,12 +233,13 @@ def local_copy(store: Store, artifact: Artifact, cache: Path | None = None) -> P
     """A local folder with the artifact's files: the store's own where it is local, otherwise a checked copy.
 
     Args:
-        cache: where copies are kept; the user's cache folder by default. A copy is made once a machine.
+        cache: where copies are kept; by default RAYMILL_CACHE, or else the user's cache folder. A copy is made once
+            a machine.
     """
     direct = store.local_path(artifact.data_prefix)
     if direct is not None:
         return direct
-    base = cache or Path.home() / ".cache" / "raymill"
+    base = cache or Path(os.environ.get("RAYMILL_CACHE") or Path.home() / ".cache" / "raymill")
     target = base / artifact.id / artifact.attempt
     done = target / ".complete"
     if not done.exists():
@@ -258,10 +260,17 @@ def local_copy(store: Store, artifact: Artifact, cache: Path | None = None) -> P
 
 
 def ancestors(store: Store, artifact: Artifact) -> Iterator[tuple[int, str, Artifact | None]]:
-    """The lineage as (depth, role, artifact), the artifact itself first; None for a parent that is gone."""
+    """The lineage as (depth, role, artifact), the artifact itself first; None for a parent that is gone.
+
+    An artifact that was met before is given again, its own parents are not.
+    """
+    seen: set[str] = set()
 
     def walk(current: Artifact, depth: int, role: str) -> Iterator[tuple[int, str, Artifact | None]]:
         yield depth, role, current
+        if current.id in seen:
+            return
+        seen.add(current.id)
         for parent_role, entry in current.inputs.items():
             parent = load_artifact(store, entry.id)
             if parent is None:

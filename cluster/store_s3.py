@@ -169,6 +169,8 @@ class S3Store(Store):
         cut = len(self.prefix) + 1 if self.prefix else 0
         for page in self._pages(prefix):
             for item in page.get("Contents", ()):
+                if item["Key"].endswith("/"):  # the empty object by which some writers mark a folder
+                    continue
                 yield StoredFile(item["Key"][cut:], item["Size"], item["LastModified"].timestamp())
 
     def folders(self, prefix: str = "") -> list[str]:
@@ -183,6 +185,13 @@ class S3Store(Store):
     def delete(self, key: str) -> None:
         with self._call(key):
             self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
+
+    def delete_all(self, prefix: str) -> int:
+        count = super().delete_all(prefix)
+        for page in self._pages(prefix.rstrip("/") + "/"):
+            for item in page.get("Contents", ()):
+                self._client.delete_object(Bucket=self.bucket, Key=item["Key"])
+        return count
 
     def upload(self, source: Path, key: str) -> None:
         from boto3.exceptions import S3UploadFailedError

@@ -62,10 +62,15 @@ def _print_sources(lineage: list[tuple[int, str, Artifact | None]]) -> None:
         sources: Any = root.identity["config"].get("sources", [])
         print(f"\nsources of {root.id}")
         for source in sources:
-            print("  " + ", ".join(f"{key} {value}" for key, value in source.items() if value not in (None, "", [])))
+            print("  " + ", ".join(_setting(key, value) for key, value in source.items() if value not in (None, "", [])))
         if root.licences:
             by_count = sorted(root.licences.items(), key=lambda pair: (-pair[1], pair[0]))
             print(f"\nlicences\n{table([{'licence': name, 'documents': count} for name, count in by_count])}")
+
+
+def _setting(key: str, value: Any) -> str:
+    """One key of a source, long lists by their length (``--json`` has them whole)."""
+    return f"{len(value)} {key}" if isinstance(value, (list, dict)) else f"{key} {value}"
 
 
 def verify(arguments: Namespace) -> int:

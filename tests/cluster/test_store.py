@@ -81,6 +81,15 @@ def test_a_folder_is_copied_and_removed(any_store: Store, tmp_path: Path) -> Non
     assert [item.key for item in any_store.files()] == ["mm/d"]
 
 
+def test_folder_marks_of_other_writers_are_not_files(s3_store: Store) -> None:
+    filesystem, path = s3_store.arrow("d/sub")
+    filesystem.create_dir(path)
+    s3_store.write("d/f", b"x")
+    assert [item.key for item in s3_store.files("d/")] == ["d/f"]
+    assert s3_store.delete_all("d") == 1
+    assert s3_store.folders("") == []
+
+
 def test_stores_pickle_and_reopen(any_store: Store) -> None:
     any_store.write("k", b"v")
     assert pickle.loads(pickle.dumps(any_store)).read("k") == b"v"
