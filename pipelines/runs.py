@@ -13,6 +13,7 @@ from cluster.artifact import Artifact
 from cluster.progress import duration
 from cluster.report import Page
 from cluster.store import Store
+from pipelines.headlines import headline
 from pipelines.objective import TargetResult
 
 RUNS = "runs"
@@ -71,15 +72,6 @@ def stage_line(artifact: Artifact, cached: bool, seconds: float) -> StageLine:
         metrics=artifact.metrics,
         counts=artifact.counts,
     )
-
-
-def headline(artifact: Artifact) -> str:
-    """The artifact in a few words: the ones its stage chose (``details.headline``), or its plain counts."""
-    chosen = artifact.details.get("headline")
-    if chosen:
-        return str(chosen)
-    counts = {name: value for name, value in artifact.counts.items() if "." not in name}
-    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
 
 
 def publish_run(store: Store, record: RunRecord, extra: Sequence[tuple[str, str]] = ()) -> str:

@@ -10,7 +10,8 @@ from cluster.artifact import Artifact, ancestors, find_artifact, list_artifacts,
 from cluster.attempt import collect_garbage
 from cluster.progress import Progress, duration, table
 from cluster.store import Store, open_store
-from pipelines.runs import headline, list_runs
+from pipelines.headlines import headline
+from pipelines.runs import list_runs
 
 
 def show(arguments: Namespace) -> int:
@@ -62,7 +63,9 @@ def _print_sources(lineage: list[tuple[int, str, Artifact | None]]) -> None:
         sources: Any = root.identity["config"].get("sources", [])
         print(f"\nsources of {root.id}")
         for source in sources:
-            print("  " + ", ".join(_setting(key, value) for key, value in source.items() if value not in (None, "", [])))
+            print(
+                "  " + ", ".join(_setting(key, value) for key, value in source.items() if value not in (None, "", []))
+            )
         if root.licences:
             by_count = sorted(root.licences.items(), key=lambda pair: (-pair[1], pair[0]))
             print(f"\nlicences\n{table([{'licence': name, 'documents': count} for name, count in by_count])}")

@@ -1,0 +1,47 @@
+"""An artifact in a few words, for tables: what a person wants to know first about each kind."""
+
+from __future__ import annotations
+
+from cluster.artifact import Artifact
+
+SCORES = {
+    "arc_easy": "acc",
+    "arc_challenge": "acc_norm",
+    "mmlu": "acc",
+    "truthfulqa_mc1": "acc",
+    "truthfulqa_mc2": "acc",
+}
+"""The suites in the order they are shown, each with the score that leaderboards quote."""
+
+
+def headline(artifact: Artifact) -> str:
+    """The artifact in a few words; kinds without words of their own show their counts."""
+    counts, metrics = artifact.counts, artifact.metrics
+    if artifact.kind == "Corpus" and "documents_in" in counts:
+        return (
+            f"{counts['documents']:,} of {counts['documents_in']:,} documents kept, {counts['bytes'] / 1e6:.1f} MB, "
+            f"{counts['validation_documents']:,} for validation"
+        )
+    if artifact.kind == "Corpus" and "bytes" in counts:
+        return f"{counts['documents']:,} documents, {counts['bytes'] / 1e6:.1f} MB, {len(artifact.licences)} licences"
+    if artifact.kind == "Tokens" and "train_blocks" in counts:
+        return f"{counts['tokens']:,} tokens, {counts['train_blocks']:,} blocks to train on"
+    if artifact.kind in ("Model", "Adapter") and "validation.perplexity" in metrics:
+        size = f"{counts['trained_parameters']:,} parameters trained on {counts['tokens']:,} tokens"
+        return f"{size}, validation perplexity {metrics['validation.perplexity']:,.1f}"
+    if artifact.kind == "EvalReport":
+        return _scores(artifact)
+    plain = {name: value for name, value in counts.items() if "." not in name}
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in plain.items())
+
+
+def _scores(artifact: Artifact) -> str:
+    metrics = artifact.metrics
+    named = [
+        f"{suite} {metrics[f'{suite}.{score}']:.2f}" for suite, score in SCORES.items() if f"{suite}.{score}" in metrics
+    ]
+    parts = [f"{artifact.details.get('benchmarks', '?')}: {', '.join(named)}"] if named else []
+    if "heldout.perplexity" in metrics:
+        held, unigram = metrics["heldout.perplexity"], metrics["heldout.unigram_perplexity"]
+        parts.append(f"held-out perplexity {held:,.0f} (unigram {unigram:,.0f})")
+    return "; ".join(parts)
