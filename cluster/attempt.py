@@ -146,7 +146,12 @@ class Attempt:
                 self.store.delete(item.key)
 
     def _renew(self) -> None:
-        lease = {"host": socket.gethostname(), "pid": os.getpid(), "expires": time.time() + LEASE_SECONDS}
+        lease = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process_started": _process_started(os.getpid()),
+            "expires": time.time() + LEASE_SECONDS,
+        }
         self.store.write(f"{self.prefix}/{LEASE}", json.dumps(lease).encode())
 
     def _beat(self) -> None:
@@ -159,12 +164,24 @@ class Attempt:
 
 
 def is_alive(store: Store, prefix: str, now: float | None = None) -> bool:
-    """Whether the try at a prefix holds a lease that has not run out."""
+    """Whether the try at a prefix holds a lease that has not run out, by a process not known to be gone."""
     try:
         lease = json.loads(store.read(f"{prefix}/{LEASE}"))
     except (FileNotFoundError, ValueError):
         return False
+    if lease.get("host") == socket.gethostname() and _process_started(lease["pid"]) != lease["process_started"]:
+        return False  # killed on this machine: no need to wait for the lease to run out
     return float(lease["expires"]) > (time.time() if now is None else now)
+
+
+def _process_started(pid: int) -> float | None:
+    """When a process of this machine began (an id alone may be somebody else's by now); None where there is none."""
+    import psutil
+
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None
 
 
 def collect_garbage(

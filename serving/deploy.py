@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from cluster.progress import Tracker
     from serving.controller import Snapshot
 
-POLL_INTERVAL_S = 0.2
-SCHEDULING_NOTE_S = 15.0
-HEALTH_PERIOD_S = 2.0
+POLL_INTERVAL_S, SCHEDULING_NOTE_S, HEALTH_PERIOD_S = 0.2, 15.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -250,19 +248,21 @@ class Deployment:
         serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
     def _wait_until_ready(self) -> None:
-        wanted = self.config.engine.replicas
-        began = time.monotonic()
-        limit = self.config.engine.startup_timeout_seconds + ray_serve.CALL_TIMEOUT_S
-        noted = False
+        engine, began, noted = self.config.engine, time.monotonic(), False
+        limit = engine.startup_timeout_seconds + ray_serve.CALL_TIMEOUT_S
         while True:
-            snapshot: Snapshot = ray_serve.get(self._controller.snapshot.remote())
-            if snapshot.refusals:
-                raise next(iter(snapshot.refusals.values()))
+            failure = ray_serve.given_up(self._applications)
+            snapshot: Snapshot = ray_serve.get(self._controller.snapshot.remote())  # later: a reason beats "ended"
+            if error := next(iter(snapshot.refusals.values()), failure):
+                raise error
             for each in snapshot.engines:
                 self._processes.add(each.node, each.pids)
-            ready = [s for s in self._specs if sum(each.engine == s.name for each in snapshot.engines) >= wanted]
+            ready = [
+                s for s in self._specs if sum(each.engine == s.name for each in snapshot.engines) >= engine.replicas
+            ]
             self._tracker.update(len(ready))
-            if len(ready) == len(self._specs):
+            # Serve replaces a replica that dies only once it has counted it as up.
+            if ray_serve.running(self._applications) and len(ready) == len(self._specs):
                 return
             waited = time.monotonic() - began
             if waited > limit:
@@ -270,7 +270,7 @@ class Deployment:
                     f"the engines were not ready within {limit:.0f} s",
                     where="serving",
                     next_step="`raymill doctor` says what the cluster has; see the logs in " + str(self._logs),
-                    attempts=tuple(ray_serve.application_messages(self._applications)),
+                    attempts=tuple(ray_serve.messages(self._applications)),
                 )
             if waited > SCHEDULING_NOTE_S and not noted and not any(self._logs.glob("engine-*.log")):
                 noted = True
@@ -283,8 +283,8 @@ class Deployment:
         from ray.serve.exceptions import RayServeException
 
         gone = (ray.exceptions.RayError, RayServeException, TimeoutError, ConnectionError, ValueError)
-        if self._controller is not None:
-            with contextlib.suppress(*gone):
+        with contextlib.suppress(*gone):
+            if self._controller is not None:
                 for each in ray_serve.get(self._controller.snapshot.remote()).engines:  # also those restarted meanwhile
                     self._processes.add(each.node, each.pids)
         with contextlib.suppress(*gone):
@@ -296,7 +296,7 @@ class Deployment:
             # Not serve.shutdown(): its last call dies with the controller, which Ray reports on standard error.
             with contextlib.suppress(*gone):
                 ray.kill(ray_serve.serve_controller())
-        for actor in (*self._gateways, *([self._controller] if self._controller is not None else [])):
+        for actor in filter(None, (*self._gateways, self._controller)):
             with contextlib.suppress(*gone):
                 ray.kill(actor)
         self._gateways, self._controller = [], None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-
 from aiohttp import web
 
-from cluster.errors import UserError
 from serving.gateway import Gateway
+from serving.ports import cannot_listen
 from serving.routes import RouteTable
 
 DRAIN_S = 5.0
@@ -37,7 +35,7 @@ class GatewayHost:
             await web.TCPSite(runner, host, port, backlog=1024).start()
         except (OSError, OverflowError) as error:
             await runner.cleanup()
-            raise _cannot_listen(host, port, error) from None
+            raise cannot_listen(host, port, error) from None
         self._runner = runner
         return runner.addresses[0][1], ray.get_runtime_context().get_node_id()
 
@@ -50,17 +48,3 @@ class GatewayHost:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
-
-
-def _cannot_listen(host: str, port: int, error: Exception) -> UserError:
-    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return UserError(
-            f"port {port} is in use",
-            where=f"serving.port: {port}",
-            next_step="choose another one (`--port N`, or serving.port in the recipe; 0 takes any free one)",
-        )
-    return UserError(
-        f"cannot listen on {host}:{port}: {error}",
-        where=f"serving.host: {host}",
-        next_step="name an address of this machine, and a port that this user may open",
-    )

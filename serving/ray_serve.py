@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cluster.errors import find_raymill_error
+from cluster.errors import InfraError, find_raymill_error
 from serving.config import EngineConfig
 
 CALL_TIMEOUT_S = 60.0
@@ -25,6 +25,7 @@ def get(reference: Any) -> Any:
 
 
 def device(config: EngineConfig) -> str:
+    """``gpu`` where the engines should get one and, unless said otherwise, the cluster has any; else ``cpu``."""
     import ray
 
     wanted = config.gpus
@@ -33,6 +34,7 @@ def device(config: EngineConfig) -> str:
 
 
 def gpus(config: EngineConfig, device: str) -> float:
+    """GPUs of one engine."""
     return (1.0 if device == "gpu" else 0.0) if config.gpus is None else config.gpus
 
 
@@ -45,6 +47,7 @@ def serve_controller() -> Any:
 
 
 def serve_runs() -> bool:
+    """Whether this Ray has a Ray Serve already."""
     try:
         serve_controller()
     except ValueError:
@@ -52,16 +55,42 @@ def serve_runs() -> bool:
     return True
 
 
-def application_messages(names: list[str]) -> Iterator[str]:
+def running(names: list[str]) -> bool:
+    """Whether Serve counts every one of these applications as up."""
+    return _states(names) == dict.fromkeys(names, "RUNNING")
+
+
+def given_up(names: list[str]) -> InfraError | None:
+    """The error where Serve has given one of these applications up."""
+    failed = [name for name, state in _states(names).items() if state == "DEPLOY_FAILED"]
+    if not failed:
+        return None
+    return InfraError(
+        "an engine's replica ended while it started",
+        where=f"serving: {', '.join(failed)}",
+        next_step="repeat; `raymill doctor` says whether memory is short",
+        attempts=tuple(messages(failed)),
+    )
+
+
+def _states(names: list[str]) -> dict[str, str]:
     from ray import serve
 
-    for name, status in serve.status().applications.items():
+    return {name: state.status.value for name, state in serve.status().applications.items() if name in names}
+
+
+def messages(names: list[str]) -> Iterator[str]:
+    """What Serve has to say of applications, a line for each deployment."""
+    from ray import serve
+
+    for name, state in serve.status().applications.items():
         if name in names:
-            for deployment in status.deployments.values():
-                yield f"{name}: {status.status.value}: {deployment.message or status.message}"
+            for deployment in state.deployments.values():
+                yield f"{name}: {state.status.value}: {deployment.message or state.message}"
 
 
 def free_resources() -> list[str]:
+    """CPUs and GPUs that are free, in words."""
     import ray
 
     free, all_ = ray.available_resources(), ray.cluster_resources()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster.artifact import Artifact, Identity, load_artifact, verify_artifact
-from cluster.attempt import LEASE_SECONDS, Attempt, collect_garbage, is_alive
+from cluster.attempt import LEASE, LEASE_SECONDS, Attempt, collect_garbage, is_alive
 from cluster.store import Store
 from cluster.store_local import LocalStore
 
@@ -165,6 +165,25 @@ def test_lease_lives_while_the_try_does(store: LocalStore) -> None:
         assert is_alive(store, attempt.prefix)
         assert not is_alive(store, attempt.prefix, now=time.time() + LEASE_SECONDS + 1)
     assert not is_alive(store, attempt.prefix)
+
+
+def test_lease_of_a_killed_process_counts_no_more(store: LocalStore) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from cluster.attempt import Attempt\n"
+        "from cluster.store_local import LocalStore\n"
+        f"with Attempt(LocalStore(Path(sys.argv[1])), {IDENTITY.id!r}) as attempt:\n"
+        "    attempt.store.write(attempt.resume_key('step'), b'x')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, store.url], check=False).returncode == -9
+    with Attempt(store, IDENTITY.id) as attempt:
+        (earlier,) = attempt.earlier()
+        assert store.exists(f"{earlier}/{LEASE}")
+        assert not is_alive(store, earlier)
+        attempt.publish(record_of(attempt))
+    assert list(store.files(f"{earlier}/")) == []
 
 
 def test_garbage_is_only_what_is_unnamed_dead_and_old(store: LocalStore) -> None:

@@ -18,7 +18,8 @@ def artifact(kind: str, **fields: object) -> Artifact:
     [
         (
             artifact(
-                "Corpus", counts={"documents_in": 2000, "documents": 1500, "bytes": 6_540_000, "validation_documents": 9}
+                "Corpus",
+                counts={"documents_in": 2000, "documents": 1500, "bytes": 6_540_000, "validation_documents": 9},
             ),
             "1,500 of 2,000 documents kept, 6.5 MB, 9 for validation",
         ),

@@ -41,7 +41,12 @@ def test_cached_stale_and_new(store: LocalStore) -> None:
 
 def test_differences_are_named_by_field() -> None:
     old = {"kind": "Model", "version": 1, "config": {"a": {"b": 1, "c": [1, 2]}, "gone": 0}, "inputs": {"t": "f" * 64}}
-    new = {"kind": "Model", "version": 2, "config": {"a": {"b": 2, "c": [1, 3]}, "came": None}, "inputs": {"t": "e" * 64}}
+    new = {
+        "kind": "Model",
+        "version": 2,
+        "config": {"a": {"b": 2, "c": [1, 3]}, "came": None},
+        "inputs": {"t": "e" * 64},
+    }
     assert compare_identities(old, new) == [
         "a.b: 1 -> 2",
         "a.c.1: 2 -> 3",

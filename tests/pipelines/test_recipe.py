@@ -108,7 +108,9 @@ def test_until_and_only() -> None:
         select(nodes, "pretran", None)
 
 
-@pytest.mark.parametrize(("condition", "value", "met"), [(">= 0.3", 0.3, True), ("< 1", 1.0, False), ("<=6e1", 59, True)])
+@pytest.mark.parametrize(
+    ("condition", "value", "met"), [(">= 0.3", 0.3, True), ("< 1", 1.0, False), ("<=6e1", 59, True)]
+)
 def test_targets(condition: str, value: float, met: bool) -> None:
     assert parse_target("m", condition).check({"m": value}).met is met
     assert parse_target("m", condition).check({}).met is False

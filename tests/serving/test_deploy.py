@@ -153,7 +153,7 @@ def test_a_port_in_use_is_named_before_any_engine_starts(start):
         with pytest.raises(UserError) as caught:
             start(port=port)
     assert str(port) in caught.value.what and "serving.port" in caught.value.where
-    assert "--port" in caught.value.next_step
+    assert "serving.port=" in caught.value.next_step
     assert engine_processes() == []
 
 
