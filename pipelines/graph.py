@@ -6,12 +6,11 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evals.config import STAGE as EVALS
-
 from cluster.artifact import Identity
 from cluster.config import StrictModel
 from cluster.errors import UserError
 from cluster.stage import Stage, identify
+from evals.config import STAGE as EVALS
 from pipelines.corpus.config import STAGE as CORPUS
 from pipelines.curate.config import STAGE as CURATE
 from pipelines.finetune.config import STAGE as FINETUNE

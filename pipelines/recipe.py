@@ -9,18 +9,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evals.config import EvalsConfig
 from pydantic import Field, field_validator
-from serving.config import ServingConfig
 
 from cluster.config import Document, StrictModel, apply_overrides, execution, load_document, validate
 from cluster.session import ClusterConfig
+from evals.config import EvalsConfig
 from pipelines.corpus.config import CorpusConfig
 from pipelines.curate.config import CurateConfig
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.objective import Target, parse_target
 from pipelines.pretrain import PretrainConfig
 from pipelines.tokens.config import TokenizerConfig, TokensConfig
+from serving.config import ServingConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 
