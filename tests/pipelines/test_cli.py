@@ -105,6 +105,17 @@ def test_store_that_cannot_be_written(tmp_path: Path) -> None:
     assert "unknown kind of store" in refused("run", "demo.yaml", "--store", "gs://x/y", cwd=tmp_path)
 
 
+def test_port_in_use_is_said_before_anything_is_made(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        message = refused("run", "demo.yaml", "--set", f"serving.port={port}", cwd=tmp_path)
+        assert f"port {port} is in use" in message
+        assert f"port {port} is in use" in refused("serve", "demo.yaml", "--port", str(port), cwd=tmp_path)
+    assert not (tmp_path / "raymill-store").exists()
+
+
 def test_ray_address_where_nothing_listens(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
