@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from argparse import Namespace
 from dataclasses import asdict
 
@@ -40,6 +42,7 @@ def run(arguments: Namespace) -> int:
     """Run a recipe; progress on stderr, results last on stdout. Exit 1 where serving did not do what it should."""
     recipe = recipe_of(arguments)
     options = RunOptions(arguments.until, arguments.only, frozenset(arguments.force))
-    record = run_recipe(recipe, Progress(), options)
+    with contextlib.redirect_stdout(sys.stderr):  # libraries print there too; standard output is for the result
+        record = run_recipe(recipe, Progress(), options)
     print(json.dumps(asdict(record), indent=1) if arguments.json else f"\n{summary(record)}")
     return 0 if all(record.serving.values()) else 1
