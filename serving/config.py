@@ -16,9 +16,7 @@ class VariantConfig(StrictModel):
         pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
         description="what the variant is called in weights, metrics and the X-Raymill-Variant header",
     )
-    model: str = Field(
-        min_length=1, description="@stage, a folder, an artifact id or a Hugging Face name; full weights or an adapter"
-    )
+    model: str = Field(min_length=1, description="@stage, a folder or an artifact id; full weights or an adapter")
     weight: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="share of the users, relative to the other variants' weights"
     )

@@ -1,7 +1,7 @@
 """A Ray Serve replica that supervises one vLLM server.
 
-Serve is the control plane: it places, scales, health-checks and replaces replicas. Requests do not cross it; the
-replica announces its server's address and gateways go there directly (docs/decisions.md, the short path).
+Serve is the control plane: it places, scales, health-checks and replaces replicas. The replica announces its server's
+address and gateways go there directly (docs/decisions.md, "Requests do not cross Ray Serve").
 """
 
 from __future__ import annotations
