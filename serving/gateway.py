@@ -52,6 +52,12 @@ class Exchange:
         self.id = wire.request_id(request.headers.get("X-Request-Id"), uuid.uuid4().hex)
         self.assignment: Assignment | None = None
         self.finished = False
+        self._tail = b""
+
+    def passed_on(self, piece: bytes) -> None:
+        """Look for the stream's last event at the end of what went out; pieces break anywhere, also within it."""
+        self._tail = (self._tail + piece)[-2 * len(LAST_EVENT) :]
+        self.finished = self.finished or self._tail.rstrip().endswith(LAST_EVENT)
 
     @property
     def variant(self) -> str:
@@ -180,9 +186,10 @@ class Gateway:
             response = web.StreamResponse(status=upstream.status, headers={**marks, "Cache-Control": "no-cache"})
             await _to_client(response.prepare(exchange.request))
             await _to_client(response.write(first))
+            exchange.passed_on(first)
             async for piece in self._pieces(exchange, upstream, address):
                 await _to_client(response.write(piece))
-                exchange.finished = LAST_EVENT in piece
+                exchange.passed_on(piece)
             await _to_client(response.write_eof())
             return response
 

@@ -260,6 +260,50 @@ async def test_a_client_that_leaves_cancels_the_engines_work_and_ejects_nobody(s
     assert not setup.gateway.pool.ejected
 
 
+@pytest.mark.parametrize(
+    ("pieces", "status"),
+    [
+        ([b"data: {}\n\ndata: [DONE]\n\n"], "200"),
+        ([b"data: {}\n\n", b"data: [DO", b"NE]\n\n"], "200"),
+        ([b"data: {}\n\ndata: [DONE]", b"\n\n"], "200"),
+        ([b"data: {}\n\n"], "499"),
+        ([b'data: {"text": "data: [DONE]"}\n\n'], "499"),
+    ],
+)
+def test_a_client_that_hangs_up_counts_as_answered_once_it_has_the_last_event(pieces, status):
+    @scenario(BASE_ONLY)
+    async def run(setup):
+        read = asyncio.Event()
+
+        async def stream(request):
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(request)
+            for piece in pieces:
+                read.clear()
+                await response.write(piece)
+                await read.wait()
+            await asyncio.sleep(30)  # the connection stays open: only the client can end it
+            return response
+
+        app = web.Application()
+        app.router.add_post("/v1/completions", stream)
+        setup.push(addresses={"base": (await setup._listen(app),)})
+        async with setup.session.post(setup.url + "/v1/completions", json={**COMPLETION, "stream": True}) as reply:
+            for piece in pieces:
+                assert await asyncio.wait_for(reply.content.readexactly(len(piece)), 5) == piece
+                read.set()
+            reply.close()
+        for _ in range(200):
+            _, page = await setup.get("/metrics")
+            counted = [line for line in page.decode().splitlines() if line.startswith("raymill_requests_total{")]
+            if counted:
+                break
+            await asyncio.sleep(0.02)
+        assert len(counted) == 1 and f'status="{status}"' in counted[0]
+
+    run()
+
+
 @scenario(BASE_ONLY)
 async def test_weights_change_under_load_without_a_failed_request(setup):
     results = []
