@@ -11,9 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cluster.errors import InfraError
 from serving.traffic import KINDS, Call, TrafficReport
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ PROMPTS = (
 )
 REQUESTS_PER_USER = 2
 TIMEOUT_S = 60.0
+SWITCH_WAIT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ def run_exercise(
     max_tokens: int = 16,
     weights_after: Mapping[str, float] | None = None,
     prompts: Sequence[str] = PROMPTS,
+    restore: bool = False,
 ) -> TrafficReport:
     """Send requests, change the weights while more are under way, and send some again.
 
@@ -60,9 +64,14 @@ def run_exercise(
         requests: how many under the configured weights.
         requests_after: how many during the change, and again after it.
         weights_after: the weights to change to; by default everything to the last variant.
+        restore: set the weights back when everything has been looked at, for a deployment that goes on serving.
 
     Returns:
-        The record; failures are in it, not raised.
+        The record; failed requests are in it, not raised.
+
+    Raises:
+        UserError: the weights to change to are not a split.
+        InfraError: the weights could not be changed, or the requests before the change were not answered in time.
     """
     weights = {status.name: status.weight for status in deployment.status()}
     last = list(weights)[-1]
@@ -75,14 +84,16 @@ def run_exercise(
     with tracker.step("send requests", total=requests + 2 * requests_after, unit="requests"):
         caller = _Caller(client, deployment.model, report, tracker)
         caller.run(_plans("before", requests, users, prompts, max_tokens), concurrency)
-        switch = threading.Thread(target=_switch, args=(deployment, after, report, caller, requests_after // 3))
-        switch.start()
-        caller.run(_plans("during", requests_after, users, prompts, max_tokens), concurrency)
-        switch.join()
+        with _threads(1) as beside:
+            switch = beside.submit(_switch, deployment, after, report, caller, requests_after // 3)
+            caller.run(_plans("during", requests_after, users, prompts, max_tokens), concurrency)
+            switch.result()
         caller.run(_plans("after", requests_after, users, prompts, max_tokens), concurrency)
     client.close()
     report.assigned_after = deployment.variants_of(users)
     report.engines_after = _engines(deployment.status())
+    if restore:
+        deployment.set_weights(weights)
     return report
 
 
@@ -104,7 +115,8 @@ def _switch(
     deployment: Deployment, weights: Mapping[str, float], report: TrafficReport, caller: _Caller, once_sent: int
 ) -> None:
     """Change the weights when some requests of the phase have been answered and others are under way."""
-    caller.wait_for("during", once_sent)
+    if not caller.wait_for("during", once_sent):
+        return  # the exercise was given up
     began = time.perf_counter()
     report.moved_share = deployment.set_weights(weights)
     report.switch_seconds = time.perf_counter() - began
@@ -115,6 +127,18 @@ def _engines(statuses: Sequence[VariantStatus]) -> dict[str, tuple[tuple[int, fl
     return {status.name: tuple(sorted((each.pid, each.started) for each in status.replicas)) for status in statuses}
 
 
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose end waits for its work; on an error or an interrupt nothing queued starts, and nobody waits."""
+    pool = ThreadPoolExecutor(count, thread_name_prefix="exercise")
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
 class _Caller:
     """Makes requests from several threads and collects what came of them."""
 
@@ -122,28 +146,46 @@ class _Caller:
         self._client, self._model, self._report, self._tracker = client, model, report, tracker
         self._done: Counter[str] = Counter()
         self._changed = threading.Condition()
+        self._given_up = False
 
     def run(self, plans: Iterator[Plan], concurrency: int) -> None:
         """Make every planned request; returns when all are answered."""
-        with ThreadPoolExecutor(concurrency, thread_name_prefix="exercise") as pool:
-            for future in [pool.submit(self._one, plan) for plan in plans]:
-                future.result()
+        try:
+            with _threads(concurrency) as pool:
+                for future in [pool.submit(self._one, plan) for plan in plans]:
+                    future.result()
+        except BaseException:
+            with self._changed:
+                self._given_up = True
+                self._changed.notify_all()
+            raise
 
-    def wait_for(self, phase: str, count: int) -> None:
-        """Return once so many requests of a phase have been answered."""
+    def wait_for(self, phase: str, count: int) -> bool:
+        """Return once so many requests of a phase have come to an end; False where the requests were given up.
+
+        Raises:
+            InfraError: it takes longer than SWITCH_WAIT_S.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._done[phase] >= count)
+            if not self._changed.wait_for(lambda: self._given_up or self._done[phase] >= count, SWITCH_WAIT_S):
+                raise InfraError(
+                    f"{self._done[phase]} of {count} requests were answered within {SWITCH_WAIT_S:g} s",
+                    where="serving: the exercise",
+                    next_step="see the engines' logs, or give them more CPUs (serving.engine.cpus)",
+                )
+            return not self._given_up
 
     def _one(self, plan: Plan) -> None:
-        import openai
-
         began = time.perf_counter()
         try:
             variant, first, tokens = self._ask(plan)
             call = Call(plan.phase, plan.user, plan.kind, variant, time.perf_counter() - began, first, tokens, "")
-        except openai.OpenAIError as error:
+        # A stream that breaks raises the transport's errors, not the client's.
+        except Exception as error:  # noqa: BLE001 - whatever ended a call makes it a failed one in the record
             call = Call(plan.phase, plan.user, plan.kind, "", time.perf_counter() - began, None, 0, _describe(error))
         with self._changed:
+            if self._given_up:
+                return
             self._report.calls.append(call)
             self._done[plan.phase] += 1
             self._changed.notify_all()
