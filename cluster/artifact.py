@@ -103,6 +103,7 @@ class Artifact(StrictModel):
         licences: licence -> number of documents under it.
         details: anything else a later stage or a reader needs, as plain JSON.
         provenance: code and library versions, command, times; never part of the identity.
+        record_sha256: SHA-256 of the rest of the record in canonical JSON, set when it is stored.
     """
 
     schema_version: int = 1
@@ -118,6 +119,7 @@ class Artifact(StrictModel):
     licences: dict[str, int] = Field(default_factory=dict)
     details: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
+    record_sha256: str = ""
 
     @property
     def id(self) -> str:
@@ -136,6 +138,15 @@ class Artifact(StrictModel):
     def encode(self) -> bytes:
         """The record as it is stored."""
         return self.model_dump_json(indent=1).encode("utf-8")
+
+    def sealed(self) -> Artifact:
+        """The record with its own checksum."""
+        return self.model_copy(update={"record_sha256": self.checksum()})
+
+    def checksum(self) -> str:
+        """What ``record_sha256`` has to be."""
+        rest = self.model_dump(mode="json", exclude={"record_sha256"})
+        return hashlib.sha256(json.dumps(rest, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def load_artifact(store: Store, artifact_id: str) -> Artifact | None:
@@ -158,13 +169,25 @@ def load_artifact(store: Store, artifact_id: str) -> Artifact | None:
         ) from None
 
 
-def list_artifacts(store: Store, kind: str | None = None, name: str | None = None) -> list[Artifact]:
-    """Every published artifact, newest last, optionally of one kind and stage name."""
+def list_artifacts(
+    store: Store, kind: str | None = None, name: str | None = None, damaged: list[UserError] | None = None
+) -> list[Artifact]:
+    """Every published artifact, newest last, optionally of one kind and stage name.
+
+    Args:
+        damaged: takes the error of each record that cannot be read. One bad record must not hide the others, so
+            without it they are left out; ``raymill show`` and ``verify`` report them.
+    """
     found = []
     for each_kind in (kind,) if kind else KINDS:
         for folder in store.folders(each_kind):
             if name is None or folder.rpartition("-")[0] == name:
-                artifact = load_artifact(store, f"{each_kind}/{folder}")
+                try:
+                    artifact = load_artifact(store, f"{each_kind}/{folder}")
+                except UserError as error:
+                    if damaged is not None:
+                        damaged.append(error)
+                    continue
                 if artifact is not None:
                     found.append(artifact)
     return sorted(found, key=lambda artifact: (str(artifact.provenance.get("finished", "")), artifact.id))
@@ -211,6 +234,8 @@ def verify_artifact(store: Store, artifact: Artifact) -> list[Damage]:
     damage = []
     if identity.fingerprint != artifact.fingerprint:
         damage.append(Damage(f"{artifact.id}/{RECORD}", "the identity does not give the recorded fingerprint"))
+    if artifact.checksum() != artifact.record_sha256:
+        damage.append(Damage(f"{artifact.id}/{RECORD}", "the record does not match its own checksum"))
 
     def check(entry: FileEntry) -> Damage | None:
         key = artifact.key(entry.path)
@@ -245,7 +270,14 @@ def local_copy(store: Store, artifact: Artifact, cache: Path | None = None) -> P
     if not done.exists():
         for entry in artifact.files:
             path = target / entry.path
-            store.download(artifact.key(entry.path), path)
+            try:
+                store.download(artifact.key(entry.path), path)
+            except PermissionError as error:
+                raise UserError(
+                    f"the local cache cannot be written: {error.strerror}",
+                    where=str(base),
+                    next_step="name a folder that you may write in RAYMILL_CACHE",
+                ) from None
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest != entry.sha256:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.artifact import RECORD, Artifact, FileEntry, load_artifact
-from cluster.errors import RaymillError
+from cluster.errors import RaymillError, UserError
 from cluster.store import Store
 
 LEASE = "lease.json"
@@ -34,11 +34,13 @@ class Attempt:
 
     Attributes:
         prefix: the store key of this try's folder.
+        fresh: start from nothing even where an earlier try left something to continue from.
         name: the folder's name below the artifact's.
     """
 
-    def __init__(self, store: Store, artifact_id: str) -> None:
+    def __init__(self, store: Store, artifact_id: str, *, fresh: bool = False) -> None:
         self.store = store
+        self.fresh = fresh
         self.artifact_id = artifact_id
         self.name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
         self.prefix = f"{artifact_id}/{self.name}"
@@ -55,11 +57,22 @@ class Attempt:
     def __exit__(self, *failure: object) -> None:
         self._stop.set()
         self._heart.join(timeout=5)
-        if not self.published:
+        if not self.published and not self._may_be_published():
             self.discard(keep_resume=True)
         self.store.delete(f"{self.prefix}/{LEASE}")
         if self._staging is not None:
             shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _may_be_published(self) -> bool:
+        """Whether the record names this try although publishing was cut off before it could say so.
+
+        Where the store cannot be asked it may: the files then stay, and garbage collection decides later.
+        """
+        try:
+            record = load_artifact(self.store, self.artifact_id)
+        except (OSError, RaymillError):
+            return True
+        return record is not None and record.attempt == self.name
 
     def key(self, path: str) -> str:
         """The store key of a file of this try; workers on other nodes write here through ``store.arrow``."""
@@ -89,6 +102,9 @@ class Attempt:
 
     def earlier(self) -> list[str]:
         """Prefixes of earlier tries at this artifact that left something to resume from, newest first."""
+        return [] if self.fresh else self._others()
+
+    def _others(self) -> list[str]:
         names = [name for name in self.store.folders(self.artifact_id) if name != self.name]
         return [
             f"{self.artifact_id}/{name}"
@@ -105,6 +121,7 @@ class Attempt:
         start = len(self.prefix) + 1
         paths = [item.key[start:] for item in self.store.files(f"{self.prefix}/")]
         data = [path for path in paths if path != LEASE and not path.startswith(f"{RESUME}/")]
+        self.store.make_durable([self.key(path) for path in data])
 
         def entry(path: str) -> FileEntry:
             digest, size = self.store.sha256(self.key(path))
@@ -120,6 +137,7 @@ class Attempt:
             replace: the record this one supersedes (``--force``); only that very record is replaced.
         """
         key = f"{self.artifact_id}/{RECORD}"
+        record = record.sealed()
         if replace is None:
             won = self.store.put_if_absent(key, record.encode())
         else:
@@ -133,7 +151,7 @@ class Attempt:
             return self.publish(record)  # the record we meant to replace was removed meanwhile
         self.published = True
         self.store.delete_all(f"{self.prefix}/{RESUME}")
-        for prefix in self.earlier():
+        for prefix in self._others():
             if not is_alive(self.store, prefix):
                 self.store.delete_all(prefix)
         return record
@@ -204,7 +222,10 @@ def collect_garbage(
     for kind in KINDS:
         for folder in store.folders(kind):
             artifact_id = f"{kind}/{folder}"
-            record = load_artifact(store, artifact_id)
+            try:
+                record = load_artifact(store, artifact_id)
+            except UserError:
+                continue  # a damaged record may name any of them: `verify` says so, nothing is removed
             for name in store.folders(artifact_id):
                 prefix = f"{artifact_id}/{name}"
                 if record is not None and record.attempt == name:

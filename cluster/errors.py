@@ -6,6 +6,7 @@ Ray workers with all its parts.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 
 
@@ -87,9 +88,8 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         yield current
         failures = getattr(current, "worker_failures", None)  # ray.train: one failure a rank
         related = [
-            getattr(current, "cause", None),
-            current.__cause__,
-            current.__context__,
+            getattr(current, "cause", None),  # ray.exceptions.RayTaskError
+            current.__cause__,  # not __context__: what was being handled when a defect appeared is not its cause
             *(failures.values() if isinstance(failures, dict) else ()),
         ]
         pending.extend(item for item in related if isinstance(item, BaseException))
@@ -98,3 +98,21 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 def find_raymill_error(error: BaseException) -> RaymillError | None:
     """The RaymillError inside a chain of wrappers, or None where there is none."""
     return next((cause for cause in causes(error) if isinstance(cause, RaymillError)), None)
+
+
+def explain_os_error(error: OSError, where: str = "") -> RaymillError | None:
+    """A full disk or a forbidden place as an error that a person can act on; None for any other failure."""
+    place = where or str(error.filename or "")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return InfraError(
+            f"no room to write: {error.strerror}",
+            where=place,
+            next_step="free disk space (or raise the quota), then repeat the command; it continues",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        return UserError(
+            f"cannot be written: {error.strerror}",
+            where=place,
+            next_step="choose a folder that you may write, with `store:` in the recipe or --store",
+        )
+    return None

@@ -20,11 +20,6 @@ def install() -> None:
     signal.signal(signal.SIGTERM, _stop)
 
 
-def interrupted() -> bool:
-    """Whether a stop was asked for."""
-    return _interrupted.is_set()
-
-
 def _stop(number: int, frame: FrameType | None) -> None:
     if _interrupted.is_set():
         end_now()
@@ -42,7 +37,8 @@ def end_now() -> None:
 
     for child in psutil.Process().children(recursive=True):
         try:
-            child.kill()
+            if "cluster.reaper" not in child.cmdline():  # it ends what was started since we looked, as we exit
+                child.kill()
         except psutil.NoSuchProcess:
             continue
     os._exit(EXIT_CODE)

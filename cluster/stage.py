@@ -7,6 +7,7 @@ and publishes the outcome. ``entry`` is a ``module:function`` text, so that desc
 from __future__ import annotations
 
 import importlib
+import math
 import platform
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cluster.artifact import Artifact, Identity, InputEntry, load_artifact
 from cluster.attempt import Attempt
 from cluster.config import StrictModel, identity_fields
+from cluster.errors import InternalError
 from cluster.store import Store
 
 if TYPE_CHECKING:
@@ -125,9 +127,10 @@ def execute(
     published = load_artifact(store, identity.id)
     if published is not None and not force:
         return Result(published, True, time.time() - began)
-    with Attempt(store, identity.id) as attempt:
+    with Attempt(store, identity.id, fresh=force) as attempt:
         function: StageFunction = load_entry(stage.entry)
         outcome = function(config, inputs, StageContext(store, attempt, tracker))
+        _require_finite(identity.name, outcome.metrics)
         record = Artifact(
             kind=identity.kind,
             name=identity.name,
@@ -144,6 +147,14 @@ def execute(
         )
         artifact = attempt.publish(record, replace=published)
     return Result(artifact, False, time.time() - began)
+
+
+def _require_finite(name: str, metrics: Mapping[str, float]) -> None:
+    bad = sorted(metric for metric, value in metrics.items() if not math.isfinite(value))
+    if bad:
+        raise InternalError(
+            f"{', '.join(bad)} is not a finite number", where=name, next_step="nothing was published; please report it"
+        )
 
 
 def load_entry(entry: str) -> Any:

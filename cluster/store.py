@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,9 +84,27 @@ class Store(ABC):
     def arrow(self, key: str) -> tuple[FileSystem, str]:
         """The pyarrow file system and the path in it, for Ray Data and pyarrow readers and writers."""
 
-    @abstractmethod
+    def make_durable(self, keys: list[str]) -> None:
+        """Return when these objects survive a power cut; nothing to do where every write already does."""
+        return
+
     def check_writable(self) -> None:
-        """Raise UserError or InfraError, with the reason, unless objects can be written."""
+        """Make sure that objects can be written, and only once where that is asked.
+
+        Raises:
+            UserError, InfraError: they cannot; the message says why.
+        """
+        from cluster.errors import UserError
+
+        key = f".probe-{uuid.uuid4().hex}"
+        written = [self.put_if_absent(key, data) for data in (b"first", b"second")]
+        self.delete(key)
+        if written != [True, False]:
+            raise UserError(
+                "the store does not support writing an object only once, which publishing relies on",
+                where=self.url,
+                next_step="use an S3 server with conditional writes (If-None-Match), or a local folder",
+            )
 
     @abstractmethod
     def stream(self, key: str) -> Iterator[bytes]:

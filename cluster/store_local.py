@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.errors import InfraError, UserError
+from cluster.errors import UserError, explain_os_error
 from cluster.store import CHUNK_BYTES, Store, StoredFile
 
 if TYPE_CHECKING:
@@ -64,13 +63,13 @@ class LocalStore(Store):
             finally:
                 aside.unlink(missing_ok=True)
         except OSError as error:
-            raise _explain(error, target) from error
+            raise explain_os_error(error, str(target)) or error from error
 
     def write(self, key: str, data: bytes) -> None:
         with self._aside(key) as (target, aside):
             _write_durably(aside, data)
             os.replace(aside, target)
-            _sync_folder(target.parent)
+            _sync(target.parent)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         with self._aside(key) as (target, aside):
@@ -79,7 +78,7 @@ class LocalStore(Store):
                 os.link(aside, target)
             except FileExistsError:
                 return False
-            _sync_folder(target.parent)
+            _sync(target.parent)
             return True
 
     def put_if_match(self, key: str, data: bytes, expected: bytes) -> bool:
@@ -90,7 +89,7 @@ class LocalStore(Store):
                 if not target.is_file() or target.read_bytes() != expected:
                     return False
                 os.replace(aside, target)
-            _sync_folder(target.parent)
+            _sync(target.parent)
             return True
 
     def files(self, prefix: str = "") -> Iterator[StoredFile]:
@@ -159,10 +158,10 @@ class LocalStore(Store):
 
         return LocalFileSystem(), str(self._path(key))
 
-    def check_writable(self) -> None:
-        key = f"{_ASIDE}probe-{uuid.uuid4().hex}"
-        self.write(key, b"probe")
-        self.delete(key)
+    def make_durable(self, keys: list[str]) -> None:
+        paths = [self._path(key) for key in keys]
+        for path in (*paths, *sorted({path.parent for path in paths})):
+            _sync(path)
 
 
 def _write_durably(path: Path, data: bytes) -> None:
@@ -172,23 +171,9 @@ def _write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _explain(error: OSError, target: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InfraError(
-            "no space left to write", where=str(target), next_step="free disk space, then repeat the command"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-        return UserError(
-            f"the store cannot be written: {error.strerror}",
-            where=str(target),
-            next_step="choose a folder that you may write, with `store:` in the recipe or --store",
-        )
-    return error

@@ -228,8 +228,3 @@ class S3Store(Store):
         if region:
             options["region"] = region
         return S3FileSystem(**options), f"{self.bucket}/{self._key(key)}"
-
-    def check_writable(self) -> None:
-        key = f".probe-{uuid.uuid4().hex}"
-        self.write(key, b"probe")
-        self.delete(key)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from cluster.errors import UserError, find_raymill_error
+from cluster.errors import RaymillError, UserError, causes, explain_os_error, find_raymill_error
 
 Arguments = argparse.Namespace
 AddArguments = Callable[[argparse.ArgumentParser], None]
@@ -183,7 +183,7 @@ def _suggest_command(argv: list[str]) -> None:
 
 
 def _report(error: Exception) -> int:
-    known = find_raymill_error(error)
+    known = find_raymill_error(error) or _find_os_error(error)
     if known is None or os.environ.get("RAYMILL_DEBUG"):
         traceback.print_exception(error)
     if known is None:
@@ -193,6 +193,12 @@ def _report(error: Exception) -> int:
         return 1
     print(f"error: {known}", file=sys.stderr)
     return known.exit_code
+
+
+def _find_os_error(error: Exception) -> RaymillError | None:
+    """A full disk or a forbidden place anywhere in the chain, also in a worker."""
+    explained = (explain_os_error(cause) for cause in causes(error) if isinstance(cause, OSError))
+    return next((found for found in explained if found), None)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,13 @@ def headline(artifact: Artifact) -> str:
     return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in plain.items())
 
 
+def metric_label(artifact: Artifact, metric: str) -> str:
+    """A metric's name, with the set of questions where it is a score on one: ``arc_easy.acc (sample)``."""
+    benchmarks = artifact.details.get("benchmarks")
+    on_questions = metric.partition(".")[0] in artifact.details.get("tasks", {})
+    return f"{metric} ({benchmarks})" if benchmarks and on_questions else metric
+
+
 def _scores(artifact: Artifact) -> str:
     metrics = artifact.metrics
     named = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster import interrupt
 from cluster.artifact import Artifact, Identity, find_artifact, load_artifact, local_copy
@@ -17,6 +17,8 @@ from cluster.session import connect
 from cluster.stage import execute
 from cluster.store import Store, open_store
 from pipelines.graph import Node, build_graph, identities, select, serves
+from pipelines.headlines import metric_label
+from pipelines.objective import TargetResult
 from pipelines.recipe import Recipe
 from pipelines.runs import RunRecord, StageLine, new_run, publish_run, stage_line, target_rows
 from serving.ports import require_free
@@ -238,10 +240,18 @@ def _check_force(names: frozenset[str], nodes: list[Node]) -> None:
         )
 
 
-def _check_objective(recipe: Recipe, made: Mapping[str, Artifact]) -> list[Any]:
+def _check_objective(recipe: Recipe, made: Mapping[str, Artifact]) -> list[TargetResult]:
     """The targets against the evaluation of the last model the recipe makes; empty where none was evaluated."""
     reports = [made[name] for name in ("evals-finetune", "evals-pretrain") if name in made]
-    return [target.check(reports[0].metrics) for target in recipe.objective.parsed()] if reports else []
+    if not reports:
+        return []
+    report = reports[0]
+    results = []
+    for target in recipe.objective.parsed():
+        on_questions = metric_label(report, target.metric) != target.metric
+        measured_on = str(report.details["benchmarks"]) if on_questions else ""
+        results.append(replace(target.check(report.metrics), measured_on=measured_on))
+    return results
 
 
 def summary(record: RunRecord) -> str:

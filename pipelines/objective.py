@@ -32,12 +32,23 @@ class Target:
 
 @dataclass(frozen=True)
 class TargetResult:
-    """A target's outcome; ``value`` is None where the metric was not measured."""
+    """A target's outcome.
+
+    Attributes:
+        value: None where the metric was not measured.
+        measured_on: the set of questions behind a score; empty for other metrics.
+    """
 
     metric: str
     condition: str
     value: float | None
     met: bool
+    measured_on: str = ""
+
+    @property
+    def label(self) -> str:
+        """The metric's name for a person, never a sample's score without saying so."""
+        return f"{self.metric} ({self.measured_on})" if self.measured_on else self.metric
 
 
 def parse_target(metric: str, condition: str) -> Target:

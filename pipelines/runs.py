@@ -108,13 +108,7 @@ def _render(record: RunRecord) -> str:
         figures["targets met"] = f"{met} of {len(record.targets)}"
     page.figures(figures)
     page.heading("Reports")
-    page.links(
-        {
-            line.stage: line.report if "/" not in line.report else f"../../{line.report}"
-            for line in record.stages
-            if line.report
-        }
-    )
+    page.links({line.stage: _from_index(line.report) for line in record.stages if line.report})
     page.heading("Stages")
     page.table(
         [
@@ -139,7 +133,7 @@ def target_rows(results: Sequence[TargetResult]) -> list[dict[str, Any]]:
     """The objective's outcome as table rows."""
     return [
         {
-            "target": result.metric,
+            "target": result.label,
             "condition": result.condition,
             "measured": "not measured" if result.value is None else result.value,
             "outcome": "met" if result.met else "NOT met",

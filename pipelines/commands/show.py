@@ -8,9 +8,10 @@ from typing import Any
 
 from cluster.artifact import Artifact, ancestors, find_artifact, list_artifacts, verify_artifact
 from cluster.attempt import collect_garbage
+from cluster.errors import UserError
 from cluster.progress import Progress, duration, table
 from cluster.store import Store, open_store
-from pipelines.headlines import headline
+from pipelines.headlines import headline, metric_label
 from pipelines.runs import list_runs
 
 
@@ -19,7 +20,8 @@ def show(arguments: Namespace) -> int:
     store = open_store(arguments.store)
     if arguments.artifact:
         return _show_one(store, find_artifact(store, arguments.artifact), as_json=arguments.json)
-    artifacts, runs = list_artifacts(store), list_runs(store)
+    damaged: list[UserError] = []
+    artifacts, runs = list_artifacts(store, damaged=damaged), list_runs(store)
     if arguments.json:
         print(json.dumps({"artifacts": [each.model_dump() for each in artifacts], "runs": runs}, indent=1))
         return 0
@@ -28,6 +30,8 @@ def show(arguments: Namespace) -> int:
         for each in artifacts
     ]
     print(table(rows) if rows else f"{store.url}: no artifacts yet")
+    for error in damaged:
+        print(f"left out: {error}")
     if runs:
         print()
         print(table([{"run": run["id"], "time": duration(run["seconds"]), "page": run["index"]} for run in runs]))
@@ -43,7 +47,8 @@ def _show_one(store: Store, artifact: Artifact, *, as_json: bool) -> int:
     print(f"{artifact.id}\n  fingerprint {artifact.fingerprint}\n  at {store.uri(artifact.data_prefix)}")
     made = artifact.provenance
     print(f"  made {made.get('finished')} in {duration(float(made.get('seconds', 0)))}")
-    for title, values in (("counts", artifact.counts), ("metrics", artifact.metrics)):
+    measured = {metric_label(artifact, name): value for name, value in artifact.metrics.items()}
+    for title, values in (("counts", artifact.counts), ("metrics", measured)):
         if values:
             print(f"\n{title}\n{table([{'name': name, 'value': value} for name, value in values.items()])}")
     print("\nfiles")
@@ -79,12 +84,17 @@ def _setting(key: str, value: Any) -> str:
 def verify(arguments: Namespace) -> int:
     """Re-check checksums; exit 1 where something does not match."""
     store = open_store(arguments.store)
-    chosen = [find_artifact(store, arguments.artifact)] if arguments.artifact else list_artifacts(store)
+    unreadable: list[UserError] = []
+    chosen = [find_artifact(store, arguments.artifact)] if arguments.artifact else []
+    if not chosen:
+        chosen = list_artifacts(store, damaged=unreadable)
     progress = Progress()
-    results = []
+    results = [{"artifact": error.where, "damage": [f"{error.where}: {error.what}"]} for error in unreadable]
     for artifact in chosen:
         damage = verify_artifact(store, artifact)
-        results.append({"artifact": artifact.id, "damage": [f"{each.key}: {each.problem}" for each in damage]})
+        results.append(
+            {"artifact": artifact.id, "damage": [f"{store.uri(each.key)}: {each.problem}" for each in damage]}
+        )
         progress.say(f"{artifact.id}: {'DAMAGED' if damage else f'{len(artifact.files)} files match'}")
     bad = [result for result in results if result["damage"]]
     if arguments.json:
@@ -92,8 +102,8 @@ def verify(arguments: Namespace) -> int:
     else:
         for result in bad:
             for line in result["damage"]:
-                print(f"damaged: {store.uri(str(line))}")
-        print(f"{len(chosen)} artifacts checked, {len(bad)} damaged")
+                print(f"damaged: {line}")
+        print(f"{len(results)} artifacts checked, {len(bad)} damaged")
     return 1 if bad else 0
 
 

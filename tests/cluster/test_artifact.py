@@ -102,6 +102,26 @@ def test_verify_finds_an_altered_identity(store: LocalStore) -> None:
     assert "identity" in verify_artifact(store, altered)[0].problem
 
 
+def test_verify_finds_a_changed_figure_in_the_record(store: LocalStore) -> None:
+    artifact = make(store)
+    key = f"{artifact.id}/artifact.json"
+    store.write(key, store.read(key).replace(b'"documents": 1', b'"documents": 7'))
+    changed = load_artifact(store, artifact.id)
+    assert changed is not None
+    assert [damage.problem for damage in verify_artifact(store, changed)] == [
+        "the record does not match its own checksum"
+    ]
+
+
+def test_one_damaged_record_does_not_hide_the_others(store: LocalStore) -> None:
+    bad, good = make(store, seed=1), make(store, seed=2)
+    store.write(f"{bad.id}/artifact.json", b"{half")
+    damaged: list[UserError] = []
+    assert list_artifacts(store, damaged=damaged) == [good]
+    assert bad.id in damaged[0].where
+    assert find_artifact(store, "corpus") == good
+
+
 def test_damaged_record_is_named(store: LocalStore) -> None:
     artifact = make(store)
     store.write(f"{artifact.id}/artifact.json", b"{half")

@@ -150,6 +150,35 @@ def test_killed_at_each_point_of_publishing(tmp_path: Path) -> None:
     assert outcomes == {True, False}  # some deaths came before the record and some after it
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_interrupted_while_publishing(store: LocalStore, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """Ctrl-C around the one write that publishes: the artifact is whole, or not there and nothing is left."""
+    put = LocalStore.put_if_absent
+
+    def interrupted(self: LocalStore, key: str, data: bytes) -> bool:
+        if moment == "after":
+            put(self, key, data)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalStore, "put_if_absent", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(store, "hello")
+    artifact = load_artifact(store, IDENTITY.id)
+    if moment == "after":
+        assert artifact is not None
+        assert verify_artifact(store, artifact) == []
+    else:
+        assert list(store.files()) == []
+
+
+def test_a_fresh_try_continues_from_nothing(store: LocalStore) -> None:
+    store.write(f"{IDENTITY.id}/20260101T000000-aa/resume/x", b"")
+    with Attempt(store, IDENTITY.id, fresh=True) as attempt:
+        assert attempt.earlier() == []
+        attempt.publish(record_of(attempt))
+    assert [item.key for item in store.files()] == [f"{IDENTITY.id}/artifact.json"]
+
+
 def test_racing_processes_agree(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     processes = [subprocess.Popen([sys.executable, "-c", CRASHING, store.url, "0"]) for _ in range(4)]

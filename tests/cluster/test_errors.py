@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 
 import pytest
 
-from cluster.errors import InfraError, InternalError, RaymillError, UserError, find_raymill_error
+from cluster.errors import InfraError, InternalError, RaymillError, UserError, explain_os_error, find_raymill_error
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,26 @@ def test_found_through_causes_contexts_and_worker_failures() -> None:
         assert find_raymill_error(error) is inner
     assert find_raymill_error(GroupFailure({0: ValueError("x"), 1: Wrapper(inner)})) is inner
     assert find_raymill_error(ValueError("nothing of ours")) is None
+
+
+def test_what_was_being_handled_is_not_the_cause() -> None:
+    try:
+        try:
+            raise UserError("no such suite")
+        except UserError:
+            raise KeyError("a defect") from None
+    except KeyError as error:
+        assert find_raymill_error(error) is None
+
+
+def test_full_disk_and_forbidden_place_are_explained() -> None:
+    with pytest.raises(OSError) as full, open("/dev/full", "wb", buffering=0) as device:
+        device.write(b"x")
+    explained = explain_os_error(full.value, "report.html")
+    assert isinstance(explained, InfraError)
+    assert "report.html: no room to write" in str(explained)
+    assert isinstance(explain_os_error(PermissionError(errno.EACCES, "Permission denied", "x")), UserError)
+    assert explain_os_error(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
 
 
 def test_a_cycle_of_causes_ends() -> None:

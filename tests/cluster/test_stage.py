@@ -11,6 +11,7 @@ import pytest
 from cluster import stage as stage_module
 from cluster.artifact import Artifact, load_artifact
 from cluster.config import StrictModel, execution
+from cluster.errors import InternalError
 from cluster.progress import Progress, Tracker
 from cluster.stage import Outcome, Result, Stage, StageContext, execute, identify
 from cluster.store import Store
@@ -30,6 +31,8 @@ def run(config: Settings, inputs: Mapping[str, Artifact], context: StageContext)
     context.output.write_text("text.txt", config.text)
     if config.text == "fail":
         raise ValueError("the stage failed")
+    if config.text == "nan":
+        return Outcome(metrics={"bad.metric": float("nan"), "good": 1.0})
     return Outcome(counts={"characters": len(config.text)}, licences={"MIT": 1}, metrics={"a.b": 0.5})
 
 
@@ -79,3 +82,9 @@ def test_a_failing_stage_publishes_nothing_and_can_be_repeated(any_store: Store)
     assert list(any_store.files()) == []
     with pytest.raises(ValueError, match="the stage failed"):
         do(any_store, Settings(text="fail"))
+
+
+def test_a_metric_that_is_no_number_publishes_nothing(any_store: Store) -> None:
+    with pytest.raises(InternalError, match=r"bad\.metric is not a finite number"):
+        do(any_store, Settings(text="nan"))
+    assert list(any_store.files()) == []

@@ -138,17 +138,30 @@ def test_full_disk_is_an_infrastructure_error_and_leaves_nothing(store: LocalSto
     code = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
+        "from cluster.errors import InfraError\n"
         "from cluster.store_local import LocalStore\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try:\n"
         "    LocalStore(Path(sys.argv[1])).write('big', b'x' * 100_000)\n"
-        "except OSError as error:\n"
+        "except InfraError as error:\n"
         "    sys.exit(7)\n"
     )
     assert subprocess.run([sys.executable, "-c", code, store.url], check=False).returncode == 7
     assert list(store.files()) == []
     assert list(Path(store.url).iterdir()) == []
+
+
+def test_a_server_without_conditional_writes_is_refused(s3_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unconditional(key: str, data: bytes) -> bool:
+        s3_store.write(key, data)
+        return True
+
+    s3_store.check_writable()
+    monkeypatch.setattr(s3_store, "put_if_absent", unconditional)
+    with pytest.raises(UserError, match="writing an object only once"):
+        s3_store.check_writable()
+    assert list(s3_store.files()) == []
 
 
 def test_keys_cannot_leave_the_store(store: LocalStore) -> None:
