@@ -1,5 +1,5 @@
 # The two commands: `make demo` and `make test`. Each makes .venv first where it is not there.
-.PHONY: setup demo serve test unit check slow clean
+.PHONY: setup demo serve test unit check clean
 .SUFFIXES:
 
 VENV := .venv/bin
@@ -22,9 +22,6 @@ test: check
 
 unit: $(STAMP)
 	$(VENV)/pytest -m "not ray and not vllm and not slow and not gpu"
-
-slow: $(STAMP)
-	$(VENV)/pytest -m slow
 
 check: $(STAMP)
 	$(VENV)/ruff check

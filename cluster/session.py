@@ -21,6 +21,7 @@ from typing import Any
 from cluster import reaper
 from cluster.config import StrictModel, execution
 from cluster.errors import InfraError, UserError
+from cluster.machine import available_cores
 
 MIN_LOGICAL_CPUS = 8
 """Ray schedules by declared CPUs. Two training workers on a two-core laptop would leave none for Ray Data or
@@ -84,7 +85,7 @@ def _embedded(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[Non
     mark = secrets.token_hex(8)
     with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **{reaper.MARK: mark}):
         guard = reaper.start(mark)
-        cores = os.cpu_count() or 1
+        cores = available_cores()
         cpus = config.logical_cpus or max(MIN_LOGICAL_CPUS, cores)
         try:
             _initialise(

@@ -179,13 +179,17 @@ def require_port(recipe: Recipe) -> None:
     require_free(recipe.serving.host, recipe.serving.port)
 
 
-def exercise(lifecycle: Lifecycle, deployment: Deployment) -> TrafficReport:
-    """Send the deployment real requests and say what came of them."""
+def exercise(lifecycle: Lifecycle, deployment: Deployment, *, restore: bool = False) -> TrafficReport:
+    """Send the deployment real requests and say what came of them.
+
+    Args:
+        restore: go back to the recipe's weights afterwards, for a deployment that stays up.
+    """
     from serving.exercise import run_exercise
     from serving.report import lines
 
     with lifecycle.progress.track("serving") as tracker:
-        report = run_exercise(deployment, tracker)
+        report = run_exercise(deployment, tracker, restore=restore)
     lifecycle.progress.say("\n".join(["", *lines(report), ""]))
     return report
 

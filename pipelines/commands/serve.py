@@ -33,7 +33,7 @@ def serve(arguments: Namespace) -> int:
             lifecycle.make(node, found[node.name], force=False)
         with lifecycle.deployed() as deployment:
             if from_recipe:
-                exercise(lifecycle, deployment)
+                exercise(lifecycle, deployment, restore=True)
             print(f"serving {recipe.name} at {deployment.url}/v1 (Ctrl-C stops it)", flush=True)
             while True:
                 time.sleep(POLL_SECONDS)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from cluster.errors import find_raymill_error
+from cluster.machine import available_cores
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,7 +70,7 @@ def default_workers() -> int:
 
     declared = int(ray.cluster_resources().get("CPU", 1))
     alone = sum(1 for node in ray.nodes() if node["Alive"]) == 1
-    return max(1, min(declared, os.cpu_count() or 1) if alone else declared)
+    return max(1, min(declared, available_cores()) if alone else declared)
 
 
 class _Failed:

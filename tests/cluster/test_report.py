@@ -79,13 +79,13 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert widths[2] == 1.0
 
 
-@given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9))
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e9))
 def test_ticks_cover_the_range_with_few_round_values(low: float, span: float) -> None:
     high = low + span
     ticks = _ticks(low, high)
     if high > low:
-        assert ticks[0] <= low + 1e-6 * span + 1e-9
-        assert ticks[-1] >= high - 1e-6 * span - 1e-9
+        assert ticks[0] <= low + 1e-6 * span
+        assert ticks[-1] >= high - 1e-6 * span
         assert 2 <= len(ticks) <= 8
 
 

@@ -77,7 +77,7 @@ def publish_corpus(store: Store, rows: list[dict[str, str]], *, files: int = 2, 
             identity=identity.fields(),
             attempt=attempt.name,
             files=attempt.seal(),
-            counts={"kept": len(rows)},
+            counts={"documents": len(rows)},
             licences={"PSF-2.0": len(rows)},
         )
         return attempt.publish(record)
@@ -94,7 +94,7 @@ def publish() -> Callable[..., Artifact]:
     return publish_corpus
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def training_ray() -> Iterator[None]:
     """An embedded Ray, started as `raymill run` starts it."""
     from cluster.session import ClusterConfig, connect
