@@ -16,7 +16,7 @@ from pipelines.train.config import Count, TrainConfig, resolve_training
 LLAMA_MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The matrices that vLLM can adapt."""
 
-STAGE = Stage("finetune", "Adapter", 1, "pipelines.finetune.stage:run", resolve="pipelines.finetune.config:resolve")
+STAGE = Stage("finetune", "Adapter", 2, "pipelines.finetune.stage:run", resolve="pipelines.finetune.config:resolve")
 
 
 class DocsPairs(StrictModel):

@@ -11,7 +11,8 @@ from cluster.store import Store
 from pipelines.finetune.config import FinetuneConfig, JsonlPairs
 from pipelines.finetune.pairs import Pair, choose, docstring_pairs, read_pairs, split, to_jsonl
 
-DOCS_SOURCE = "python-docs"
+DOCSTRING = "docstring"
+"""What the metadata of a document made of docstrings calls its kind, whatever the recipe calls its source."""
 
 
 def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
@@ -60,14 +61,14 @@ def _pairs(config: FinetuneConfig, corpus: Artifact | None, store: Store) -> lis
 
 
 def _training_texts(corpus: Artifact, store: Store) -> Iterator[str]:
-    """Python documentation of the training split; what curation held out stays unseen by every kind of training."""
+    """Docstrings of the training split; what curation held out stays unseen by every kind of training."""
     import pyarrow.parquet as pq
 
     for entry in sorted(corpus.files, key=lambda entry: entry.path):
         if entry.path.startswith("train/") and entry.path.endswith(".parquet"):
             filesystem, path = store.arrow(corpus.key(entry.path))
             with filesystem.open_input_file(path) as source:
-                for batch in pq.ParquetFile(source).iter_batches(1024, columns=["text", "source"]):
-                    for text, origin in zip(batch["text"].to_pylist(), batch["source"].to_pylist(), strict=True):
-                        if origin == DOCS_SOURCE:
+                for batch in pq.ParquetFile(source).iter_batches(1024, columns=["text", "metadata"]):
+                    for text, metadata in zip(batch["text"].to_pylist(), batch["metadata"].to_pylist(), strict=True):
+                        if json.loads(metadata).get("kind") == DOCSTRING:
                             yield text

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.artifact import Artifact
 from cluster.config import identity_fields, parse_document, validate
 from cluster.errors import UserError
+from cluster.store import Store
 from pipelines.finetune.config import FinetuneConfig, resolve
 from pipelines.finetune.pairs import (
     Pair,
@@ -19,6 +23,7 @@ from pipelines.finetune.pairs import (
     split,
     to_jsonl,
 )
+from pipelines.finetune.stage import _training_texts
 
 DOCUMENT = """# pack.shapes
 
@@ -66,6 +71,18 @@ def test_questions_vary(corpus_rows: list[dict[str, str]]) -> None:
     openings = {" ".join(pair.prompt.split()[:2]) for pair in pairs}
     assert len(openings) >= 5
     assert all(pair.completion.strip() == pair.completion and "\n" not in pair.completion for pair in pairs)
+
+
+def test_docstrings_are_known_by_their_kind_whatever_their_source_is_called(
+    store: Store, publish: Callable[..., Artifact]
+) -> None:
+    kinds = {"docstring": "our-docs", "readme": "python-docs"}
+    rows = [
+        {"id": kind, "text": f"text of a {kind}", "source": source, "metadata": json.dumps({"kind": kind})}
+        for kind, source in kinds.items()
+    ]
+    corpus = publish(store, [rows[0], *rows], validation_every=10)
+    assert list(_training_texts(corpus, store)) == ["text of a docstring"]
 
 
 def test_text_without_a_module_gives_nothing() -> None:
