@@ -10,7 +10,6 @@ reset at them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,11 +85,6 @@ class Packer:
         self._scratch.write(tokens.astype(self._dtype).tobytes())
         self._documents.append((order_key(document_id), document_id, self._written, len(tokens)))
         self._written += len(tokens)
-
-    def add_all(self, documents: Iterable[tuple[str, np.ndarray[Any, Any]]]) -> None:
-        """Several documents; see :meth:`add`."""
-        for document_id, tokens in documents:
-            self.add(document_id, tokens)
 
     def finish(self, sequence_length: int) -> BlockIndex:
         """Write the split's stream, document starts and index."""

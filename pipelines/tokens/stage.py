@@ -94,14 +94,16 @@ def encode(config: TokensConfig, inputs: Mapping[str, Artifact], context: StageC
     folders = {split: context.output.path(f"{split}/index.json").parent for split in SPLITS}
     packers = {split: Packer(folder, vocab_size=vocab_size, **ids) for split, folder in folders.items()}
     statistics = CorpusStatistics()
-    with context.progress.step("encode", corpus.counts.get("kept"), "documents") as tracker:
+    with context.progress.step("encode", corpus.counts.get("documents"), "documents") as tracker:
+        tokens = 0
         for batch in encode_splits(context.store, corpus, tokenizer_json, config.workers):
             start = 0
             for split, document_id, length in zip(batch.splits, batch.ids, batch.lengths, strict=True):
                 packers[split].add(document_id, batch.tokens[start : start + length])
                 start += int(length)
             statistics.add(batch)
-            tracker.update(advance=len(batch.ids), tokens=sum(statistics.lengths))
+            tokens += start
+            tracker.update(advance=len(batch.ids), tokens=tokens)
     indexes = {split: packer.finish(config.sequence_length) for split, packer in packers.items()}
     for split, index in indexes.items():
         if index.blocks == 0:

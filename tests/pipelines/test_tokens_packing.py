@@ -16,7 +16,8 @@ DOCUMENTS = st.dictionaries(st.text(min_size=1, max_size=8), st.lists(st.integer
 def pack(folder: Path, documents: list[tuple[str, list[int]]], length: int, vocab_size: int = 500) -> TokenBlocks:
     folder.mkdir(parents=True)
     packer = Packer(folder, vocab_size=vocab_size, bos_id=BOS, eos_id=EOS, pad_id=PAD)
-    packer.add_all((name, np.array([BOS, *tokens, EOS], np.uint32)) for name, tokens in documents)
+    for name, tokens in documents:
+        packer.add(name, np.array([BOS, *tokens, EOS], np.uint32))
     packer.finish(length)
     return TokenBlocks(folder)
 
