@@ -11,6 +11,7 @@ from cluster.attempt import Attempt
 from cluster.report import Page
 from cluster.store import Store
 from pipelines.corpus.table import decode, part_name
+from pipelines.curate.redact import redact_sample
 
 if TYPE_CHECKING:
     from pipelines.corpus.stage import PartSummary
@@ -60,7 +61,7 @@ def report(by_source: Mapping[str, Sequence[PartSummary]], store: Store, output:
         if first is not None:
             rows = decode(store.read(output.key(part_name("data", first.number)))).slice(0, 3).to_pylist()
             for row in rows:
-                page.sample(f"{name}: {row['path']} ({row['licence']})", row["text"])
+                page.sample(f"{name}: {row['path']} ({row['licence']})", redact_sample(row["text"]))
     return page.render()
 
 

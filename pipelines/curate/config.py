@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -153,4 +153,21 @@ class CurateConfig(StrictModel):
         return sorted(set(values))
 
 
-STAGE = Stage(name="curate", kind="Corpus", version=1, entry="pipelines.curate.stage:run")
+STAGE = Stage(
+    name="curate",
+    kind="Corpus",
+    version=1,
+    entry="pipelines.curate.stage:run",
+    resolve="pipelines.curate.config:resolve",
+)
+
+
+def resolve(config: CurateConfig) -> dict[str, Any]:
+    """Identity fields without the thresholds of rules that are switched off: they change nothing."""
+    unused = {
+        "language_min_confidence": not config.language,
+        "gopher_repetition": config.repetition is None,
+        "gopher_quality": "gopher" not in config.quality,
+        "c4": "c4" not in config.quality,
+    }
+    return {name: None for name, off in unused.items() if off}

@@ -32,6 +32,11 @@ def redact(text: str, types: Sequence[str]) -> tuple[str, Counter[str]]:
     return text, +counts
 
 
+def redact_sample(text: str, characters: int | None = None) -> str:
+    """A text's beginning (by default all), fit for a page that people pass on: no personal data in it."""
+    return redact(text, tuple(PLACEHOLDERS))[0][:characters]
+
+
 def _redact_emails(text: str) -> tuple[str, int]:
     """Looks around each @: searching for the local part first would cost up to 64 steps for every character."""
     parts: list[str] = []

@@ -19,7 +19,7 @@ from pipelines.curate.language import identify_language
 from pipelines.curate.minhash import MinHasher, comparable_words, content_hash
 from pipelines.curate.normalise import normalise
 from pipelines.curate.quality import judge_quality
-from pipelines.curate.redact import PLACEHOLDERS, redact
+from pipelines.curate.redact import PLACEHOLDERS, redact, redact_sample
 from pipelines.curate.repetition import judge_repetition
 from pipelines.curate.words import Words
 
@@ -115,7 +115,7 @@ def tag_part(part: TagPart, *, config: CurateConfig, store: Store) -> TagSummary
         summary.dropped.append((row["id"], row["source"], reason))
         samples = summary.samples.setdefault(reason, [])
         if len(samples) < SAMPLES_PER_REASON:
-            samples.append(Sample(row["id"], row["path"], original[:SAMPLE_CHARACTERS]))
+            samples.append(Sample(row["id"], row["path"], redact_sample(original, SAMPLE_CHARACTERS)))
     store.write(part.tagged_key, encode(pa.Table.from_pylist(survivors, schema=TAGGED)))
     return summary
 

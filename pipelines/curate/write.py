@@ -12,7 +12,7 @@ import pyarrow as pa
 from cluster.store import Store
 from pipelines.corpus.table import decode, encode, part_name
 from pipelines.curate.clusters import Duplicate
-from pipelines.curate.redact import PLACEHOLDERS
+from pipelines.curate.redact import PLACEHOLDERS, redact_sample
 from pipelines.curate.tag import SAMPLE_CHARACTERS, SAMPLES_PER_REASON, TAGGED, Sample, Tally
 
 KEPT = pa.schema([each for each in TAGGED if not each.name.startswith("redacted_")])
@@ -74,7 +74,7 @@ def write_part(part: WritePart, *, store: Store, prefix: str) -> WriteSummary:
             samples = summary.samples.setdefault(decision.reason, [])
             if len(samples) < SAMPLES_PER_REASON:
                 label = f"{row['path']} (duplicate of {decision.duplicate_of})"
-                samples.append(Sample(row["id"], label, row["text"][:SAMPLE_CHARACTERS]))
+                samples.append(Sample(row["id"], label, redact_sample(row["text"], SAMPLE_CHARACTERS)))
             continue
         kept[decision].append(row)
         if row["id"] in part.named:

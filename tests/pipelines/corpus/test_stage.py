@@ -50,6 +50,15 @@ def test_text_and_jsonl_become_documents(tmp_path: Path, run_corpus: RunCorpus, 
     assert b"<html" in store.read(made.key("report.html"))
 
 
+def test_samples_on_the_page_are_redacted(tmp_path: Path, run_corpus: RunCorpus, store: Store) -> None:
+    (tmp_path / "a.txt").write_text("Ask jane.doe@example.org.")
+    made, rows = run_corpus({"kind": "text", "path": str(tmp_path / "a.txt")})
+    page = store.read(made.key("report.html")).decode()
+    assert "Ask &lt;EMAIL&gt;." in page
+    assert "example.org" not in page
+    assert rows[0]["text"] == "Ask jane.doe@example.org."
+
+
 def test_ids_do_not_depend_on_the_place(tmp_path: Path, run_corpus: RunCorpus) -> None:
     ids = []
     for place in ("x", "y"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pydoc_data import topics
@@ -13,11 +14,12 @@ from hypothesis import strategies as st
 from cluster.artifact import Artifact, read_json
 from cluster.config import parse_document, validate
 from cluster.errors import InternalError, UserError
+from cluster.stage import identify
 from cluster.store import Store
 from pipelines.corpus.table import decode
-from pipelines.curate.config import CurateConfig
+from pipelines.curate.config import STAGE, CurateConfig
 from pipelines.curate.funnel import Funnel
-from pipelines.curate.tag import Tally
+from pipelines.curate.tag import SAMPLE_CHARACTERS, Tally
 
 MakeCorpus = Callable[..., Artifact]
 RunCurate = Callable[..., Artifact]
@@ -90,6 +92,39 @@ def test_planted_faults_are_found(
     page = store.read(made.key("report.html")).decode()
     assert "duplicate.near" in page
     assert "Far too short." in page
+
+
+def test_samples_on_the_page_are_redacted_whatever_the_recipe_keeps(
+    chapters: dict[str, str], make_corpus: MakeCorpus, run_curate: RunCurate, store: Store
+) -> None:
+    """Also an address that lies across the place where a sample is cut."""
+    writer = "Ask jane.doe@example.org at 8.8.8.8. "
+    across = "x" * (SAMPLE_CHARACTERS - len("jane.doe@ex") - 1) + " jane.doe@example.org"
+    twice = writer + chapters["with"]
+    made = run_curate(make_corpus({**chapters, "short": writer, "across": across, "a": twice, "b": twice}), redact=[])
+    page = store.read(made.key("report.html")).decode()
+    assert "Ask &lt;EMAIL&gt; at &lt;IP&gt;." in page
+    assert "duplicate.exact" in page
+    assert not re.search(r"jane|example|8\.8\.8\.8", page)
+    assert any(writer in row["text"] for row in rows(store, made, "train") + rows(store, made, "validation"))
+
+
+def test_thresholds_of_rules_that_are_off_are_not_part_of_the_identity() -> None:
+    def identity(**settings: Any) -> dict[str, Any]:
+        return identify(STAGE, CurateConfig.model_validate(settings), {}).config
+
+    off: dict[str, Any] = {"language": [], "repetition": None, "quality": []}
+    thresholds: dict[str, Any] = {
+        "language_min_confidence": 0.9,
+        "gopher_repetition": {"max_duplicate_lines": 0.9},
+        "gopher_quality": {"min_words": 1},
+        "c4": {"min_sentences": 1},
+    }
+    assert identity(**off) == identity(**off, **thresholds)
+    for name, value in thresholds.items():
+        assert identity() != identity(**{name: value})
+    assert identity(quality=["gopher"], c4=thresholds["c4"]) == identity(quality=["gopher"])
+    assert identity(quality=["gopher"], gopher_quality={"min_words": 1}) != identity(quality=["gopher"])
 
 
 def test_parts_do_not_change_what_is_kept(
