@@ -63,7 +63,10 @@ class ModelConfig(StrictModel):
     architecture: Literal["llama"] = Field(
         "llama", description="Llama: RMSNorm, SwiGLU, rotary positions, grouped-query attention"
     )
-    size: Size = Field("nano", description="preset that the fields below override")
+    # Not part of the identity: the shape that it gives is, as `resolve` adds it.
+    size: Size = Field(
+        "nano", json_schema_extra={"identity": False}, description="preset that the fields below override"
+    )
     hidden: int | None = Field(None, ge=32, description="width of the model")
     layers: int | None = Field(None, ge=1, description="number of layers")
     heads: int | None = Field(None, ge=1, description="attention heads")

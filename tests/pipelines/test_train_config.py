@@ -4,6 +4,7 @@ import pytest
 
 from cluster.config import identity_fields, parse_document, validate
 from cluster.errors import UserError
+from cluster.stage import identify
 from pipelines.models.config import PRESETS, ModelConfig
 from pipelines.pretrain import STAGE, PretrainConfig, resolve
 from pipelines.train.config import TrainConfig
@@ -47,6 +48,15 @@ def test_identity_has_what_presets_became_and_nothing_of_how_it_runs() -> None:
     assert resolve(first)["hidden"] == 128
     assert resolve(pretrain("gpus_per_worker: 1"))["precision"] == "bf16"
     assert STAGE.resolve == "pipelines.pretrain:resolve"
+
+
+def test_a_size_is_known_by_the_shape_that_it_gives() -> None:
+    def identity(text: str) -> dict[str, object]:
+        return identify(STAGE, pretrain(text), {}).config
+
+    as_nano = "size: 1m\nlayers: 4\nkv_heads: 2\nintermediate: 352"
+    assert identity(as_nano) == identity("size: nano") == identity("size: nano\nlayers: 4")
+    assert identity("size: 1m") != identity("size: nano")
 
 
 @pytest.mark.parametrize("size", sorted(PRESETS))
