@@ -6,6 +6,10 @@ The minder lives as long as its standard input stays open. The owner holds the o
 however the owner dies, SIGKILL included. Then, or on SIGTERM, or when the server ends, it asks the server to stop,
 waits, and kills what is left: as a child subreaper (prctl(2)) it inherits processes whose parents are gone. The
 server itself dies with the minder (PR_SET_PDEATHSIG). It prints the server's process id, and ends with its status.
+
+vLLM leaves its sockets behind where VLLM_RPC_BASE_PATH says, otherwise in the system's folder for temporary files. The
+minder names a folder that is this server's alone, prints it too, and removes it at the end; its owner does so where
+the minder was killed.
 """
 
 from __future__ import annotations
@@ -17,10 +21,14 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+SOCKET_FOLDER_CHARACTERS = 70
+"""A Unix socket's path has at most 107 characters (unix(7)), and vLLM's names take 37 of them with the slash."""
+
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
@@ -35,9 +43,17 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    with _socket_folder() as sockets:
+        return _mind(command, {**os.environ, "VLLM_RPC_BASE_PATH": sockets}, log, grace, wake, stopping)
+
+
+def _mind(
+    command: list[str], environment: dict[str, str], log: str, grace: float, wake: int, stopping: list[int]
+) -> int:
     with open(log, "ab", buffering=0) as output:
         server = subprocess.Popen(
             command,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -45,7 +61,7 @@ def main() -> int:
             preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
         )
     with contextlib.suppress(BrokenPipeError):
-        print(server.pid, flush=True)
+        print(server.pid, environment["VLLM_RPC_BASE_PATH"], sep="\n", flush=True)
     while server.poll() is None and not stopping:
         readable, _, _ = select.select([0, wake], [], [])
         if wake in readable:
@@ -62,6 +78,14 @@ def main() -> int:
     _kill_descendants()
     status = server.returncode
     return status if status is not None and status >= 0 else 128 - (status or 0)
+
+
+def _socket_folder() -> tempfile.TemporaryDirectory[str]:
+    """A private folder with a path short enough for sockets in it."""
+    parents = [tempfile.gettempdir(), "/tmp"]
+    name = "raymill-engine-"
+    fitting = [parent for parent in parents if len(parent) + len(name) + 9 <= SOCKET_FOLDER_CHARACTERS]
+    return tempfile.TemporaryDirectory(prefix=name, dir=fitting[0], ignore_cleanup_errors=True)
 
 
 def _kill_descendants() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -44,6 +45,7 @@ class EngineProcess:
         self._command = command
         self._minder: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._sockets = ""
         self.port = 0
 
     @property
@@ -107,6 +109,8 @@ class EngineProcess:
             minder.wait(GRACE_S)
         if minder.stdout:
             minder.stdout.close()
+        if self._sockets:
+            shutil.rmtree(self._sockets, ignore_errors=True)  # there only where the minder was killed
 
     def _spawn(self) -> None:
         # Bound but not listening, the socket keeps the port from others until the server (SO_REUSEADDR too) listens.
@@ -125,6 +129,7 @@ class EngineProcess:
         )
         assert self._minder.stdout is not None
         self.pid = int(self._minder.stdout.readline() or 0)
+        self._sockets = self._minder.stdout.readline().decode().strip()
         self.started = time.time()
 
     async def _until_healthy(self, session: aiohttp.ClientSession, deadline: float) -> None:

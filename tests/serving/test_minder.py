@@ -1,5 +1,6 @@
 """However its owner ends, a minded server goes, and every process it started goes with it."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.process import MINDER
+from serving.config import EngineConfig
+from serving.engine import EngineSpec
+from serving.process import MINDER, EngineProcess
 
 # A server with a child in a group of its own, that prints both ids; it ignores SIGTERM if told so.
 SERVER = """
@@ -51,6 +54,47 @@ def processes_in(log: Path) -> list[psutil.Process]:
     raise AssertionError("the server did not start")
 
 
+SOCKETS = """
+import os, socket, sys, uuid
+folder = os.environ["VLLM_RPC_BASE_PATH"]
+for _ in range(2):
+    socket.socket(socket.AF_UNIX).bind(f"{folder}/{uuid.uuid4()}")
+print(os.getpid(), folder, flush=True)
+if sys.argv[1] == "quits":
+    os._exit(7)
+import time; time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("end", ["quits", "owner leaves", "SIGTERM"])
+@pytest.mark.parametrize("depth", [1, 60])
+def test_the_servers_sockets_have_a_folder_of_their_own_that_goes_with_it(tmp_path, end, depth):
+    """Also where the folder for temporary files has a path too long for sockets."""
+    temporary = tmp_path / ("t" * depth)
+    temporary.mkdir()
+    log = tmp_path / "log"
+    minder = subprocess.Popen(
+        [sys.executable, "-I", str(MINDER), "0.5", str(log), sys.executable, "-c", SOCKETS, end],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+    deadline = time.monotonic() + 30
+    while not (log.exists() and log.read_text().endswith("\n")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    folder = Path(log.read_text().split()[1])
+    if end != "quits":
+        assert len(list(folder.iterdir())) == 2 and folder.stat().st_mode & 0o777 == 0o700
+    if end == "SIGTERM":
+        minder.terminate()
+    if end == "owner leaves":
+        minder.stdin.close()
+    minder.wait(20)
+    minder.stdin.close()
+    assert not folder.exists()
+    assert list(temporary.iterdir()) == []
+
+
 def all_gone(processes: list[psutil.Process]) -> bool:
     return not psutil.wait_procs(processes, timeout=20)[1]
 
@@ -88,10 +132,33 @@ def test_a_server_that_ends_leaves_no_child_and_its_status_is_known(tmp_path):
 
 def test_the_server_dies_with_a_minder_that_is_killed(tmp_path):
     log = tmp_path / "log"
-    minder = subprocess.Popen(minder_command(log, "polite"), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    minder = subprocess.Popen(
+        minder_command(log, "polite"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
     server, child = processes_in(log)
     os.kill(minder.pid, signal.SIGKILL)
     minder.wait(20)
     assert all_gone([server])
     child.kill()  # only the minder could have known of it
     minder.stdin.close()
+
+
+@pytest.mark.parametrize("minder_killed", [False, True])
+def test_an_engines_folder_for_sockets_goes_when_it_is_stopped(tmp_path, fake_command, minder_killed):
+    spec = EngineSpec("base", str(tmp_path), ("base",), (), "cpu", EngineConfig(startup_timeout_seconds=60))
+    process = EngineProcess(spec, "127.0.0.1", "key", tmp_path / "log", fake_command)
+    asyncio.run(process.start())
+    minder, *rest = [psutil.Process(pid) for pid in process.pids]
+    folder = Path(psutil.Process(process.pid).environ()["VLLM_RPC_BASE_PATH"])
+    assert folder.is_dir()
+    if minder_killed:
+        minder.kill()
+    process.stop()
+    assert not folder.exists()
+    for orphan in rest if minder_killed else []:  # only the minder could have known of them
+        if orphan.is_running():
+            orphan.kill()
+    assert all_gone([minder, *rest])
