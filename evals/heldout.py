@@ -18,13 +18,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifact import Artifact
-from cluster.errors import UserError
+from cluster.errors import InternalError, UserError
 from cluster.progress import Tracker
 from cluster.store import Store
 from evals.pool import ScorerPool
 
 if TYPE_CHECKING:
     from evals.harness import ClusterLM
+
+LARGEST_LOSS = 700.0
+"""Nats a token; e to the power of 710 overflows."""
 
 DOCUMENT_CHARACTERS = 20_000
 CANDIDATES = 20_000
@@ -45,8 +48,19 @@ class HeldOut:
     unigram_log_likelihood: float
 
     def metrics(self) -> dict[str, float]:
-        """Perplexities per token, their ratio (below 1: better than the baseline) and bits per UTF-8 byte."""
-        perplexity = math.exp(-self.log_likelihood / self.tokens)
+        """Perplexities per token, their ratio (below 1: better than the baseline) and bits per UTF-8 byte.
+
+        Raises:
+            InternalError: the likelihood is not a number, or the perplexity beyond what a float can hold.
+        """
+        loss = -self.log_likelihood / self.tokens
+        if not math.isfinite(loss) or loss > LARGEST_LOSS:
+            raise InternalError(
+                f"the loss on held-out text is {loss} nats a token: the model gives no usable probabilities",
+                where="heldout.perplexity",
+                next_step="check the model's weights with `raymill verify`, and its training curves",
+            )
+        perplexity = math.exp(loss)
         unigram = math.exp(-self.unigram_log_likelihood / self.tokens)
         return {
             "heldout.perplexity": perplexity,

@@ -8,9 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from cluster.errors import InfraError
+from cluster.resources import require_resources
 from evals.scorer import Answer, Group, ModelSource, Scorer
 
 BATCHES_A_CALL = 4
+ACTOR_CPUS = 0.5
+"""Logical CPUs; less than one, so that actors start even where other stages' have not quite gone yet."""
+
 CALLS_IN_FLIGHT = 2
 """An actor always has a call waiting, so that it never idles for the length of a round trip."""
 
@@ -75,11 +79,15 @@ def _ask_to_score(call: list[list[Group]], actor: Any) -> Any:
 
 @contextmanager
 def scorers(source: ModelSource, workers: int) -> Iterator[ScorerPool]:
-    """Actors that are loading the model already when the context begins; they end with it."""
+    """Actors that are loading the model already when the context begins; they end with it.
+
+    Raises:
+        UserError: the cluster can never hold so many.
+    """
     import ray
 
-    # Half a logical CPU each: they start even where other stages' actors have not quite gone yet.
-    actor_class = ray.remote(num_cpus=0.5, num_gpus=_gpu_share(workers))(Scorer)
+    require_resources(workers, "evals", cpus=ACTOR_CPUS)
+    actor_class = ray.remote(num_cpus=ACTOR_CPUS, num_gpus=_gpu_share(workers))(Scorer)
     actors = [actor_class.remote(source) for _ in range(workers)]
     try:
         yield ScorerPool(actors)

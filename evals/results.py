@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cluster.errors import InternalError
 from evals.intervals import interval
 
 Scores = dict[str, dict[str, Any]]
@@ -13,7 +14,12 @@ Scores = dict[str, dict[str, Any]]
 
 
 def suite_scores(results: Mapping[str, Any], suites: Iterable[str]) -> dict[str, Scores]:
-    """Scores of each suite; a group (mmlu) is scored over all of its questions."""
+    """Scores of each suite; a group (mmlu) is scored over all of its questions.
+
+    Raises:
+        InternalError: a score is not a finite number. TruthfulQA's mc2 divides by the probability of all answers, and
+            that is 0 where every one of them underflows.
+    """
     return {suite: _scores(results, suite) for suite in suites}
 
 
@@ -45,15 +51,27 @@ def _scores(results: Mapping[str, Any], name: str) -> Scores:
         error = row.get(key.replace(metric, f"{metric}_stderr", 1))
         stderr = float(error) if isinstance(error, (int, float)) and math.isfinite(error) else None
         values = [float(sample[metric]) for sample in samples]
-        bounds = interval(values, float(value), stderr)
+        score = _finite(float(value), f"{name}.{metric}")
+        bounds = interval(values, score, stderr)
         scores[metric] = {
-            "score": float(value),
+            "score": score,
             "stderr": stderr,
             "interval_95": list(bounds) if bounds else None,
             "chance": math.fsum(map(chance_level, samples)) / len(samples),
             "n": len(samples),
         }
     return scores
+
+
+def _finite(score: float, where: str) -> float:
+    if not math.isfinite(score):
+        raise InternalError(
+            f"the score is {score}, not a number",
+            where=where,
+            next_step="look at this task's answers: the model gives each of them a probability of 0 or none at all; "
+            "a model that is trained further, or the task left out of evals.suites, gets past it",
+        )
+    return score
 
 
 def chance_level(sample: Mapping[str, Any]) -> float:

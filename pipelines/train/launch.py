@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster import attempt, errors
-from cluster.errors import InfraError, InternalError, RaymillError, UserError, find_raymill_error
+from cluster.errors import InfraError, InternalError, RaymillError, find_raymill_error
+from cluster.resources import require_resources
 from cluster.stage import StageContext
-from pipelines.train.config import TrainConfig
 from pipelines.train.journal import Follower, Record, carry_over
 from pipelines.train.task import TrainTask
 from pipelines.train.worker import CHECKPOINTS, FAILURE, JOURNAL, Job, work
@@ -37,8 +37,9 @@ START_RETRIES = 2
 
 @dataclass(frozen=True)
 class Training:
-    """A finished run: the first worker's summary, and every record of its journal in the order of steps."""
+    """A finished run: its recipe section, the first worker's summary, and all its journal in the order of steps."""
 
+    where: str
     summary: dict[str, Any]
     records: list[Record]
 
@@ -54,7 +55,9 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
         UserError: the cluster has too few CPUs or GPUs, or the recipe cannot work (a loss that is not finite).
         InfraError: workers were lost more often than ``max_worker_failures``.
     """
-    check_resources(task.config, task.where)
+    config, where = task.config, task.where
+    advice = f"or set {where}.gpus_per_worker: 0"
+    require_resources(config.workers, where, gpus=config.gpus_per_worker, gpu_advice=advice)
     output = context.output
     resume = output.resume_key(FOLDER)
     earlier = tuple(f"{prefix}/{attempt.RESUME}/{FOLDER}" for prefix in output.earlier())
@@ -76,27 +79,7 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
             fit.join(POLL_S)
             _show(tracker, follower.poll(), done, noted)
     summary = _outcome(fit, job)
-    return Training(summary, [record for record in follower.poll() if record["kind"] != "note"])
-
-
-def check_resources(config: TrainConfig, where: str) -> None:
-    """Refuse more workers than the cluster can ever hold, instead of waiting for them for ever.
-
-    Raises:
-        UserError: saying what the cluster has.
-    """
-    import ray
-
-    has = ray.cluster_resources()
-    for resource, each in (("CPU", 1), ("GPU", config.gpus_per_worker)):
-        available = int(has.get(resource, 0))
-        if config.workers * each > available:
-            raise UserError(
-                f"{config.workers} workers need {config.workers * each} {resource}s, the cluster has {available}",
-                where=f"{where}.workers",
-                next_step=f"lower {where}.workers"
-                + (f", set {where}.gpus_per_worker: 0" if resource == "GPU" else ", or add nodes"),
-            )
+    return Training(task.where, summary, [record for record in follower.poll() if record["kind"] != "note"])
 
 
 class _Fit(threading.Thread):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from statistics import fmean
 
+from cluster.errors import InternalError
 from cluster.report import Page
 from cluster.stage import Outcome
 from pipelines.train.launch import Training
@@ -15,11 +16,22 @@ LAST_SHARE = 20
 
 
 def training_outcome(training: Training) -> Outcome:
-    """Counts and metrics of a run."""
+    """Counts and metrics of a run.
+
+    Raises:
+        InternalError: a validation loss is not a finite number.
+    """
     losses = [loss for _, loss in training.curve("train", "loss")]
     last = losses[-max(len(losses) // LAST_SHARE, 1) :]
     summary = training.summary
     validation = float(summary["validation_loss"])
+    for step, loss in (*training.curve("validation", "loss"), (float(summary["steps"]), validation)):
+        if not math.isfinite(loss):
+            raise InternalError(
+                f"the validation loss at step {step:,.0f} is {loss}, not a number",
+                where=training.where,
+                next_step="lower learning_rate, or look at the validation data",
+            )
     return Outcome(
         counts={
             "parameters": summary["parameters"],

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.errors import InternalError
 from cluster.store import Store
 from evals.heldout import DOCUMENT_CHARACTERS, HeldOut, _train_pieces, choose_documents, unigram_log_likelihood
 
@@ -37,6 +38,12 @@ def test_the_figures_by_hand() -> None:
         "heldout.unigram_ratio": pytest.approx(0.5),
         "heldout.bits_per_byte": pytest.approx(0.5),
     }
+
+
+@pytest.mark.parametrize("likelihood", [math.nan, -math.inf, -1e6])
+def test_a_model_without_usable_probabilities_is_an_error(likelihood: float) -> None:
+    with pytest.raises(InternalError, match=r"heldout\.perplexity: the loss on held-out text is"):
+        HeldOut(1, 10, 40, likelihood, -30.0).metrics()
 
 
 def test_the_same_documents_are_taken_whatever_the_layout_of_the_files(store: Store, tmp_path: Path) -> None:

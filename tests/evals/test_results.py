@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cluster.errors import InternalError
 from evals.benchmarks import BenchmarkSet
 from evals.report import score_rows
 from evals.results import chance_level, metric_values, sample_rows, subtask_scores, suite_scores
@@ -47,6 +48,16 @@ def test_a_suite_and_a_group_of_groups_are_scored_over_their_questions() -> None
     low, high = scores["g"]["acc"]["interval_95"]
     assert 0.2 < low < 2 / 3 < high < 0.95
     assert subtask_scores(RESULTS, ["arc_easy", "g"])["g"]["g_a"]["acc"]["stderr"] is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_an_error_that_names_the_task(value: float) -> None:
+    results = {
+        "results": {"truthfulqa_mc2": {"alias": "mc2", "acc,none": value, "acc_stderr,none": "N/A"}},
+        "samples": {"truthfulqa_mc2": [sample(value, 4), sample(0.5, 4)]},
+    }
+    with pytest.raises(InternalError, match=r"truthfulqa_mc2\.acc: the score is (nan|inf), not a number"):
+        suite_scores(results, ["truthfulqa_mc2"])
 
 
 def test_metric_names_are_the_contract() -> None:

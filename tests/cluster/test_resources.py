@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+import ray
+
+from cluster.errors import UserError
+from cluster.resources import require_resources
+
+
+@pytest.fixture(autouse=True)
+def small_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+
+
+def test_what_fits_exactly_is_let_through() -> None:
+    require_resources(8, "pretrain")
+    require_resources(16, "evals", cpus=0.5)
+    require_resources(1, "pretrain", gpus=1)
+
+
+def test_too_many_workers_are_refused_with_what_there_is() -> None:
+    with pytest.raises(UserError, match=r"evals\.workers: 17 workers need 8\.5 CPUs, the cluster has 8") as raised:
+        require_resources(17, "evals", cpus=0.5)
+    assert raised.value.next_step == "lower evals.workers, or add nodes"
+    with pytest.raises(UserError, match=r"2 workers need 2 GPUs, the cluster has 1") as raised:
+        require_resources(2, "pretrain", gpus=1, gpu_advice="or set pretrain.gpus_per_worker: 0")
+    assert raised.value.next_step == "lower pretrain.workers, or set pretrain.gpus_per_worker: 0"
+
+
+def test_a_cluster_without_gpus_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    with pytest.raises(UserError, match="the cluster has 0"):
+        require_resources(1, "finetune", gpus=1)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from cluster.errors import InternalError
+from pipelines.train.launch import Training
+from pipelines.train.results import training_outcome
+
+SUMMARY: dict[str, Any] = {
+    "parameters": 10,
+    "trained_parameters": 4,
+    "steps": 2,
+    "training_sequences": 8,
+    "validation_sequences": 3,
+    "tokens_per_second": 5.0,
+}
+
+
+def training(*losses: float) -> Training:
+    records: list[dict[str, Any]] = [{"kind": "train", "step": n, "loss": 3.0, "tokens": 7} for n in (1, 2)]
+    records += [{"kind": "validation", "step": step, "loss": loss} for step, loss in enumerate(losses)]
+    return Training("finetune", SUMMARY | {"validation_loss": losses[-1]}, records)
+
+
+def test_a_runs_figures() -> None:
+    outcome = training_outcome(training(4.0, 3.5, 2.0))
+    assert outcome.metrics["validation.perplexity"] == pytest.approx(math.exp(2))
+    assert outcome.metrics["train.loss"] == 3.0
+    assert outcome.counts["tokens"] == 14
+
+
+@pytest.mark.parametrize("losses", [(4.0, 3.0, math.nan), (math.inf, 3.0, 2.0)])
+def test_a_validation_loss_that_is_no_number_is_an_error_whatever_is_trained(losses: tuple[float, ...]) -> None:
+    with pytest.raises(InternalError, match=r"finetune: the validation loss at step \d is (nan|inf), not a number"):
+        training_outcome(training(*losses))
