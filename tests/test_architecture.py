@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cluster", "pipelines", "evals", "serving")
 KNOWS_ALL = {"pipelines/lifecycle.py", "pipelines/graph.py", "pipelines/recipe.py", "pipelines/cli.py"}
-HEAVY = ("torch", "ray", "vllm", "transformers", "datasets", "pyarrow", "numpy", "peft", "lm_eval", "boto3", "numba")
+HEAVY = ("torch", "ray", "vllm", "transformers", "datasets", "pyarrow", "numpy", "peft", "lm_eval", "boto3")
 LIGHT_MODULES = (
     "pipelines.cli",
     "pipelines.recipe",

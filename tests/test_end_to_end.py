@@ -49,12 +49,12 @@ class Run:
     mark: str
 
     @classmethod
-    def start(cls, store: Path, *arguments: str, **changes: str) -> Run:
+    def start(cls, store: Path, *arguments: str, command: str = "run", **changes: str) -> Run:
         mark = uuid.uuid4().hex
         overrides = [f"--set={key}={value}" for key, value in (SHRUNKEN | changes).items()]
-        command = [sys.executable, "-m", "pipelines.cli", "run", "demo.yaml", "--store", str(store), *overrides]
+        raymill = [sys.executable, "-m", "pipelines.cli", command, "demo.yaml", "--store", str(store), *overrides]
         process = subprocess.Popen(
-            [*command, *arguments],
+            [*raymill, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -259,6 +259,34 @@ def test_cached_model_that_vllm_refuses_is_one_message(demo: Demo, tmp_path: Pat
     assert "Traceback" not in err
     assert err.count("error: ") == 1
     assert run.wait_until_gone(5) == []
+
+
+@real
+def test_serve_stays_up_at_the_recipes_weights_until_ctrl_c(demo: Demo) -> None:
+    import openai
+
+    store, _, _ = demo
+    run = Run.start(Path(store.url), command="serve")
+    assert run.process.stdout is not None
+    line = run.process.stdout.readline()  # printed when everything answers
+    address = re.search(r"at (http://\S+/v1) \(", line)
+    assert address, line + run.finish()[2]
+    client = openai.OpenAI(base_url=address[1], api_key="none", max_retries=0)
+    variants = set()
+    for number in range(40):
+        answer = client.chat.completions.with_raw_response.create(
+            model="docs-assistant",
+            messages=[{"role": "user", "content": "What does it do?"}],
+            max_tokens=4,
+            user=f"user-{number:04d}",
+        )
+        variants.add(answer.headers["X-Raymill-Variant"])
+    assert variants == {"base", "tuned"}
+    run.process.send_signal(signal.SIGINT)
+    code, _, err = run.finish(STOP_SECONDS)
+    assert code == 130, err
+    assert "Traceback" not in err
+    assert run.wait_until_gone(1) == []
 
 
 def _wait_for(condition: Callable[[], bool], run: Run, seconds: float = 240) -> None:

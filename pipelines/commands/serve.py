@@ -34,7 +34,7 @@ def serve(arguments: Namespace) -> int:
         with lifecycle.deployed() as deployment:
             if from_recipe:
                 exercise(lifecycle, deployment, restore=True)
-            print(f"serving {recipe.name} at {deployment.url}/v1 (Ctrl-C stops it)", flush=True)
+            print(f"serving {recipe.name} at {deployment.url} (Ctrl-C stops it)", flush=True)
             while True:
                 time.sleep(POLL_SECONDS)
 
