@@ -132,18 +132,15 @@ def test_a_server_that_ends_leaves_no_child_and_its_status_is_known(tmp_path):
 
 def test_the_server_dies_with_a_minder_that_is_killed(tmp_path):
     log = tmp_path / "log"
-    minder = subprocess.Popen(
-        minder_command(log, "polite"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
+    minder = subprocess.Popen(minder_command(log, "polite"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     server, child = processes_in(log)
     os.kill(minder.pid, signal.SIGKILL)
     minder.wait(20)
     assert all_gone([server])
     child.kill()  # only the minder could have known of it
     minder.stdin.close()
+    Path(minder.stdout.read().split()[1].decode()).rmdir()  # its owner's part here
+    minder.stdout.close()
 
 
 @pytest.mark.parametrize("minder_killed", [False, True])
