@@ -8,6 +8,7 @@ pipe closes, and whatever still carries the mark is ended, by id. Linux only (``
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,11 +50,15 @@ def end_marked(mark: str, grace_s: float = GRACE_S) -> None:
         left = marked_processes(mark)
 
 
-def start(mark: str) -> subprocess.Popen[bytes]:
-    """Start the waiting process; it acts when its standard input closes, with this process or by hand."""
+def start(mark: str, folder: Path) -> subprocess.Popen[bytes]:
+    """Start the waiting process; it acts when its standard input closes, with this process or by hand.
+
+    Args:
+        folder: the session's own folder (its token is in it), removed at the end.
+    """
     environment = {name: value for name, value in os.environ.items() if name != MARK}
     return subprocess.Popen(
-        [sys.executable, "-m", "cluster.reaper", mark],
+        [sys.executable, "-m", "cluster.reaper", mark, str(folder)],
         stdin=subprocess.PIPE,
         env=environment,
         cwd=Path(__file__).parents[1],
@@ -64,3 +69,4 @@ def start(mark: str) -> subprocess.Popen[bytes]:
 if __name__ == "__main__":
     sys.stdin.buffer.read()
     end_marked(sys.argv[1])
+    shutil.rmtree(sys.argv[2], ignore_errors=True)

@@ -28,6 +28,8 @@ MIN_LOGICAL_CPUS = 8
 Serve, which then wait for ever; an embedded Ray declares at least this many."""
 
 CONNECT_TIMEOUT_S = 25.0
+RAY_TOKEN_FILE = Path.home() / ".ray" / "auth_token"
+"""Where Ray itself looks for a token that the environment does not name."""
 
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -84,7 +86,7 @@ def _embedded(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[Non
     token.write_text(secrets.token_hex(32), encoding="ascii")
     mark = secrets.token_hex(8)
     with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **{reaper.MARK: mark}):
-        guard = reaper.start(mark)
+        guard = reaper.start(mark, folder)
         cores = available_cores()
         cpus = config.logical_cpus or max(MIN_LOGICAL_CPUS, cores)
         try:
@@ -98,16 +100,16 @@ def _embedded(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[Non
         finally:
             _shut_down()
             reaper.end_marked(mark)
-            guard.communicate()
-            shutil.rmtree(folder, ignore_errors=True)
+            guard.communicate()  # it sees its pipe close, and removes the folder
 
 
 @contextmanager
 def _joined(address: str, say: Callable[[str], None]) -> Iterator[None]:
     if address != "auto":
         _check_answers(address)
-    # Without a token file an unauthenticated cluster is meant; Ray must not decide that by itself.
-    mode = "token" if os.environ.get("RAY_AUTH_TOKEN_PATH") or os.environ.get("RAY_AUTH_TOKEN") else "disabled"
+    # Without any token an unauthenticated cluster is meant; Ray must not decide that by itself.
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.environ.get("RAY_AUTH_TOKEN")
+    mode = "token" if named or RAY_TOKEN_FILE.exists() else "disabled"
     with _environment(RAY_AUTH_MODE=os.environ.get("RAY_AUTH_MODE", mode)):
         try:
             _initialise(address=address)

@@ -49,16 +49,21 @@ def test_a_killed_driver_leaves_no_process() -> None:
         "from cluster import reaper\n"
         "from cluster.session import ClusterConfig, connect\n"
         "with connect(ClusterConfig(logical_cpus=2)):\n"
-        "    print(os.environ[reaper.MARK], flush=True)\n"
+        "    print(os.environ[reaper.MARK], os.environ['RAY_AUTH_TOKEN_PATH'], flush=True)\n"
         "    time.sleep(100)\n"
     )
     driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
-    mark = driver.stdout.readline().strip()
+    mark, token = driver.stdout.readline().split()
+    assert Path(token).exists()
     assert len(reaper.marked_processes(mark)) > 3
     driver.kill()
     driver.wait()
     assert gone(mark, 30)
+    deadline = time.monotonic() + 10
+    while Path(token).parent.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(token).parent.exists()
 
 
 def test_address_that_is_none_and_address_without_a_listener() -> None:
