@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from cluster.artifact import Artifact, find_artifact, list_artifacts, read_json, verify_artifact
-from cluster.store import StoredFile
+from cluster.store import Store, StoredFile
 from cluster.store_local import LocalStore
 from pipelines.recipe import load_recipe
 
@@ -49,7 +49,7 @@ class Run:
     mark: str
 
     @classmethod
-    def start(cls, store: Path, *arguments: str, command: str = "run", **changes: str) -> Run:
+    def start(cls, store: Path | str, *arguments: str, command: str = "run", **changes: str) -> Run:
         mark = uuid.uuid4().hex
         overrides = [f"--set={key}={value}" for key, value in (SHRUNKEN | changes).items()]
         raymill = [sys.executable, "-m", "pipelines.cli", command, "demo.yaml", "--store", str(store), *overrides]
@@ -355,3 +355,30 @@ def test_ctrl_c_in_an_early_stage(tmp_path: Path, stage: str) -> None:
 def _folder(item: StoredFile) -> str:
     """The attempt's folder that a file of a store belongs to."""
     return "/".join(item.key.split("/")[:3])
+
+
+@pytest.mark.ray
+def test_the_same_bytes_in_an_s3_store(tmp_path: Path, s3_store: Store) -> None:
+    """Everything that is deterministic has the checksums it has in a local folder, and is reused on a second run."""
+    local = LocalStore(tmp_path / "store")
+    records = {}
+    for store in (local, s3_store):
+        run = Run.start(store.url, "--until", "tokens", "--json", **{"corpus.sources.0.max_bytes": "300_000"})
+        code, out, err = run.finish()
+        assert code == 0, err
+        assert run.wait_until_gone(1) == []
+        assert {line["state"] for line in json.loads(out)["stages"]} == {"made"}
+        records[store.url] = {artifact.id: _checksums(artifact) for artifact in list_artifacts(store)}
+        assert all(verify_artifact(store, artifact) == [] for artifact in list_artifacts(store))
+    assert len(records[local.url]) == 4
+    assert records[local.url] == records[s3_store.url]
+    code, out, err = Run.start(
+        s3_store.url, "--until", "tokens", "--json", **{"corpus.sources.0.max_bytes": "300_000"}
+    ).finish()
+    assert code == 0, err
+    assert {line["state"] for line in json.loads(out)["stages"]} == {"cached"}
+
+
+def _checksums(artifact: Artifact) -> dict[str, str]:
+    """Path -> SHA-256 of the artifact's data (reports say how long things took)."""
+    return {entry.path: entry.sha256 for entry in artifact.files if entry.path != "report.html"}
