@@ -160,13 +160,17 @@ def load_artifact(store: Store, artifact_id: str) -> Artifact | None:
     except FileNotFoundError:
         return None
     try:
-        return Artifact.model_validate_json(data)
+        artifact = Artifact.model_validate_json(data)
+        problem = "" if artifact.checksum() == artifact.record_sha256 else "it does not match its own checksum"
     except ValidationError as error:
+        problem = str(error.errors()[0]["msg"])
+    if problem:
         raise UserError(
-            f"the record is damaged or of another version: {error.errors()[0]['msg']}",
+            f"the record is damaged, or of another version: {problem}",
             where=store.uri(f"{artifact_id}/{RECORD}"),
             next_step="restore it from a copy, or delete the artifact's folder and run its stage again",
-        ) from None
+        )
+    return artifact
 
 
 def list_artifacts(
@@ -229,13 +233,14 @@ class Damage:
 
 
 def verify_artifact(store: Store, artifact: Artifact) -> list[Damage]:
-    """Check the record against its own fingerprint and every file against its recorded size and SHA-256."""
+    """Check the identity against the fingerprint and every file against its recorded size and SHA-256.
+
+    The record's own checksum is checked whenever it is read.
+    """
     identity = Identity(**artifact.identity)
     damage = []
     if identity.fingerprint != artifact.fingerprint:
         damage.append(Damage(f"{artifact.id}/{RECORD}", "the identity does not give the recorded fingerprint"))
-    if artifact.checksum() != artifact.record_sha256:
-        damage.append(Damage(f"{artifact.id}/{RECORD}", "the record does not match its own checksum"))
 
     def check(entry: FileEntry) -> Damage | None:
         key = artifact.key(entry.path)

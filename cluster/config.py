@@ -196,6 +196,8 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
             ) from None
         path = tuple(int(part) if part.isdigit() else part for part in key.strip().split("."))
         _set_path(data, path, value, text)
+        for below in [each for each in result.lines if each[: len(path)] == path]:
+            del result.lines[below]  # what stood there in the file is not what is wrong with it now
         result.overrides[path] = text
     return result
 
@@ -242,7 +244,10 @@ def validate(model: type[ModelT], document: Document) -> ModelT:
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        problems = [_explain(model, document, dict(item)) for item in error.errors()]
+        places = [tuple(item["loc"]) for item in error.errors()]
+        # A list that lost a bad item is reported as too short as well: only the innermost mistake is one.
+        inner = [here for here in places if not any(each != here and each[: len(here)] == here for each in places)]
+        problems = [_explain(model, document, dict(item)) for item in error.errors() if tuple(item["loc"]) in inner]
     first, rest = problems[0], problems[1:]
     more = "\n".join(f"{place}: {what}" for place, what in rest)
     raise UserError(
@@ -261,6 +266,13 @@ def _explain(model: type[StrictModel], document: Document, problem: dict[str, An
         near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}" if known else ""
         return place, f"{dotted}: unknown key{'; ' + hint if hint else ''}"
+    if problem["type"] == "union_tag_invalid":
+        known = re.findall(r"'([^']*)'", problem["ctx"]["expected_tags"])
+        near = difflib.get_close_matches(str(problem["ctx"]["tag"]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        return place, f"{dotted}: unknown kind {problem['ctx']['tag']!r}; {hint}"
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return place, f"{dotted}: must be a section of keys (got {problem.get('input')!r})"
     if problem["type"] == "value_error":
         message = str(problem["ctx"]["error"])
     else:

@@ -57,6 +57,11 @@ class LocalStore(Store):
         target = self._path(key)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explain_os_error(error, self.url) or UserError(
+                f"the folder cannot be made: {error.strerror}", where=self.url, next_step="choose another `store:`"
+            ) from error
+        try:
             aside = target.parent / f"{_ASIDE}{uuid.uuid4().hex}"
             try:
                 yield target, aside

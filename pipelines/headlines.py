@@ -28,7 +28,8 @@ def headline(artifact: Artifact) -> str:
         return f"{counts['tokens']:,} tokens, {counts['train_blocks']:,} blocks to train on"
     if artifact.kind in ("Model", "Adapter") and "validation.perplexity" in metrics:
         size = f"{counts['trained_parameters']:,} parameters trained on {counts['tokens']:,} tokens"
-        return f"{size}, validation perplexity {metrics['validation.perplexity']:,.1f}"
+        what = "validation perplexity" if artifact.kind == "Model" else "validation perplexity of the answers"
+        return f"{size}, {what} {metrics['validation.perplexity']:,.1f}"
     if artifact.kind == "EvalReport":
         return _scores(artifact)
     plain = {name: value for name, value in counts.items() if "." not in name}

@@ -152,8 +152,13 @@ def run_recipe(recipe: Recipe, progress: Progress, options: RunOptions = RunOpti
     _check_force(options.force, nodes)
     chosen, with_serving = select(nodes, options.until, options.only)
     will_serve = with_serving and serves(recipe)
+    if not chosen and not will_serve:
+        raise UserError(
+            "it names nothing to make", where=f"recipe {recipe.name}", next_step="write a section, such as `corpus:`"
+        )
     if will_serve:
         require_port(recipe)
+        require_models(recipe)
     began = time.monotonic()
     record = new_run(recipe.name)
     pages: list[tuple[str, str]] = []
@@ -177,6 +182,18 @@ def run_recipe(recipe: Recipe, progress: Progress, options: RunOptions = RunOpti
 def require_port(recipe: Recipe) -> None:
     """Raise UserError where the endpoint could not listen; asked before hours of work, not after them."""
     require_free(recipe.serving.host, recipe.serving.port)
+
+
+def require_models(recipe: Recipe) -> None:
+    """Raise UserError where a variant names a folder or an artifact that is not there."""
+    for variant in recipe.serving.variants:
+        if variant.model.startswith("@") or Path(variant.model).is_dir():
+            continue
+        if variant.model.startswith((".", "/", "~")):
+            raise UserError(
+                "no such folder", where=f"serving.variants {variant.name}: {variant.model}", next_step="check the path"
+            )
+        find_artifact(open_store(recipe.store), variant.model)
 
 
 def exercise(lifecycle: Lifecycle, deployment: Deployment, *, restore: bool = False) -> TrafficReport:

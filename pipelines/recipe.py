@@ -89,9 +89,9 @@ def validate_recipe(document: Document) -> Recipe:
 def _locate(path: Path) -> Path:
     if path.exists():
         return path
-    shipped = RECIPES / path.name
     inside = path.parent in (Path(), Path("pipelines/recipes"))
-    return shipped if inside and shipped.exists() else path
+    shipped = [RECIPES / path.name, RECIPES / f"{path.name}.yaml"] if inside else []
+    return next((each for each in shipped if each.is_file()), path)
 
 
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:

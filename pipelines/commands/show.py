@@ -12,7 +12,7 @@ from cluster.errors import UserError
 from cluster.progress import Progress, duration, table
 from cluster.store import Store, open_store
 from pipelines.headlines import headline, metric_label
-from pipelines.runs import list_runs
+from pipelines.runs import RUNS, list_runs
 
 
 def show(arguments: Namespace) -> int:
@@ -34,7 +34,18 @@ def show(arguments: Namespace) -> int:
         print(f"left out: {error}")
     if runs:
         print()
-        print(table([{"run": run["id"], "time": duration(run["seconds"]), "page": run["index"]} for run in runs]))
+        print(
+            table(
+                [
+                    {
+                        "run": run["id"],
+                        "time": duration(run["seconds"]),
+                        "page": store.uri(f"{RUNS}/{run['id']}/index.html"),
+                    }
+                    for run in runs
+                ]
+            )
+        )
     return 0
 
 
@@ -72,8 +83,20 @@ def _print_sources(lineage: list[tuple[int, str, Artifact | None]]) -> None:
                 "  " + ", ".join(_setting(key, value) for key, value in source.items() if value not in (None, "", []))
             )
         if root.licences:
-            by_count = sorted(root.licences.items(), key=lambda pair: (-pair[1], pair[0]))
-            print(f"\nlicences\n{table([{'licence': name, 'documents': count} for name, count in by_count])}")
+            kept = _kept_licences(root, lineage)
+            by_count = sorted(root.licences.items(), key=lambda pair: (-kept.get(pair[0], 0), -pair[1], pair[0]))
+            rows = [{"licence": name, "documents read": count, "kept": kept.get(name, 0)} for name, count in by_count]
+            print(f"\nlicences\n{table(rows)}")
+
+
+def _kept_licences(root: Artifact, lineage: list[tuple[int, str, Artifact | None]]) -> dict[str, int]:
+    """Licence -> documents that curation kept of a corpus; all of them where nothing was curated."""
+    curated = [
+        each
+        for _, _, each in lineage
+        if each and each.kind == "Corpus" and root.id in {i.id for i in each.inputs.values()}
+    ]
+    return curated[0].licences if curated else root.licences
 
 
 def _setting(key: str, value: Any) -> str:

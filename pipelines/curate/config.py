@@ -147,7 +147,12 @@ class CurateConfig(StrictModel):
         None, ge=1, description="parallel workers; by default one for each core that Ray really has"
     )
 
-    @field_validator("language", "quality", "redact")
+    @field_validator("quality")
+    @classmethod
+    def _in_order(cls, values: list[str]) -> list[str]:
+        return [name for name in ("gopher", "c4") if name in values]
+
+    @field_validator("language", "redact")
     @classmethod
     def _no_repeats(cls, values: list[str]) -> list[str]:
         return sorted(set(values))

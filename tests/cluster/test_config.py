@@ -114,6 +114,17 @@ def test_bad_override_is_refused_with_its_text(override: str) -> None:
         validate_document(Example, apply_overrides(parse_document("name: a\nsources: []\n", "r"), [override]))
 
 
+def test_a_list_given_by_an_override_is_blamed_on_the_override() -> None:
+    text = "sources:\n  - {kind: text, path: a}\ntraining: {layers: [1, 2]}\n"
+    assert refusal(text, ("training.layers=[x]",)).startswith("--set training.layers=[x]: training.layers.0: ")
+    assert refusal(text, ("sources=[{kind: text}]",)).startswith("--set sources=[{kind: text}]: sources.0.path: ")
+
+
+def test_unknown_kind_and_a_value_where_a_section_belongs() -> None:
+    assert "sources.0: unknown kind 'txt'; did you mean text?" in refusal("sources:\n  - {kind: txt}\n")
+    assert refusal("training: 3\n").startswith("r.yaml:1: training: must be a section of keys (got 3)")
+
+
 def test_overrides_leave_the_original_document_alone() -> None:
     document = parse_document("training: {workers: 2}\n", "r")
     apply_overrides(document, ["training.workers=9"])

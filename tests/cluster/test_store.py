@@ -131,6 +131,8 @@ def test_store_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file where a folder should be")
     with pytest.raises(UserError, match="cannot be written"):
         open_store(tmp_path / "file" / "store").check_writable()
+    with pytest.raises(UserError, match="/proc/none: "):
+        open_store("/proc/none").check_writable()
 
 
 def test_full_disk_is_an_infrastructure_error_and_leaves_nothing(store: LocalStore) -> None:

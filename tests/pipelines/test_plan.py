@@ -20,7 +20,7 @@ def publish(store: LocalStore, identity: Identity, inputs: dict[str, Identity]) 
         attempt="a",
         files=[],
     )
-    assert store.put_if_absent(f"{identity.id}/artifact.json", record.encode())
+    assert store.put_if_absent(f"{identity.id}/artifact.json", record.sealed().encode())
 
 
 def test_cached_stale_and_new(store: LocalStore) -> None:
@@ -49,10 +49,21 @@ def test_differences_are_named_by_field() -> None:
     }
     assert compare_identities(old, new) == [
         "a.b: 1 -> 2",
-        "a.c.1: 2 -> 3",
+        "a.c: + 3, - 2",
         "came: absent -> None",
         "gone: 0 -> absent",
         "inputs.t: ffffffffffff -> eeeeeeeeeeee",
         "version: 1 -> 2",
     ]
     assert compare_identities(old, old) == []
+
+
+def test_a_new_package_is_one_line_and_another_kind_of_source_is_one_line() -> None:
+    packages = [f"p{number}==1" for number in range(300)]
+    old = {"config": {"sources": [{"kind": "python-docs", "packages": packages}]}}
+    new = {"config": {"sources": [{"kind": "python-docs", "packages": ["aaa==1", *packages]}]}}
+    assert compare_identities(old, new) == ["sources.0.packages: + aaa==1"]
+    other = {"config": {"sources": [{"kind": "text", "path": "x"}]}}
+    assert compare_identities(old, other) == ["sources.0.kind: python-docs -> text"]
+    gone = compare_identities(old, {"config": {"sources": [{"kind": "python-docs", "packages": packages[9:]}]}})
+    assert gone == ["sources.0.packages: - p0==1, - p1==1, - p2==1, - p3==1, - p4==1 and 4 more"]
