@@ -26,6 +26,7 @@ def lines(report: TrafficReport) -> list[str]:
         f"weights changed to {_weights(report.weights_after)} in {report.switch_seconds * 1000:.0f} ms while requests "
         f"were under way: {report.moved_users} of {len(report.assigned_before)} users moved",
         table(_split_rows(report, "after")),
+        f"{len(report.phase('during'))} more requests were under way while the weights changed",
         "",
     ]
     text += [f"{'yes' if held else 'NO '}  {what}" for what, held in report.checks().items()]
@@ -56,6 +57,9 @@ def render(report: TrafficReport) -> str:
     page.table(_split_rows(report, "before"))
     page.heading(f"After the change to {_weights(report.weights_after)}")
     page.table(_split_rows(report, "after"))
+    page.paragraph(
+        f"{len(report.phase('during'))} more requests were under way while the weights changed; latencies count them too."
+    )
     page.heading("Latency")
     page.paragraph("As the client sees it, over all phases; the first token is measured on streams.")
     page.table(_latency_rows(report))

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.config import parse_document
 from pipelines.cli import build_parser
+from pipelines.recipe import load_recipe, validate_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*/README.md"))]
@@ -63,6 +65,11 @@ def test_commands_that_need_no_models_do_run_as_shown(tmp_path: Path) -> None:
             assert result.returncode == 0, f"{command}: {result.stderr}{result.stdout}"
             ran.append(words[1])
     assert ran == ["new", "plan", "verify", "gc", "doctor"]
+
+
+def test_the_recipe_shown_is_the_demos() -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert validate_recipe(parse_document(shown, "README.md")) == load_recipe("demo.yaml")
 
 
 def test_readme_shows_the_two_commands() -> None:
