@@ -58,7 +58,7 @@ def render(report: TrafficReport) -> str:
     page.heading(f"After the change to {_weights(report.weights_after)}")
     page.table(_split_rows(report, "after"))
     page.paragraph(
-        f"{len(report.phase('during'))} more requests were under way while the weights changed; latencies count them too."
+        f"{len(report.phase('during'))} more were under way while the weights changed; the latencies count them too."
     )
     page.heading("Latency")
     page.paragraph("As the client sees it, over all phases; the first token is measured on streams.")
