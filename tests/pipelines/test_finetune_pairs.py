@@ -159,7 +159,7 @@ def test_identity_is_the_files_content_and_not_its_place(tmp_path: Path) -> None
         ("target_modules: [q_proj, lm_head]", "lm_head cannot be adapted: choose from q_proj"),
         ("rank: 32", "less than or equal to 16"),
         ("data: {kind: jsonl}", "recipe.yaml:1: data.path: field required"),
-        ("data: {kind: csv}", "'docs-pairs', 'jsonl'"),
+        ("data: {kind: csv}", "unknown kind 'csv'; known: docs-pairs, jsonl"),
     ],
 )
 def test_mistakes_in_the_recipe(text: str, message: str) -> None:
