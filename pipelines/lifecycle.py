@@ -21,11 +21,11 @@ from pipelines.headlines import metric_label
 from pipelines.objective import TargetResult
 from pipelines.recipe import Recipe
 from pipelines.runs import RunRecord, StageLine, new_run, publish_run, stage_line, target_rows
-from serving.ports import require_free
+from serving.control.ports import require_free
 
 if TYPE_CHECKING:
-    from serving.deploy import Deployment, ServedModel
-    from serving.exercise import TrafficReport
+    from serving.control.deploy import Deployment, ServedModel
+    from serving.exercise.run import TrafficReport
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Lifecycle:
     @contextmanager
     def deployed(self) -> Iterator[Deployment]:
         """The recipe's variants behind one URL, shut down when the context ends."""
-        from serving.deploy import deploy
+        from serving.control.deploy import deploy
 
         models = served_models(self.recipe, self.store, self.made)
         self._need_ray()
@@ -99,7 +99,7 @@ def served_models(recipe: Recipe, store: Store, made: Mapping[str, Artifact]) ->
 
 
 def _served_model(name: str, reference: str, store: Store, made: Mapping[str, Artifact]) -> ServedModel:
-    from serving.deploy import ServedModel
+    from serving.control.deploy import ServedModel
 
     if not reference.startswith("@") and Path(reference).is_dir():
         return ServedModel(name=name, folder=Path(reference).resolve())
@@ -202,8 +202,8 @@ def exercise(lifecycle: Lifecycle, deployment: Deployment, *, restore: bool = Fa
     Args:
         restore: go back to the recipe's weights afterwards, for a deployment that stays up.
     """
-    from serving.exercise import run_exercise
-    from serving.report import lines
+    from serving.exercise.report import lines
+    from serving.exercise.run import run_exercise
 
     with lifecycle.progress.track("serving") as tracker:
         report = run_exercise(deployment, tracker, restore=restore)
@@ -213,7 +213,7 @@ def exercise(lifecycle: Lifecycle, deployment: Deployment, *, restore: bool = Fa
 
 def _serve_once(lifecycle: Lifecycle, record: RunRecord) -> tuple[StageLine, str]:
     """Deploy, exercise and shut down; the run table's line and the report's HTML."""
-    from serving.report import render
+    from serving.exercise.report import render
 
     began = time.monotonic()
     with lifecycle.deployed() as deployment:

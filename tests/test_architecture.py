@@ -56,7 +56,7 @@ def test_imports_point_one_way(module: str) -> None:
 
 def test_the_rule_can_fail(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
-    bad.write_text("def f():\n    from serving.deploy import deploy\n", encoding="utf-8")
+    bad.write_text("def f():\n    from serving.control.deploy import deploy\n", encoding="utf-8")
     assert imports_of(bad) == {"serving"}
 
 

@@ -14,11 +14,11 @@ import pytest
 
 from cluster.errors import UserError
 from cluster.progress import Progress
-from serving import report
 from serving.config import ServingConfig
-from serving.deploy import Deployment, deploy
-from serving.engine import ServedModel
-from serving.exercise import run_exercise
+from serving.control.deploy import Deployment, deploy
+from serving.engines.spec import ServedModel
+from serving.exercise import report
+from serving.exercise.run import run_exercise
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray]
 

@@ -1,7 +1,7 @@
 """The endpoint that clients call: it decides who answers, and passes the bytes through.
 
 One aiohttp application, outside Ray Serve's proxy: the answer's bytes come from the vLLM server as they are. What it
-knows comes as a :class:`serving.routes.RouteTable`; a new one takes effect with the next request.
+knows comes as a :class:`serving.gateway.table.RouteTable`; a new one takes effect with the next request.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from serving import wire
-from serving.assignment import Assignment
-from serving.engines import EnginePool
-from serving.metrics import GatewayMetrics
-from serving.routes import RouteTable
+from serving.gateway import wire
+from serving.gateway.metrics import GatewayMetrics
+from serving.gateway.pool import EnginePool
+from serving.gateway.table import RouteTable
+from serving.split.assignment import Assignment
 
 MAX_BODY_BYTES = 8 << 20
 CONNECT_TIMEOUT_S = 5.0

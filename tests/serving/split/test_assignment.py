@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import UserError
-from serving.assignment import BUCKETS, Allocation, bucket_counts, bucket_of
+from serving.split.assignment import BUCKETS, Allocation, bucket_counts, bucket_of
 
 NAMES = ["a", "b", "c", "d", "e"]
 weights_of = st.lists(st.sampled_from(NAMES), min_size=1, max_size=5, unique=True).flatmap(

@@ -15,8 +15,8 @@ from typing import Any
 import aiohttp
 
 from cluster.errors import InfraError, RaymillError, UserError
-from serving import refusal
-from serving.engine import EngineSpec
+from serving.engines import refusal
+from serving.engines.spec import EngineSpec
 
 MINDER = Path(__file__).with_name("minder.py")
 POLL_INTERVAL_S = 0.2

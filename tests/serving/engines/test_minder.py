@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from serving.config import EngineConfig
-from serving.engine import EngineSpec
-from serving.process import MINDER, EngineProcess
+from serving.engines.process import MINDER, EngineProcess
+from serving.engines.spec import EngineSpec
 
 # A server with a child in a group of its own, that prints both ids; it ignores SIGTERM if told so.
 SERVER = """

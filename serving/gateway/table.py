@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from serving.assignment import Allocation
+from serving.split.assignment import Allocation
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from serving.gateway import Gateway
-from serving.ports import cannot_listen
-from serving.routes import RouteTable
+from serving.control.ports import cannot_listen
+from serving.gateway.app import Gateway
+from serving.gateway.table import RouteTable
 
 DRAIN_S = 5.0
 

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InfraError, RaymillError, UserError
-from serving import ray_serve
-from serving.assignment import Allocation
 from serving.config import ServingConfig
-from serving.engine import EngineSpec, ServedModel, plan_engines
-from serving.leftovers import ProcessLedger
-from serving.routes import RouteTable
+from serving.control import ray_serve
+from serving.control.leftovers import ProcessLedger
+from serving.engines.spec import EngineSpec, ServedModel, plan_engines
+from serving.gateway.table import RouteTable
+from serving.split.assignment import Allocation
 
 if TYPE_CHECKING:
     from cluster.progress import Tracker
-    from serving.controller import Snapshot
+    from serving.control.controller import Snapshot
 
 POLL_INTERVAL_S, SCHEDULING_NOTE_S, HEALTH_PERIOD_S = 0.2, 15.0, 2.0
 
@@ -187,7 +187,7 @@ class Deployment:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from serving.host import GatewayHost
+        from serving.gateway.host import GatewayHost
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         gateway = ray.remote(GatewayHost).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here).remote()
@@ -200,7 +200,7 @@ class Deployment:
     def _start_controller(self) -> None:
         import ray
 
-        from serving.controller import Controller
+        from serving.control.controller import Controller
 
         table = RouteTable(
             model=self.model,
@@ -220,7 +220,7 @@ class Deployment:
         """One Serve application for each engine, without an HTTP route: Serve places and watches, no more."""
         from ray import serve
 
-        from serving.replica import EngineReplica
+        from serving.engines.replica import EngineReplica
 
         self._started_serve = not ray_serve.serve_runs()
         logging.getLogger("ray.serve").setLevel(logging.ERROR)

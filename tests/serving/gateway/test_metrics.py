@@ -2,7 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.metrics import GatewayMetrics
+from serving.gateway.metrics import GatewayMetrics
 
 
 def test_the_page_parses_and_says_what_was_counted():

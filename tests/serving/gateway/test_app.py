@@ -13,11 +13,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from serving.assignment import Allocation
-from serving.gateway import MAX_BODY_BYTES, Gateway
-from serving.routes import RouteTable
+from serving.gateway.app import MAX_BODY_BYTES, Gateway
+from serving.gateway.table import RouteTable
+from serving.split.assignment import Allocation
 
-_spec = importlib.util.spec_from_file_location("fake_engine", Path(__file__).with_name("fake_engine.py"))
+_spec = importlib.util.spec_from_file_location("fake_engine", Path(__file__).parents[1] / "fake_engine.py")
 fake_engine = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(fake_engine)
 

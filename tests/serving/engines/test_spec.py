@@ -6,7 +6,7 @@ import pytest
 
 from cluster.errors import UserError
 from serving.config import EngineConfig
-from serving.engine import MIN_CACHE_BYTES, ServedModel, cache_bytes_for, plan_engines
+from serving.engines.spec import MIN_CACHE_BYTES, ServedModel, cache_bytes_for, plan_engines
 
 
 @pytest.fixture

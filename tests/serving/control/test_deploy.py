@@ -18,12 +18,12 @@ import pytest
 from cluster.errors import UserError
 from cluster.progress import Progress
 from serving.config import ServingConfig
-from serving.deploy import deploy
-from serving.engine import ServedModel
+from serving.control.deploy import deploy
+from serving.engines.spec import ServedModel
 
 pytestmark = pytest.mark.ray
 
-FAKE = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
+FAKE = [sys.executable, str(Path(__file__).parents[1] / "fake_engine.py")]
 REFUSING = ["env", "FAKE_ENGINE_REFUSES=1", *FAKE]
 
 
@@ -173,7 +173,7 @@ def test_an_interrupt_while_engines_start_leaves_nothing(start, monkeypatch):
         wait_for(engine_processes)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("serving.deploy.Deployment._wait_until_ready", interrupt)
+    monkeypatch.setattr("serving.control.deploy.Deployment._wait_until_ready", interrupt)
     with pytest.raises(KeyboardInterrupt):
         start()
     wait_for(lambda: engine_processes() == [], 20)

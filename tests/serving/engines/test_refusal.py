@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.refusal import MAX_LENGTH, reason
+from serving.engines.refusal import MAX_LENGTH, reason
 
 NO_WEIGHTS = """\
 (APIServer pid=7880) WARNING 11-21 07:42:57 [system_utils.py:299] Found ulimit of 20000 and failed to automatically \

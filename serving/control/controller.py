@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import InfraError, RaymillError, UserError
-from serving.assignment import bucket_of
-from serving.routes import RouteTable
+from serving.gateway.table import RouteTable
+from serving.split.assignment import bucket_of
 
 SILENCE_S = 30.0
 """An engine not heard of for so long is gone; replicas announce with every health check, every few seconds."""

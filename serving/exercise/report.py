@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.progress import table
 from cluster.report import Page
-from serving.traffic import KINDS, TrafficReport, quantile
+from serving.exercise.traffic import KINDS, TrafficReport, quantile
 
 SHOWN_PROBLEMS = 20
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from serving import report
-from serving.traffic import Call, TrafficReport, quantile
+from serving.exercise import report
+from serving.exercise.traffic import Call, TrafficReport, quantile
 
 WAS, IS = {"base": 90, "tuned": 10}, {"base": 0, "tuned": 100}
 

@@ -9,9 +9,9 @@ import pytest
 
 from cluster.errors import InfraError
 from cluster.progress import Progress
-from serving import exercise
-from serving.deploy import ReplicaStatus, VariantStatus
-from serving.exercise import run_exercise
+from serving.control.deploy import ReplicaStatus, VariantStatus
+from serving.exercise import run as exercise
+from serving.exercise.run import run_exercise
 
 
 class FakeDeployment:

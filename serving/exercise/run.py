@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InfraError
-from serving.traffic import KINDS, Call, TrafficReport
+from serving.exercise.traffic import KINDS, Call, TrafficReport
 
 if TYPE_CHECKING:
     from cluster.progress import Tracker
-    from serving.deploy import Deployment, VariantStatus
+    from serving.control.deploy import Deployment, VariantStatus
 
 PROMPTS = (
     "Return the path of",

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import RaymillError
-from serving.controller import Announcement
-from serving.engine import EngineSpec
-from serving.process import EngineProcess
+from serving.control.controller import Announcement
+from serving.engines.process import EngineProcess
+from serving.engines.spec import EngineSpec
 
 WATCH_INTERVAL_S = 0.1
 
@@ -28,7 +28,7 @@ class EngineReplica:
         key: the token that requests to the engine must carry.
         gateway_nodes: Ray nodes that gateways run on; where it is only this one, the engine listens on loopback.
         logs: folder for the engine's output.
-        command: another command line; see :class:`serving.process.EngineProcess`.
+        command: another command line; see :class:`serving.engines.process.EngineProcess`.
 
     Raises:
         UserError: vLLM refuses the model.
