@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.errors import InfraError, RaymillError, UserError
-from serving.gateway.table import RouteTable
+from serving.gateway.table import RouteTable, VariantRoute
 from serving.split.assignment import bucket_of
 
 SILENCE_S = 30.0
@@ -115,7 +115,7 @@ class Controller:
         before = self._table.allocation
         after = before.reweighted(weights)
         self._weights = dict(weights)
-        self._table = RouteTable(**{**vars(self._table), "allocation": after})
+        self._table = replace(self._table, allocation=after)
         await self._push()
         moved = sum(old != new for old, new in zip(before.owners, after.owners, strict=True))
         return moved / len(after.owners)
@@ -130,12 +130,12 @@ class Controller:
         return Snapshot(engines, dict(self._refusals), dict(self._weights), self._table.allocation.version)
 
     async def _push(self) -> None:
-        addresses: dict[str, list[str]] = {}
+        addresses: dict[str, list[str]] = {name: [] for name in self._weights}
         for announcement, _ in self._engines.values():
             for variant in self._variants[announcement.engine]:
-                addresses.setdefault(variant, []).append(announcement.address)
-        frozen = {variant: tuple(own) for variant, own in addresses.items()}
-        self._table = RouteTable(**{**vars(self._table), "addresses": frozen, "serial": self._table.serial + 1})
+                addresses[variant].append(announcement.address)
+        variants = {variant: VariantRoute(variant, tuple(own)) for variant, own in addresses.items()}
+        self._table = replace(self._table, variants=variants, serial=self._table.serial + 1)
         told = await asyncio.gather(
             *(gateway.update.remote(self._table) for gateway in self._gateways), return_exceptions=True
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InfraError, RaymillError, UserError
-from serving.config import ServingConfig
+from serving.config import ServingConfig, replica_bounds
 from serving.control import ray_serve
 from serving.control.leftovers import ProcessLedger
 from serving.engines.spec import EngineSpec, ServedModel, plan_engines
@@ -206,7 +206,7 @@ class Deployment:
             model=self.model,
             experiment=self.config.experiment or self.name,
             allocation=Allocation.first(self.config.weights()),
-            addresses={},
+            variants={},
             key=self._key,
             serial=0,
             created=int(time.time()),
@@ -231,7 +231,7 @@ class Deployment:
         for spec in self._specs:
             deployment = serve.deployment(EngineReplica).options(
                 name="engine",
-                num_replicas=engine.replicas,
+                num_replicas=replica_bounds(engine.replicas)[0],
                 ray_actor_options={"num_cpus": engine.cpus, "num_gpus": ray_serve.gpus(engine, spec.device)},
                 max_constructor_retry_count=1,  # a model that vLLM refuses once it refuses for ever
                 health_check_period_s=HEALTH_PERIOD_S,
@@ -258,7 +258,9 @@ class Deployment:
             for each in snapshot.engines:
                 self._processes.add(each.node, each.pids)
             ready = [
-                s for s in self._specs if sum(each.engine == s.name for each in snapshot.engines) >= engine.replicas
+                s
+                for s in self._specs
+                if sum(each.engine == s.name for each in snapshot.engines) >= replica_bounds(engine.replicas)[0]
             ]
             self._tracker.update(len(ready))
             # Serve replaces a replica that dies only once it has counted it as up.

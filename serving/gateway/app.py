@@ -86,7 +86,7 @@ class Gateway:
         """Take a newer route table; requests in flight finish as they began."""
         if self.routes is None or routes.serial > self.routes.serial:
             self.routes = routes
-            self.pool.update(routes.addresses)
+            self.pool.update({name: route.addresses for name, route in routes.variants.items()})
 
     def application(self) -> web.Application:
         """The HTTP application."""

@@ -7,10 +7,12 @@ whole buckets, and only as many as it must. Plain data and arithmetic: no Ray, n
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cluster.errors import UserError
 
@@ -117,6 +119,30 @@ class Allocation:
         """The variant for a key, always the same one; for no key, one drawn by weight."""
         bucket = random.randrange(BUCKETS) if key is None else bucket_of(experiment, key)
         return Assignment(self.owners[bucket], bucket, key is not None)
+
+    def encode(self) -> dict[str, Any]:
+        """As plain JSON values: runs of (owner, since, length), and the version."""
+        runs = [
+            [owner, since, len(list(group))]
+            for (owner, since), group in itertools.groupby(zip(self.owners, self.since, strict=True))
+        ]
+        return {"version": self.version, "runs": runs}
+
+    @classmethod
+    def decode(cls, encoded: Mapping[str, Any]) -> Allocation:
+        """The allocation that :meth:`encode` gave.
+
+        Raises:
+            ValueError: the runs do not cover every bucket once.
+        """
+        owners: list[str] = []
+        since: list[int] = []
+        for owner, began, length in encoded["runs"]:
+            owners += [str(owner)] * int(length)
+            since += [int(began)] * int(length)
+        if len(owners) != BUCKETS:
+            raise ValueError(f"the allocation covers {len(owners)} buckets, not {BUCKETS}")
+        return cls(tuple(owners), tuple(since), int(encoded["version"]))
 
     def shares(self) -> dict[str, float]:
         """Variant -> the share of buckets that it owns, 0 … 1; variants that own none are absent."""

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from serving.gateway.app import MAX_BODY_BYTES, Gateway
-from serving.gateway.table import RouteTable
+from serving.gateway.table import RouteTable, VariantRoute
 from serving.split.assignment import Allocation
 
 _spec = importlib.util.spec_from_file_location("fake_engine", Path(__file__).parents[1] / "fake_engine.py")
@@ -44,7 +44,10 @@ class Setup:
             model="demo",
             experiment="demo",
             allocation=Allocation.first(weights),
-            addresses={"base": tuple(self.addresses[:2]), "tuned": (self.addresses[2],)},
+            variants={
+                "base": VariantRoute("base", tuple(self.addresses[:2])),
+                "tuned": VariantRoute("tuned", (self.addresses[2],)),
+            },
             key=KEY,
             serial=1,
             created=1,
@@ -210,7 +213,7 @@ async def test_without_another_engine_the_answer_is_a_clean_503(setup):
 
 @scenario(BASE_ONLY)
 async def test_an_engine_that_dies_before_its_first_byte_is_retried_once_for_streams_too(setup):
-    setup.push(addresses={"base": tuple(setup.addresses)})
+    setup.push(variants={"base": VariantRoute("base", tuple(setup.addresses))})
     status, _, _ = await setup.post({**COMPLETION, "prompt": "die", "stream": True})
     assert status == 503  # two died of it, and the third is spared
     assert sum(len(engine.requests) for engine in setup.engines) == 2
@@ -224,7 +227,7 @@ async def test_an_engine_that_reports_trouble_is_tried_elsewhere(setup):
     app = web.Application()
     app.router.add_post("/v1/completions", healthy)
     other = await setup._listen(app)
-    setup.push(addresses={"base": (setup.addresses[0], other)})
+    setup.push(variants={"base": VariantRoute("base", (setup.addresses[0], other))})
     statuses = [(await setup.post({**COMPLETION, "prompt": "fail"}))[0] for _ in range(6)]
     assert statuses == [200] * 6
 
@@ -287,7 +290,7 @@ def test_a_client_that_hangs_up_counts_as_answered_once_it_has_the_last_event(pi
 
         app = web.Application()
         app.router.add_post("/v1/completions", stream)
-        setup.push(addresses={"base": (await setup._listen(app),)})
+        setup.push(variants={"base": VariantRoute("base", (await setup._listen(app),))})
         async with setup.session.post(setup.url + "/v1/completions", json={**COMPLETION, "stream": True}) as reply:
             for piece in pieces:
                 assert await asyncio.wait_for(reply.content.readexactly(len(piece)), 5) == piece
