@@ -19,6 +19,9 @@ def show(arguments: Namespace) -> int:
     """Print every artifact and run, or one artifact with its lineage down to sources and licences."""
     store = open_store(arguments.store)
     if arguments.artifact:
+        run = next((each for each in list_runs(store) if each["id"] == arguments.artifact), None)
+        if run:
+            return _show_run(store, run, as_json=arguments.json)
         return _show_one(store, find_artifact(store, arguments.artifact), as_json=arguments.json)
     damaged: list[UserError] = []
     artifacts, runs = list_artifacts(store, damaged=damaged), list_runs(store)
@@ -46,6 +49,17 @@ def show(arguments: Namespace) -> int:
                 ]
             )
         )
+    return 0
+
+
+def _show_run(store: Store, run: dict[str, Any], *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"run": run}, indent=1))
+        return 0
+    page = store.uri(f"{RUNS}/{run['id']}/index.html")
+    print(f"{run['id']}\n  {duration(run['seconds'])} in all; page {page}\n")
+    columns = ("stage", "state", "result", "artifact_id")
+    print(table([{column: stage.get(column, "") for column in columns} for stage in run["stages"]]))
     return 0
 
 
@@ -107,6 +121,8 @@ def _setting(key: str, value: Any) -> str:
 def verify(arguments: Namespace) -> int:
     """Re-check checksums; exit 1 where something does not match."""
     store = open_store(arguments.store)
+    if not arguments.artifact and not any(store.folders()):
+        raise UserError("there is nothing in this store", where=store.url, next_step="name another with --store")
     unreadable: list[UserError] = []
     chosen = [find_artifact(store, arguments.artifact)] if arguments.artifact else []
     if not chosen:

@@ -14,6 +14,7 @@ import pytest
 from cluster.artifact import Artifact, Identity
 from cluster.attempt import Attempt
 from cluster.store_local import LocalStore
+from pipelines.runs import StageLine, new_run, publish_run
 
 RAYMILL = [sys.executable, "-m", "pipelines.cli"]
 
@@ -154,6 +155,17 @@ def test_show_verify_and_gc(tmp_path: Path) -> None:
     assert artifact.key("data.txt") in damaged.stdout
     assert "freed 0 bytes" in raymill("gc", cwd=tmp_path).stdout
     assert "no such artifact: nothing" in refused("show", "nothing", cwd=tmp_path)
+    assert "nothing in this store" in refused("verify", "--store", "elsewhere", cwd=tmp_path)
+
+
+def test_show_of_a_run_lists_its_stages(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "raymill-store")
+    record = new_run("demo")
+    record.stages.append(StageLine("corpus", "made", 1.0, "12 documents", "Corpus/corpus-0123456789ab"))
+    publish_run(store, record)
+    shown = raymill("show", record.id, cwd=tmp_path).stdout
+    assert "12 documents" in shown and "Corpus/corpus-0123456789ab" in shown and "index.html" in shown
+    assert json.loads(raymill("show", record.id, "--json", cwd=tmp_path).stdout)["run"]["recipe"] == "demo"
 
 
 def test_doctor_names_every_need(tmp_path: Path) -> None:
