@@ -26,6 +26,7 @@ class Observation:
         latency_s: seconds to the end of the answer.
         retried: another engine of the variant answered it.
         fallback: another variant answered it.
+        request: the request's id, by which feedback may name it.
     """
 
     unit: str
@@ -39,6 +40,7 @@ class Observation:
     latency_s: float | None = None
     retried: bool = False
     fallback: bool = False
+    request: str = ""
 
 
 @dataclass(frozen=True)
