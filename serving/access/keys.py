@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
@@ -9,6 +12,9 @@ from pydantic import Field
 from cluster.config import StrictModel
 
 Scope = Literal["call", "admin"]
+
+_PREFIX = "rmk-"
+_LONGEST_SECRET = 256
 
 
 class KeyLimits(StrictModel):
@@ -40,3 +46,30 @@ class ApiKey(StrictModel):
     created_at: float
     created_by: str
     revoked_at: float | None = None
+
+
+def make_secret() -> str:
+    """A new secret: ``rmk-`` and 43 URL-safe characters, 256 random bits."""
+    return _PREFIX + secrets.token_urlsafe(32)
+
+
+def hash_secret(secret: str) -> str:
+    """What is kept of a secret: its SHA-256 in hex digits."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class KeyRing:
+    """The keys that are good now, found by their secrets.
+
+    The secret is hashed and the hash looked up, so the time taken says nothing about how much of a guess was right.
+    """
+
+    def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
+        self._by_hash = {key.sha256: key for key in keys if key.revoked_at is None}
+
+    def __len__(self) -> int:
+        return len(self._by_hash)
+
+    def find(self, secret: str) -> ApiKey | None:
+        """The key with this secret; None where there is none or it was revoked."""
+        return self._by_hash.get(hash_secret(secret)) if len(secret) <= _LONGEST_SECRET else None
