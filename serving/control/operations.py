@@ -1,0 +1,118 @@
+"""Every change by hand, written to a deployment's journal. No Ray: access to the store is the authority.
+
+``by`` is who does it and ``reason`` why; both stay in the journal. Each gives the state that is wanted from then on,
+and :func:`serving.control.status.wait_applied` tells when every gateway works by it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+
+from serving.access.keys import ApiKey, KeyLimits, Scope, hash_secret, make_secret
+from serving.config import LimitsConfig, ShadowConfig, VariantConfig
+from serving.control import changes
+from serving.control.journal import Journal
+from serving.control.state import ServingState
+from serving.engines.plan import VariantSource
+from serving.rollout.config import RolloutConfig
+
+
+def set_weights(journal: Journal, weights: Mapping[str, float], *, by: str, reason: str) -> ServingState:
+    """Split the users anew; only as many move as must. Refused while a rollout runs (pause it first)."""
+    return journal.change(lambda state: changes.with_weights(state, weights), by=by, reason=reason)
+
+
+def scale(journal: Journal, variant: str, replicas: int | str, *, by: str, reason: str) -> ServingState:
+    """Servers for a variant's engine: ``2``, or ``"1:4"`` to follow the requests; a MIN of 0 lets it fall asleep."""
+    return journal.change(lambda state: changes.with_replicas(state, variant, replicas), by=by, reason=reason)
+
+
+def add_variant(
+    journal: Journal, variant: VariantConfig, source: VariantSource, *, by: str, reason: str
+) -> ServingState:
+    """One variant more, on an engine that is there where one fits."""
+    return journal.change(lambda state: changes.with_variant(state, variant, source), by=by, reason=reason)
+
+
+def remove_variant(journal: Journal, variant: str, *, by: str, reason: str) -> ServingState:
+    """One variant less; refused while it has users or takes part in a rollout."""
+    return journal.change(lambda state: changes.without_variant(state, variant), by=by, reason=reason)
+
+
+def create_key(
+    journal: Journal,
+    name: str,
+    *,
+    by: str,
+    reason: str,
+    scopes: tuple[Scope, ...] = ("call",),
+    limits: KeyLimits | None = None,
+    models: tuple[str, ...] = (),
+) -> tuple[ApiKey, str]:
+    """A new key and its secret, which is kept nowhere."""
+    secret = make_secret()
+    key = ApiKey(
+        id=f"k-{secrets.token_hex(5)}",
+        name=name,
+        sha256=hash_secret(secret),
+        scopes=scopes,
+        limits=limits or KeyLimits(),
+        models=models,
+        created_at=time.time(),
+        created_by=by,
+    )
+    journal.change(lambda state: changes.with_key(state, key), by=by, reason=reason)
+    return key, secret
+
+
+def revoke_key(journal: Journal, key: str, *, by: str, reason: str) -> ServingState:
+    """End a key, given by its id or by a name that only one good key has; again changes nothing."""
+    now = time.time()
+    return journal.change(lambda state: changes.without_key(state, key, now=now), by=by, reason=reason)
+
+
+def set_limits(journal: Journal, limits: LimitsConfig, *, by: str, reason: str) -> ServingState:
+    """What one request may ask for, from now on."""
+    return journal.change(lambda state: changes.with_limits(state, limits), by=by, reason=reason)
+
+
+def set_shadow(journal: Journal, shadow: ShadowConfig | None, *, by: str, reason: str) -> ServingState:
+    """Copy some requests to a variant; None ends it."""
+    return journal.change(lambda state: changes.with_shadow(state, shadow), by=by, reason=reason)
+
+
+def require_keys(journal: Journal, required: bool, *, by: str, reason: str) -> ServingState:
+    """Whether callers need a key; refused where no key could call."""
+    return journal.change(lambda state: changes.with_keys_required(state, required), by=by, reason=reason)
+
+
+def start_rollout(journal: Journal, config: RolloutConfig, decision: str, *, by: str, reason: str) -> ServingState:
+    """Begin a rollout; ``decision`` is the evaluation's that allows it, empty where none is required."""
+    return journal.change(lambda state: changes.with_rollout(state, config, decision), by=by, reason=reason)
+
+
+def pause(journal: Journal, *, by: str, reason: str) -> ServingState:
+    """Keep the rollout where it is."""
+    return journal.change(changes.paused, by=by, reason=reason)
+
+
+def resume(journal: Journal, *, by: str, reason: str) -> ServingState:
+    """Let a paused rollout go on."""
+    return journal.change(changes.resumed, by=by, reason=reason)
+
+
+def promote(journal: Journal, *, by: str, reason: str) -> ServingState:
+    """End the rollout with all users of the pair on the candidate."""
+    return journal.change(changes.promoted, by=by, reason=reason)
+
+
+def rollback(journal: Journal, *, by: str, reason: str) -> ServingState:
+    """End the rollout with all users of the pair on the baseline."""
+    return journal.change(changes.rolled_back, by=by, reason=reason)
+
+
+def stop(journal: Journal, *, by: str, reason: str) -> ServingState:
+    """Let the deployment go; its keys and its journal stay."""
+    return journal.change(changes.stopped, by=by, reason=reason)
