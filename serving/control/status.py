@@ -76,6 +76,7 @@ class DeploymentStatus(StrictModel):
     Attributes:
         version: of the state that the controller works by.
         rollout: the running rollout's summary.
+        problems: what does not work at the moment beside engines, such as a store that cannot be read.
         written_at: seconds since the epoch.
     """
 
