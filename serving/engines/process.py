@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
 from cluster.errors import InfraError, RaymillError, UserError
 from serving.engines import refusal
-from serving.engines.spec import EngineSpec
+from serving.engines.api import EngineApi
+from serving.engines.spec import ServerSpec
 
 MINDER = Path(__file__).with_name("minder.py")
 POLL_INTERVAL_S = 0.2
@@ -36,7 +36,7 @@ class EngineProcess:
         command: another command line than the specification's; tests of everything but inference use it.
     """
 
-    def __init__(self, spec: EngineSpec, host: str, key: str, log: Path, command: list[str] | None = None) -> None:
+    def __init__(self, spec: ServerSpec, host: str, key: str, log: Path, command: list[str] | None = None) -> None:
         self.spec, self.host, self.log = spec, host, log
         self.started = 0.0
         self.pid = 0
@@ -54,21 +54,23 @@ class EngineProcess:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
+    @property
+    def api(self) -> EngineApi:
+        """The calls to it."""
+        return EngineApi(self.address, self._key)
+
     async def start(self) -> None:
-        """Start the server and return once it has answered a request for every model on it.
+        """Start the server and return once its base weights have answered a request.
 
         Raises:
             UserError: vLLM refuses the model or the settings; with its own reason.
             InfraError: it was not ready in time.
         """
         self._spawn()
-        deadline = time.monotonic() + self.spec.config.startup_timeout_seconds
-        headers = {"Authorization": f"Bearer {self._key}"}
+        deadline = time.monotonic() + self.spec.engine.config.startup_timeout_seconds
         try:
-            async with aiohttp.ClientSession(headers=headers, trust_env=False) as session:
-                await self._until_healthy(session, deadline)
-                for model in self.spec.variants:
-                    await self._warm_up(session, model, deadline)
+            await self._until_healthy(deadline)
+            await self._warm_up(deadline)
         except BaseException:
             await asyncio.to_thread(self.stop)
             raise
@@ -78,17 +80,7 @@ class EngineProcess:
 
     async def healthy(self) -> bool:
         """Whether the server runs and says that its engine does."""
-        if not self.alive():
-            return False
-        timeout = aiohttp.ClientTimeout(total=5)
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(f"{self.address}/health") as reply,
-            ):
-                return reply.status == 200
-        except (aiohttp.ClientError, TimeoutError):
-            return False
+        return self.alive() and await self.api.healthy()
 
     def alive(self) -> bool:
         """Whether the server's process is there."""
@@ -132,44 +124,37 @@ class EngineProcess:
         self._sockets = self._minder.stdout.readline().decode().strip()
         self.started = time.time()
 
-    async def _until_healthy(self, session: aiohttp.ClientSession, deadline: float) -> None:
+    async def _until_healthy(self, deadline: float) -> None:
         while time.monotonic() < deadline:
             if not self.alive():
                 raise self._refused("the server ended without saying why")
-            try:
-                async with session.get(f"{self.address}/health", timeout=aiohttp.ClientTimeout(total=5)) as reply:
-                    if reply.status == 200:
-                        return
-            except (aiohttp.ClientError, TimeoutError):
-                pass  # not listening yet
+            if await self.api.healthy():
+                return
             await asyncio.sleep(POLL_INTERVAL_S)
         raise self._late()
 
-    async def _warm_up(self, session: aiohttp.ClientSession, model: str, deadline: float) -> None:
-        """A sampled token from each model: some load, and fail or take long only at their first request."""
-        body: dict[str, Any] = {"model": model, "prompt": "a", "max_tokens": 1}
-        timeout = aiohttp.ClientTimeout(total=max(1.0, deadline - time.monotonic()))
+    async def _warm_up(self, deadline: float) -> None:
+        """A sampled token: some models load, and fail or take long only at their first request."""
         try:
-            async with session.post(f"{self.address}/v1/completions", json=body, timeout=timeout) as reply:
-                if reply.status == 200:
-                    return
-                answer = (await reply.text())[:300]
+            answers, said = await self.api.first_answer(self.spec.engine.name, max(1.0, deadline - time.monotonic()))
+            if answers:
+                return
         except TimeoutError:
             raise self._late() from None
         except aiohttp.ClientError as error:
-            answer = f"its first request failed: {error}"
+            said = f"its first request failed: {error}"
         for _ in range(int(DYING_S / POLL_INTERVAL_S)):
             if not self.alive():
                 break
             await asyncio.sleep(POLL_INTERVAL_S)
-        raise self._refused(answer)
+        raise self._refused(said)
 
     def _refused(self, otherwise: str) -> RaymillError:
         why = refusal.reason(self._log_tail()) or otherwise
         return UserError(f"vLLM refuses the model: {why}", where=self._place(), next_step=self._advice())
 
     def _late(self) -> RaymillError:
-        seconds = self.spec.config.startup_timeout_seconds
+        seconds = self.spec.engine.config.startup_timeout_seconds
         return InfraError(
             f"the engine was not ready within {seconds:g} s (serving.engine.startup_timeout_seconds)",
             where=self._place(),
@@ -177,8 +162,7 @@ class EngineProcess:
         )
 
     def _place(self) -> str:
-        names = ", ".join(self.spec.variants)
-        return f"serving: variant{'s' if len(self.spec.variants) > 1 else ''} {names} ({self.spec.folder})"
+        return f"serving: engine {self.spec.engine.name} ({self.spec.engine.source})"
 
     def _advice(self) -> str:
         return f"the engine's whole log is {self.log}"

@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from serving.config import EngineConfig
+from serving.control.state import EngineState, ModelSource
 from serving.engines.process import MINDER, EngineProcess
-from serving.engines.spec import EngineSpec
+from serving.engines.spec import ServerSpec
 
 # A server with a child in a group of its own, that prints both ids; it ignores SIGTERM if told so.
 SERVER = """
@@ -145,7 +146,10 @@ def test_the_server_dies_with_a_minder_that_is_killed(tmp_path):
 
 @pytest.mark.parametrize("minder_killed", [False, True])
 def test_an_engines_folder_for_sockets_goes_when_it_is_stopped(tmp_path, fake_command, minder_killed):
-    spec = EngineSpec("base", str(tmp_path), ("base",), (), "cpu", EngineConfig(startup_timeout_seconds=60))
+    engine = EngineState(
+        name="base", source=ModelSource(folder=str(tmp_path)), config=EngineConfig(startup_timeout_seconds=60)
+    )
+    spec = ServerSpec(engine, tmp_path, "cpu")
     process = EngineProcess(spec, "127.0.0.1", "key", tmp_path / "log", fake_command)
     asyncio.run(process.start())
     minder, *rest = [psutil.Process(pid) for pid in process.pids]

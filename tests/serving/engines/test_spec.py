@@ -1,72 +1,93 @@
-"""Which servers a set of variants needs, and how each is started."""
+"""How a vLLM server is started: its command line and its environment."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
-from cluster.errors import UserError
 from serving.config import EngineConfig
-from serving.engines.spec import MIN_CACHE_BYTES, ServedModel, cache_bytes_for, plan_engines
+from serving.control.state import EngineState, LoraCapacity, ModelSource
+from serving.engines.spec import MIN_CACHE_BYTES, ServerSpec, cache_bytes_for, without_own_interpreter
 
 
 @pytest.fixture
-def folders(tmp_path):
-    for name in ("base", "other"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
-    for name, rank in (("lora4", 4), ("lora20", 20)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"r": rank}))
-    return tmp_path
+def spec(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
+
+    def make(device="cpu", lora=None, interpreter=sys.executable, **config):
+        source = ModelSource(folder=str(tmp_path))
+        engine = EngineState(name="base", source=source, config=EngineConfig(**config), lora=lora)
+        return ServerSpec(engine, tmp_path, device, interpreter)
+
+    return make
 
 
 def value(words, flag):
     return words[words.index(flag) + 1]
 
 
-def test_adapters_share_the_server_of_their_base_and_other_weights_get_their_own(folders):
-    base, other = folders / "base", folders / "other"
-    specs = plan_engines(
-        [
-            ServedModel("a", base),
-            ServedModel("b", base, folders / "lora4"),
-            ServedModel("c", other),
-            ServedModel("d", folders / "." / "base", folders / "lora20"),
-        ],
-        EngineConfig(),
-        "cpu",
-    )
-    assert [spec.variants for spec in specs] == [("a", "b", "d"), ("c",)]
-    words = specs[0].command("127.0.0.1", 1234)
-    assert value(words, "--max-lora-rank") == "32"  # the smallest that vLLM offers for rank 20
-    assert words[words.index("--lora-modules") + 1 :] == [f"b={folders / 'lora4'}", f"d={folders / 'lora20'}"]
-    assert value(words, "--served-model-name") == "a"
-    assert "--enable-lora" not in specs[1].command("127.0.0.1", 1234)
+def test_the_base_weights_answer_to_the_engines_name(spec, tmp_path):
+    words = spec().command("127.0.0.1", 1234)
+    assert words[0] == sys.executable
+    assert value(words, "--served-model-name") == "base"
+    assert value(words, "--model") == str(tmp_path)
+    assert (value(words, "--host"), value(words, "--port")) == ("127.0.0.1", "1234")
 
 
-def test_an_adapter_alone_still_gives_the_weights_a_name_of_their_own(folders):
-    (spec,) = plan_engines([ServedModel("b", folders / "base", folders / "lora4")], EngineConfig(), "cpu")
-    assert value(spec.command("h", 1), "--served-model-name") not in ("b", "")
+def test_adapters_can_come_at_runtime_only_where_there_is_room_for_them(spec):
+    without, with_room = spec(), spec(lora=LoraCapacity(slots=3, max_rank=32))
+    words = with_room.command("h", 1)
+    assert (value(words, "--max-loras"), value(words, "--max-lora-rank")) == ("3", "32")
+    assert "--enable-lora" in words
+    assert with_room.environment({}, "k")["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    assert "--enable-lora" not in without.command("h", 1)
+    inherited = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    assert without.environment(inherited, "k")["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
 
 
-def test_the_key_is_in_the_environment_and_not_on_the_command_line(folders):
-    (spec,) = plan_engines([ServedModel("a", folders / "base")], EngineConfig(extra_arguments=("--x", "1")), "cpu")
-    words = spec.command("127.0.0.1", 1)
-    environment = spec.environment({"VLLM_CPU_KVCACHE_SPACE": "40", "HOME": "/h"}, "secret")
+def test_the_key_is_in_the_environment_and_not_on_the_command_line(spec):
+    made = spec(extra_arguments=("--runner", "pooling"))
+    words = made.command("127.0.0.1", 1)
+    environment = made.environment({"VLLM_CPU_KVCACHE_SPACE": "40", "HOME": "/h"}, "secret")
     assert "secret" not in " ".join(words)
-    assert words[-2:] == ["--x", "1"]
+    assert words[-2:] == ["--runner", "pooling"]
     assert environment["VLLM_API_KEY"] == "secret"
     assert environment["HOME"] == "/h"
     assert "VLLM_CPU_KVCACHE_SPACE" not in environment  # whole GiB; it would override the cache's size
 
 
-def test_dtype_auto_is_float32_on_a_cpu_and_left_to_vllm_on_a_gpu(folders):
-    models = [ServedModel("a", folders / "base")]
-    assert value(plan_engines(models, EngineConfig(), "cpu")[0].command("h", 1), "--dtype") == "float32"
-    on_gpu = plan_engines(models, EngineConfig(), "gpu")[0].command("h", 1)
+def test_dtype_auto_is_float32_on_a_cpu_and_left_to_vllm_on_a_gpu(spec):
+    assert value(spec().command("h", 1), "--dtype") == "float32"
+    on_gpu = spec(device="gpu").command("h", 1)
     assert value(on_gpu, "--dtype") == "auto"
     assert "--kv-cache-memory-bytes" not in on_gpu
     assert "--enforce-eager" not in on_gpu
+
+
+def test_another_interpreter_finds_nothing_of_this_one(spec):
+    made = spec(python="/other/bin/python", interpreter="/other/bin/python")
+    assert made.command("h", 1)[0] == "/other/bin/python"
+    inherited = {"PYTHONPATH": "/mine", "VIRTUAL_ENV": sys.prefix, "PATH": "/usr/bin", "HOME": "/h"}
+    environment = made.environment(inherited, "k")
+    assert environment["PATH"] == "/other/bin:/usr/bin"
+    assert environment["HOME"] == "/h"
+    assert not {"PYTHONPATH", "VIRTUAL_ENV"} & set(environment)
+    assert spec().environment(inherited, "k")["PYTHONPATH"] == "/mine"  # its own interpreter may need it
+
+
+def test_places_in_this_virtual_environment_leave_the_search_paths():
+    environment = {
+        "PATH": "/venv/bin:/usr/bin:/venv-two/bin",
+        "LD_LIBRARY_PATH": "/venv/lib",
+        "PYTHONHASHSEED": "0",
+        "__PYVENV_LAUNCHER__": "x",
+    }
+    kept = without_own_interpreter(environment, "/other/bin/python", prefix="/venv")
+    assert kept == {"PATH": "/other/bin:/usr/bin:/venv-two/bin"}
+    # A system's interpreter is at home in /usr: taking that away would take everything away.
+    system = without_own_interpreter({"PATH": "/usr/bin"}, "/other/bin/python", prefix=sys.base_prefix)
+    assert system == {"PATH": "/other/bin:/usr/bin"}
 
 
 def test_the_cache_holds_four_full_requests():
@@ -76,10 +97,7 @@ def test_the_cache_holds_four_full_requests():
     assert cache_bytes_for({}, EngineConfig()) == MIN_CACHE_BYTES
 
 
-@pytest.mark.parametrize(("folder", "adapter"), [("nowhere", None), ("base", "nowhere"), ("base", "base")])
-def test_a_missing_folder_is_named_with_its_variant(folders, folder, adapter):
-    model = ServedModel("tuned", folders / folder, folders / adapter if adapter else None, "Adapter/x")
-    with pytest.raises(UserError) as caught:
-        plan_engines([model], EngineConfig(), "cpu")
-    assert "variant tuned (Adapter/x)" in caught.value.where
-    assert str(folders / (adapter or folder)) in caught.value.what
+def test_an_unreadable_description_is_left_to_vllm_to_complain_of(spec, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    assert value(spec().command("h", 1), "--kv-cache-memory-bytes") == str(MIN_CACHE_BYTES)
+    assert Path(value(spec().command("h", 1), "--model")) == tmp_path
