@@ -24,18 +24,49 @@ class FakeEngine:
     def __init__(self, name: str = "", key: str = "", on_death: object = None) -> None:
         self.name, self.key, self.requests = name, key, []
         self.cancelled = 0
+        self.ongoing = 0
+        self.adapters: dict[str, str] = {}
         self.go_on: asyncio.Event | None = None
         self.on_death = on_death or (lambda: os._exit(1))
 
     def application(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/health", self.health)
-        app.router.add_post("/v1/completions", self.generate)
-        app.router.add_post("/v1/chat/completions", self.generate)
+        app.router.add_get("/metrics", self.metrics)
+        app.router.add_post("/v1/completions", self.counted)
+        app.router.add_post("/v1/chat/completions", self.counted)
+        app.router.add_post("/v1/load_lora_adapter", self.load_adapter)
+        app.router.add_post("/v1/unload_lora_adapter", self.unload_adapter)
         return app
 
     async def health(self, request: web.Request) -> web.Response:
         return web.Response()
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        return web.Response(text=f'vllm:num_requests_running{{engine="0",model_name="x"}} {float(self.ongoing)}\n')
+
+    async def load_adapter(self, request: web.Request) -> web.Response:
+        """As vLLM does; a folder with ``refused`` in its name is refused."""
+        body = await request.json()
+        if body["lora_name"] in self.adapters:
+            return web.json_response({"error": {"message": "the adapter has already been loaded"}}, status=400)
+        if "refused" in body["lora_path"]:
+            return web.json_response({"error": {"message": "this adapter is not to my taste"}}, status=500)
+        self.adapters[body["lora_name"]] = body["lora_path"]
+        return web.Response(text="Success")
+
+    async def unload_adapter(self, request: web.Request) -> web.Response:
+        name = (await request.json())["lora_name"]
+        if self.adapters.pop(name, None) is None:
+            return web.json_response({"error": {"message": f"{name} cannot be found"}}, status=404)
+        return web.Response(text="Success")
+
+    async def counted(self, request: web.Request) -> web.StreamResponse:
+        self.ongoing += 1
+        try:
+            return await self.generate(request)
+        finally:
+            self.ongoing -= 1
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
