@@ -54,3 +54,11 @@ def p_value(log_e: float) -> float:
 def harm_margin(margin: float, harm: float | None) -> float:
     """How much worse must be shown for harm: what was asked, by default the margin, for superiority nothing."""
     return max(margin, 0.0) if harm is None else harm
+
+
+def log_factor(margin: float, lower_is_better: bool) -> float:
+    """A relative margin on the log scale: 0.1 worse is a factor of 1.1, or of 0.9 where more is better."""
+    factor = 1 + margin if lower_is_better else 1 - margin
+    if factor <= 0:
+        return math.inf if margin > 0 else -math.inf
+    return math.log(factor) if lower_is_better else -math.log(factor)

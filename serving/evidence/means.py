@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from serving.evidence.comparison import Comparison, harm_margin
+from serving.evidence.comparison import Comparison, harm_margin, log_factor
 
 BURN_IN = 50
 """Units that each arm needs before its mean counts as normal."""
@@ -68,35 +68,27 @@ def compare(
     """
     limits = (margin, harm_margin(margin, harm))
     if relative:
-        limits = (_log_factor(limits[0], lower_is_better), _log_factor(limits[1], lower_is_better))
+        limits = (log_factor(limits[0], lower_is_better), log_factor(limits[1], lower_is_better))
     n = (baseline.n, candidate.n)
     difference = candidate.mean - baseline.mean if min(n) else None
     precision = _precision(baseline, candidate)
+    shown = math.expm1 if relative else float
     if difference is None or precision is None:
-        estimate = difference if difference is None or not relative else math.expm1(difference)
-        return Comparison(estimate, None, None, 0.0, 0.0, *n)
+        return Comparison(None if difference is None else shown(difference), None, None, 0.0, 0.0, *n)
     worse = difference if lower_is_better else -difference
     passing, harming = (precision.log_evidence(worse - limit) for limit in limits)
     least = precision.log_evidence(0.0)
     half = precision.half_width(alpha)
-    bounds: list[float | None] = [difference, difference - half, difference + half]
-    if relative:
-        bounds = [math.expm1(bound) for bound in bounds]
+    bounded = math.isfinite(half)
     return Comparison(
-        *(bound if bound is not None and math.isfinite(bound) else None for bound in bounds),
+        estimate=shown(difference),
+        low=shown(difference - half) if bounded else None,
+        high=shown(difference + half) if bounded else None,
         log_e_harm=harming if worse > limits[1] else least,
         log_e_pass=passing if worse < limits[0] else least,
         baseline_units=n[0],
         candidate_units=n[1],
     )
-
-
-def _log_factor(margin: float, lower_is_better: bool) -> float:
-    """A relative margin on the log scale: 0.1 worse is a factor of 1.1, or of 0.9 where more is better."""
-    factor = 1 + margin if lower_is_better else 1 - margin
-    if factor <= 0:
-        return math.inf if margin > 0 else -math.inf
-    return math.log(factor) if lower_is_better else -math.log(factor)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,163 @@
+"""Quantiles of seconds, such as the 95th percentile of latency: exact sequential tests for their ratio.
+
+At the true quantile q the share of values up to q is known (0.95), whatever their distribution. For every q the
+outcomes "value <= q" are thus tested against 0.95 by the Beta mixture of :mod:`serving.evidence.bounded`, and a ratio
+r of two quantiles is refuted when every q is, as the baseline's with r q as the candidate's (confidence sequences for
+quantiles: Howard and Ramdas 2022, "Sequential estimation of quantiles with applications to A/B testing and best-arm
+identification"). Values are kept in fixed bins of one per cent, and only what no position within its bin could
+explain counts as evidence, so that binning costs a per cent of width and no validity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import betainc, betaincc, betaln
+
+from serving.evidence.comparison import Comparison, harm_margin, log_factor
+
+SHORTEST, LONGEST = 1e-4, 1e4
+"""Seconds; what lies beyond counts as if it were there."""
+
+STEP = math.log(1.01)
+"""Width of a bin, as a natural log."""
+
+BINS = math.ceil(math.log(LONGEST / SHORTEST) / STEP)
+
+PRIOR_UNITS = 100.0
+"""How firmly the prior expects the share near the quantile: as if so many units had been seen."""
+
+
+def bin_of(seconds: float) -> int:
+    """The bin that holds the value: above its lower edge, at most its upper one."""
+    if seconds <= SHORTEST:
+        return 0
+    return min(max(math.ceil(math.log(seconds / SHORTEST) / STEP) - 1, 0), BINS - 1)
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Values of one arm in bins: each unit's values share a weight of 1.
+
+    Attributes:
+        n: units.
+        weights: bin -> weight, where it is not 0.
+    """
+
+    n: int = 0
+    weights: Mapping[int, float] = field(default_factory=dict)
+
+    def add(self, values: Iterable[float]) -> Sketch:
+        """With one more unit and all its values, in seconds; without values it stays as it is."""
+        bins = [bin_of(value) for value in values]
+        if not bins:
+            return self
+        weights = dict(self.weights)
+        for index in bins:
+            weights[index] = weights.get(index, 0.0) + 1 / len(bins)
+        return Sketch(self.n + 1, weights)
+
+    def __add__(self, other: Sketch) -> Sketch:
+        weights = dict(self.weights)
+        for index, weight in other.weights.items():
+            weights[index] = weights.get(index, 0.0) + weight
+        return Sketch(self.n + other.n, weights)
+
+    def cumulated(self) -> np.ndarray:
+        """Weight up to each of the BINS + 1 edges; the first is 0, the last n."""
+        dense = np.zeros(BINS + 1)
+        for index, weight in self.weights.items():
+            dense[index + 1] = weight
+        return np.minimum(np.cumsum(dense), self.n)
+
+    def quantile(self, share: float) -> float:
+        """Seconds that a share of the weight lies within: the middle of that bin.
+
+        Raises:
+            ValueError: no unit.
+        """
+        if not self.n:
+            raise ValueError("an empty sketch has no quantiles")
+        reached = int(np.argmax(self.cumulated()[1:] >= share * self.n * (1 - 1e-12)))
+        return SHORTEST * math.exp((reached + 0.5) * STEP)
+
+
+def compare(
+    baseline: Sketch,
+    candidate: Sketch,
+    *,
+    margin: float,
+    alpha: float,
+    lower_is_better: bool = True,
+    harm: float | None = None,
+    quantile: float = 0.95,
+) -> Comparison:
+    """The ratio of quantiles, candidate / baseline - 1.
+
+    Args:
+        baseline: values of the step's baseline units.
+        candidate: of its candidate units.
+        margin: how much worse the candidate may be, 0.1 for 10 %; below 0, by how much it must be better.
+        alpha: 1 - coverage of the confidence sequence.
+        lower_is_better: false where more is better.
+        harm: how much worse is harm; by default the margin, or 0 where the margin is below it.
+        quantile: which one.
+    """
+    limits = [log_factor(limit, lower_is_better) / STEP for limit in (margin, harm_margin(margin, harm))]
+    old, new = log_evidence(baseline, quantile), log_evidence(candidate, quantile)
+    better, worse = (old, new) if lower_is_better else (new, old)
+    high = _greatest_shift(old, new, math.log(1 / alpha))
+    low = _greatest_shift(new, old, math.log(1 / alpha))
+    known = baseline.n and candidate.n
+    return Comparison(
+        estimate=candidate.quantile(quantile) / baseline.quantile(quantile) - 1 if known else None,
+        low=None if low is None else math.expm1(-low * STEP),
+        high=None if high is None else math.expm1(high * STEP),
+        log_e_harm=_least_from(worse, better, -limits[1]),
+        log_e_pass=_least_from(better, worse, limits[0]),
+        baseline_units=baseline.n,
+        candidate_units=candidate.n,
+    )
+
+
+def log_evidence(arm: Sketch, quantile: float) -> np.ndarray:
+    """Log evidence of one arm against each bin as the place of its quantile.
+
+    The quantile lies in a bin only if at most its share is up to the lower edge and at least its share up to the upper
+    one. Each is one-sided and has half of the prior: shares above the quantile's, and below it.
+    """
+    up_to, place = np.unique(arm.cumulated(), return_inverse=True)
+    beyond = np.maximum(arm.n - up_to, 0.0)
+    a, b = quantile * PRIOR_UNITS, (1 - quantile) * PRIOR_UNITS
+    with np.errstate(divide="ignore"):
+        likelihood = betaln(a + up_to, b + beyond) - betaln(a, b)
+        likelihood -= up_to * math.log(quantile) + beyond * math.log1p(-quantile)
+        above = likelihood + np.log(betaincc(a + up_to, b + beyond, quantile) / betaincc(a, b, quantile))
+        below = likelihood + np.log(betainc(a + up_to, b + beyond, quantile) / betainc(a, b, quantile))
+    return np.logaddexp(above[place[:-1]], below[place[1:]]) - math.log(2)
+
+
+def _least_from(baseline: np.ndarray, candidate: np.ndarray, shift: float) -> float:
+    """Least evidence against any pair of bins that could hold quantiles with log ratio >= shift (in bins)."""
+    first = math.floor(min(max(shift, -BINS), BINS) - 1e-9)
+    least_after = np.minimum.accumulate(candidate[::-1])[::-1]
+    starts = np.arange(BINS) + first
+    possible = starts < BINS
+    if not possible.any():
+        return math.inf
+    return float(np.min(baseline[possible] + least_after[np.maximum(starts[possible], 0)]))
+
+
+def _greatest_shift(baseline: np.ndarray, candidate: np.ndarray, threshold: float) -> float | None:
+    """Greatest log ratio (in bins) that pairs of bins below the threshold allow; None where an edge of the range is."""
+    least_after = np.minimum.accumulate(candidate[::-1])[::-1]
+    last = np.searchsorted(least_after, threshold - baseline, side="left") - 1
+    allowed = last >= 0
+    if not allowed.any():
+        return None
+    if allowed[0] or (last[allowed] == BINS - 1).any():
+        return None
+    return float(np.max(last[allowed] - np.flatnonzero(allowed)) + 1)
