@@ -13,9 +13,10 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cluster.errors import RaymillError, UserError, causes, explain_os_error, find_raymill_error
+from pipelines.commands import arguments as on
 
 Arguments = argparse.Namespace
 AddArguments = Callable[[argparse.ArgumentParser], None]
@@ -23,12 +24,16 @@ AddArguments = Callable[[argparse.ArgumentParser], None]
 
 @dataclass(frozen=True)
 class Command:
-    """One command: its line in the help, the function that does it (``module:name``), and its arguments."""
+    """One command: its line in the help, the function that does it (``module:name``), and its arguments.
+
+    A group (``raymill keys``) has commands of its own in place of the last two.
+    """
 
     name: str
     help: str
-    function: str
-    arguments: AddArguments
+    function: str = ""
+    arguments: AddArguments | None = None
+    commands: tuple[Command, ...] = ()
 
 
 def _recipe(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +108,23 @@ COMMANDS = (
     Command("plan", "the resolved recipe, what is cached and what changed", "pipelines.commands.run:plan", _plan),
     Command("run", "make everything a recipe names", "pipelines.commands.run:run", _run),
     Command("serve", "deploy a recipe's variants, or models, until Ctrl-C", "pipelines.commands.serve:serve", _serve),
+    Command(
+        "undeploy", "let a deployment go, answers in flight first", "pipelines.commands.undeploy:undeploy", on.undeploy
+    ),
+    Command("scale", "how many servers a variant has", "pipelines.commands.scale:scale", on.scale),
+    Command(
+        "keys",
+        "API keys: made, listed, limited, revoked",
+        commands=(
+            Command("create", "make one; its secret is shown once", "pipelines.commands.keys:create", on.keys_create),
+            Command("list", "every key, without secrets", "pipelines.commands.keys:list_keys", on.keys_list),
+            Command("limit", "change what one may use", "pipelines.commands.keys:limit", on.keys_limit),
+            Command("revoke", "end one at once", "pipelines.commands.keys:revoke", on.keys_revoke),
+            Command("require", "whether callers need one", "pipelines.commands.keys:require", on.keys_require),
+        ),
+    ),
+    Command("limits", "what one request may ask for", "pipelines.commands.scale:limits", on.limits),
+    Command("shadow", "copy some requests to a variant, unseen", "pipelines.commands.scale:shadow", on.shadow),
     Command("show", "artifacts and runs; one artifact's record and lineage", "pipelines.commands.show:show", _in_store),
     Command("verify", "re-check checksums of one artifact or all", "pipelines.commands.show:verify", _in_store),
     Command("gc", "remove abandoned tries over a day old", "pipelines.commands.show:gc", _gc),
@@ -125,10 +147,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for command in COMMANDS:
-        sub = subparsers.add_parser(command.name, help=command.help, description=command.help)
-        command.arguments(sub)
-        sub.set_defaults(function=command.function)
+        _add(subparsers, command)
     return parser
+
+
+def _add(subparsers: Any, command: Command) -> None:
+    parser = subparsers.add_parser(command.name, help=command.help, description=command.help)
+    if command.commands:
+        inner = parser.add_subparsers(dest="subcommand", metavar="COMMAND", parser_class=_Parser, required=True)
+        for each in command.commands:
+            _add(inner, each)
+    elif command.arguments:
+        command.arguments(parser)
+        parser.set_defaults(function=command.function)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

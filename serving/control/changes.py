@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from cluster.errors import UserError
-from serving.access.keys import ApiKey
+from serving.access.keys import ApiKey, KeyLimits
 from serving.config import LimitsConfig, ShadowConfig, VariantConfig, replica_bounds
 from serving.control.names import unknown
 from serving.control.state import RolloutState, ServingState, VariantState
@@ -141,6 +141,15 @@ def without_key(state: ServingState, key: str, *, now: float) -> ServingState:
         return state
     revoked = found.model_copy(update={"revoked_at": now})
     return state.model_copy(update={"keys": tuple(revoked if each.id == found.id else each for each in state.keys)})
+
+
+def with_key_limits(state: ServingState, key: str, limits: KeyLimits) -> ServingState:
+    """Other limits for a key that is good."""
+    found = find_key(state, key)
+    if found.revoked_at is not None:
+        raise UserError("it is revoked", where=f"key {found.id}", next_step="`raymill keys create NAME` makes another")
+    limited = found.model_copy(update={"limits": limits})
+    return state.model_copy(update={"keys": tuple(limited if each.id == found.id else each for each in state.keys)})
 
 
 def with_limits(state: ServingState, limits: LimitsConfig) -> ServingState:

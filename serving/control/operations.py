@@ -73,6 +73,11 @@ def revoke_key(journal: Journal, key: str, *, by: str, reason: str) -> ServingSt
     return journal.change(lambda state: changes.without_key(state, key, now=now), by=by, reason=reason)
 
 
+def set_key_limits(journal: Journal, key: str, limits: KeyLimits, *, by: str, reason: str) -> ServingState:
+    """What a key may use, from now on."""
+    return journal.change(lambda state: changes.with_key_limits(state, key, limits), by=by, reason=reason)
+
+
 def set_limits(journal: Journal, limits: LimitsConfig, *, by: str, reason: str) -> ServingState:
     """What one request may ask for, from now on."""
     return journal.change(lambda state: changes.with_limits(state, limits), by=by, reason=reason)
