@@ -118,7 +118,11 @@ class EngineReplica:
         return self._process.address if self._process else ""
 
     async def __del__(self) -> None:
-        """Called by Serve when the replica is to go: out of the gateways, answers finished, then the server's end."""
+        """Called by Serve when the replica is to go."""
+        await self.leave()
+
+    async def leave(self) -> None:
+        """Out of the gateways, then the answers in flight, then the server's end."""
         announcement, self._announcement = self._announcement, None
         for task in filter(None, (self._watcher, self._talk, self._adapting)):
             task.cancel()

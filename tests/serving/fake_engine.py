@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from aiohttp import web
 
@@ -46,11 +47,11 @@ class FakeEngine:
         return web.Response(text=f'vllm:num_requests_running{{engine="0",model_name="x"}} {float(self.ongoing)}\n')
 
     async def load_adapter(self, request: web.Request) -> web.Response:
-        """As vLLM does; a folder with ``refused`` in its name is refused."""
+        """As vLLM does; a folder that is called ``refused`` is refused."""
         body = await request.json()
         if body["lora_name"] in self.adapters:
             return web.json_response({"error": {"message": "the adapter has already been loaded"}}, status=400)
-        if "refused" in body["lora_path"]:
+        if Path(body["lora_path"]).name == "refused":
             return web.json_response({"error": {"message": "this adapter is not to my taste"}}, status=500)
         self.adapters[body["lora_name"]] = body["lora_path"]
         return web.Response(text="Success")
