@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import betainc, betaincc, betaln
+from scipy.special import betainc, betaln
 
 from serving.evidence.comparison import Comparison, harm_margin, log_factor
 
@@ -132,12 +132,22 @@ def log_evidence(arm: Sketch, quantile: float) -> np.ndarray:
     up_to, place = np.unique(arm.cumulated(), return_inverse=True)
     beyond = np.maximum(arm.n - up_to, 0.0)
     a, b = quantile * PRIOR_UNITS, (1 - quantile) * PRIOR_UNITS
-    with np.errstate(divide="ignore"):
-        likelihood = betaln(a + up_to, b + beyond) - betaln(a, b)
-        likelihood -= up_to * math.log(quantile) + beyond * math.log1p(-quantile)
-        above = likelihood + np.log(betaincc(a + up_to, b + beyond, quantile) / betaincc(a, b, quantile))
-        below = likelihood + np.log(betainc(a + up_to, b + beyond, quantile) / betainc(a, b, quantile))
+    fixed = up_to * math.log(quantile) + beyond * math.log1p(-quantile)
+    below = _log_beta_below(quantile, a + up_to, b + beyond) - _log_beta_below(quantile, a, b) - fixed
+    above = _log_beta_below(1 - quantile, b + beyond, a + up_to) - _log_beta_below(1 - quantile, b, a) - fixed
     return np.logaddexp(above[place[:-1]], below[place[1:]]) - math.log(2)
+
+
+def _log_beta_below(x: float, a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
+    """Log of the integral of t^(a-1) (1-t)^(b-1) from 0 to x.
+
+    Where scipy's ratio underflows, a lower bound from the first terms of its series (DLMF 8.17.7 and 15.4.6: all terms
+    are positive), which only makes evidence weaker.
+    """
+    share = betainc(a, b, x)
+    series = a * math.log(x) + (b - 1) * math.log1p(-x) - np.log(a)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(share > 1e-290, np.log(share) + betaln(a, b), series)
 
 
 def _least_from(baseline: np.ndarray, candidate: np.ndarray, shift: float) -> float:

@@ -1,0 +1,185 @@
+"""How many users a guardrail needs, how long that takes, and which effects it can see by then.
+
+All figures come from the tests themselves, run on what an average course of the step would show: a candidate like the
+baseline passes at ``n`` units when the half width of its confidence sequence, with room for chance (the standard normal
+quantile of the power, in standard errors), is within the margin. That is the chance of passing at ``n`` alone; earlier
+looks only add to it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from serving.evidence import bounded, means, quantiles
+from serving.evidence.bounded import Tally
+from serving.evidence.means import Moments
+from serving.evidence.quantiles import Sketch
+
+MOST_UNITS = 10**9
+
+ASSUMED_RATE = Tally(1000, 10.0)
+"""Outcomes of a baseline that nothing is known of: an error rate of 1 %."""
+
+ASSUMED_LOG_SECONDS = Moments(1000, 0.0, 999 * 0.5**2)
+"""Logs of its seconds: users differ by a standard deviation of 0.5, a factor of about 1.6."""
+
+
+def assumed_latencies() -> Sketch:
+    """Its latencies: log-normal around one second, as :data:`ASSUMED_LOG_SECONDS`."""
+    spread = NormalDist(0.0, 0.5)
+    return Sketch(0, {}) + sum(
+        (Sketch().add([math.exp(spread.inv_cdf((index + 0.5) / 1000))]) for index in range(1000)), Sketch()
+    )
+
+
+@dataclass(frozen=True)
+class Design:
+    """One step of a rollout.
+
+    Attributes:
+        share: of the units on the candidate, above 0 and below 1.
+        alpha: of each guardrail's test in this step.
+        power: the chance to find what is there.
+        minimum_units: that each side needs in any case.
+        units_per_second: new units on both sides together; None where it is not known.
+        maximum_seconds: when the step times out.
+    """
+
+    share: float
+    alpha: float
+    power: float = 0.8
+    minimum_units: int = 0
+    units_per_second: float | None = None
+    maximum_seconds: float = math.inf
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to expect of one guardrail in one step.
+
+    Attributes:
+        units: on both sides together until a candidate like the baseline passes; None where it never would (a
+            superiority test, or more than a thousand million).
+        candidate_units: those of them on the candidate.
+        seconds: until then; None where units or their rate are not known.
+        detectable: minimum detectable effect: by the end of the step (at ``units`` where no rate is known) a candidate
+            that differs by so much from the margin is found out, to its harm or in its favour; in the margin's unit
+            (0.1 is 10 % for relative ones). None where too few units come.
+        in_time: whether it can pass before the step times out; None where no rate is known.
+    """
+
+    units: int | None
+    candidate_units: int | None
+    seconds: float | None
+    detectable: float | None
+    in_time: bool | None
+
+
+def plan(
+    typical: Tally | Moments | Sketch,
+    margin: float,
+    design: Design,
+    *,
+    relative: bool = False,
+    quantile: float = 0.95,
+) -> Plan:
+    """Expectations for one guardrail.
+
+    Args:
+        typical: outcomes of the baseline from before, or assumed ones; only their distribution is used.
+        margin: as in the comparison.
+        design: of the step.
+        relative: whether a mean is of logs and its margin a fraction; quantiles always are compared so.
+        quantile: the one that is compared.
+    """
+    scale = relative or isinstance(typical, Sketch)
+    goal = math.log1p(margin) if scale else margin
+    needed = _units_for(typical, goal, design, quantile)
+    rate = design.units_per_second
+    least = math.ceil(design.minimum_units / min(design.share, 1 - design.share))
+    units = None if needed is None else max(needed, least)
+    seconds = units / rate if units is not None and rate else None
+    limit = units
+    if rate and math.isfinite(design.maximum_seconds):
+        limit = min(int(rate * design.maximum_seconds), MOST_UNITS)
+    found = resolution(typical, limit, design, quantile) if limit else math.inf
+    effect = math.expm1(min(found, 700.0)) if scale else found
+    return Plan(
+        units=units,
+        candidate_units=None if units is None else math.ceil(units * design.share),
+        seconds=seconds,
+        detectable=effect if math.isfinite(found) and (scale or not isinstance(typical, Tally) or found < 1) else None,
+        in_time=None if not rate else seconds is not None and seconds <= design.maximum_seconds,
+    )
+
+
+def resolution(typical: Tally | Moments | Sketch, units: int, design: Design, quantile: float = 0.95) -> float:
+    """Distance from the margin that is found out with the design's power at so many units, as a difference (of logs
+    where the comparison is of ratios); infinite where nothing is."""
+    candidate = round(units * design.share)
+    baseline = units - candidate
+    if min(candidate, baseline) < 1:
+        return math.inf
+    old, new = _scaled(typical, baseline), _scaled(typical, candidate)
+    room = NormalDist().inv_cdf(design.power) * math.hypot(_error(old, quantile), _error(new, quantile))
+    return _half_width(old, new, design.alpha, quantile) + room
+
+
+def _units_for(typical: Tally | Moments | Sketch, goal: float, design: Design, quantile: float) -> int | None:
+    """Least number of units whose resolution is within the goal."""
+    if goal <= 0 or resolution(typical, MOST_UNITS, design, quantile) > goal:
+        return None
+    low, high = 1, 2
+    while resolution(typical, high, design, quantile) > goal:
+        low, high = high, high * 2
+    while high - low > max(1, high // 1000):
+        middle = (low + high) // 2
+        if resolution(typical, middle, design, quantile) > goal:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _scaled(typical: Tally | Moments | Sketch, n: int) -> Tally | Moments | Sketch:
+    """The same distribution as if n units had shown it."""
+    if isinstance(typical, Tally):
+        # a baseline without a single error is not one that never errs
+        mean = (typical.total + bounded.PRIOR) / (typical.n + 2 * bounded.PRIOR)
+        return Tally(n, n * mean)
+    if isinstance(typical, Moments):
+        return Moments(n, typical.mean, typical.m2 / max(typical.n - 1, 1) * max(n - 1, 0))
+    return Sketch(n, {index: weight * n / typical.n for index, weight in typical.weights.items()})
+
+
+def _half_width(
+    baseline: Tally | Moments | Sketch, candidate: Tally | Moments | Sketch, alpha: float, quantile: float
+) -> float:
+    """From the estimate to the upper end of the confidence sequence; of logs for quantiles."""
+    if isinstance(baseline, Tally) and isinstance(candidate, Tally):
+        high = bounded.compare(baseline, candidate, margin=0.0, alpha=alpha).high
+    elif isinstance(baseline, Moments) and isinstance(candidate, Moments):
+        high = means.compare(baseline, candidate, margin=0.0, alpha=alpha).high
+    else:
+        assert isinstance(baseline, Sketch) and isinstance(candidate, Sketch)
+        ratio = quantiles.compare(baseline, candidate, margin=0.0, alpha=alpha, quantile=quantile).high
+        high = None if ratio is None else math.log1p(ratio)
+    return math.inf if high is None else high
+
+
+def _error(arm: Tally | Moments | Sketch, quantile: float) -> float:
+    """Standard error of the arm's mean, or of its quantile's log."""
+    if isinstance(arm, Tally):
+        return math.sqrt(arm.mean * (1 - arm.mean) / arm.n)
+    if isinstance(arm, Moments):
+        return math.sqrt(arm.m2 / max(arm.n - 1, 1) / arm.n)
+    shares = arm.cumulated() / arm.n
+    spread = math.sqrt(quantile * (1 - quantile) / arm.n)
+    if quantile + spread >= 1 or quantile - spread <= 0:
+        return math.inf
+    edges = np.interp([quantile - spread, quantile + spread], shares, np.arange(shares.size))
+    return float(edges[1] - edges[0]) / 2 * quantiles.STEP
