@@ -85,6 +85,7 @@ class DeploymentStatus(StrictModel):
     engines: tuple[EngineStatus, ...] = ()
     variants: tuple[VariantStatus, ...] = ()
     rollout: dict[str, Any] = Field(default_factory=dict)
+    problems: tuple[str, ...] = ()
     written_at: float = 0.0
 
     def gateways_at(self, version: int) -> int:
