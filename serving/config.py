@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -20,10 +21,9 @@ def replica_bounds(replicas: int | str) -> tuple[int, int]:
         ValueError: the text is neither, or the bounds are the wrong way round.
     """
     low, _, high = str(replicas).partition(":")
-    least, most = int(low), int(high or low)
-    if most < least or most < 1:
+    if not re.match(REPLICAS, str(replicas)) or not int(low) <= int(high or low) >= 1:
         raise ValueError(f"replicas {replicas!r}: give a number of at least 1, or MIN:MAX with MIN at most MAX")
-    return least, most
+    return int(low), int(high or low)
 
 
 class PromptConfig(StrictModel):
