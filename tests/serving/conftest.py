@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,17 +22,25 @@ TEXT = "return the path of the file as a string. the function takes one argument
 
 @dataclass(frozen=True)
 class TinyModels:
-    """Folders of a random Llama that vLLM serves, and of a LoRA adapter that changes what it says."""
+    """Folders of a random Llama that vLLM serves, and of LoRA adapters on it.
+
+    Attributes:
+        adapter: changes what it says (rank 4).
+        second: changes it to something else (rank 4).
+        large: an adapter of rank 32.
+        foreign: an adapter for a model of another width.
+    """
 
     base: Path
     adapter: Path
+    second: Path
+    large: Path
+    foreign: Path
 
 
 def build_tiny_models(folder: Path) -> TinyModels:
-    import torch
-    from peft import LoraConfig, get_peft_model
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -46,10 +55,25 @@ def build_tiny_models(folder: Path) -> TinyModels:
     tokenizer.train_from_iterator([TEXT], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
     fast.chat_template = CHAT_TEMPLATE
+    base = folder / "base"
+    model = tiny_llama(len(fast), width=64)
+    model.save_pretrained(base)
+    fast.save_pretrained(base)
+    ranks = {"adapter": 4, "second": 4, "large": 32}
+    for seed, (name, rank) in enumerate(ranks.items()):
+        save_adapter(base, tiny_llama(len(fast), width=64), rank, seed, folder / name)
+    save_adapter(base, tiny_llama(len(fast), width=128), 4, 9, folder / "foreign")
+    return TinyModels(base, *(folder / name for name in (*ranks, "foreign")))
+
+
+def tiny_llama(vocabulary: int, width: int) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=64,
+        vocab_size=vocabulary,
+        hidden_size=width,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -61,17 +85,20 @@ def build_tiny_models(folder: Path) -> TinyModels:
         tie_word_embeddings=True,
         initializer_range=0.3,
     )
-    model = LlamaForCausalLM(config)
-    base, adapter = folder / "base", folder / "adapter"
-    model.save_pretrained(base)
-    fast.save_pretrained(base)
-    lora = get_peft_model(model, LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj", "o_proj"]))
+    return LlamaForCausalLM(config)
+
+
+def save_adapter(base: Path, model: Any, rank: int, seed: int, folder: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    lora = get_peft_model(model, LoraConfig(r=rank, lora_alpha=64, target_modules=["q_proj", "v_proj", "o_proj"]))
+    lora.peft_config["default"].base_model_name_or_path = str(base)
+    torch.manual_seed(seed)
     for name, parameter in lora.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)
-    lora.save_pretrained(adapter)
-    fast.save_pretrained(adapter)
-    return TinyModels(base, adapter)
+    lora.save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
