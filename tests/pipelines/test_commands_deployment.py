@@ -1,0 +1,216 @@
+"""`raymill keys`, `scale`, `limits`, `shadow` and `undeploy` against a store; a thread plays the controller."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.store_local import LocalStore
+from pipelines.cli import run_command
+from serving.access.keys import KeyRing
+from serving.config import ServingConfig
+from serving.control import status
+from serving.control.endpoint import Endpoint, read_endpoint, remove_endpoint, write_endpoint
+from serving.control.journal import Journal
+from serving.control.state import ModelSource
+from serving.control.status import DeploymentStatus, EngineStatus, GatewayStatus
+from serving.engines.plan import VariantSource, initial_state
+
+
+@pytest.fixture
+def journal(store: LocalStore) -> Journal:
+    """A deployment that nobody serves."""
+    source = VariantSource(ModelSource(folder="/models/base"))
+    made = Journal(store, "docs")
+    made.create(
+        initial_state(ServingConfig(), {"base": source, "tuned": source}, name="docs", by="me", now=1.0).model_copy(
+            update={"limits": ServingConfig().limits.model_copy(update={"drain_seconds": 1.0})}
+        )
+    )
+    return made
+
+
+class Controller(threading.Thread):
+    """Follows the journal with two gateways, one a little later than the other, until the deployment is stopped."""
+
+    def __init__(self, store: LocalStore) -> None:
+        super().__init__()
+        self.store, self.ended = store, threading.Event()
+        endpoint = Endpoint(
+            name="docs",
+            url="http://127.0.0.1:8000",
+            admin_url="http://127.0.0.1:8001",
+            ray_address="",
+            started_at=1.0,
+            started_by="me",
+        )
+        write_endpoint(store, endpoint)
+
+    def run(self) -> None:
+        journal, last = Journal(self.store, "docs"), 0
+        while not self.ended.wait(0.02):
+            state = journal.current()
+            gateways = tuple(
+                GatewayStatus(name=f"g{n}", version=version) for n, version in enumerate((state.version, last))
+            )
+            engine = EngineStatus(name="base", target=1)
+            status.write(
+                self.store, "docs", DeploymentStatus(version=state.version, gateways=gateways, engines=(engine,))
+            )
+            last = state.version
+            if state.stopped:
+                remove_endpoint(self.store, "docs")
+                return
+
+
+@pytest.fixture
+def served(journal: Journal) -> Iterator[Journal]:
+    assert isinstance(journal.store, LocalStore)
+    controller = Controller(journal.store)
+    controller.start()
+    yield journal
+    controller.ended.set()
+    controller.join()
+
+
+def raymill(journal: Journal, *words: str) -> int:
+    return run_command([*words, "--store", journal.store.url])
+
+
+def test_a_new_key_is_alone_on_stdout(served: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ["--requests-per-minute", "60", "--tokens-per-minute", "9000", "--concurrency", "4"]
+    assert raymill(served, "keys", "create", "search", *limits, "--scope", "call", "--model", "docs") == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"rmk-[\w-]{43}\n", out)
+    assert out.strip() not in err
+    assert re.search(r"version 2, on 2 of 2 gateways after \d+\.\d s", err)
+    key = KeyRing(served.current().keys).find(out.strip())
+    assert key is not None
+    assert (key.name, key.scopes, key.models) == ("search", ("call",), ("docs",))
+    assert key.limits.model_dump() == {"requests_per_minute": 60, "tokens_per_minute": 9000, "concurrency": 4}
+    assert served.current().reason == "key for search"
+
+
+def test_keys_are_listed_without_secrets_and_revoked(served: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    assert raymill(served, "keys", "list") == 0
+    assert "no keys yet" in capsys.readouterr().out
+    raymill(served, "keys", "create", "search", "--scope", "admin", "--scope", "call", "--reason", "ticket 12")
+    secret = capsys.readouterr().out.strip()
+    (key,) = served.current().keys
+    assert served.current().reason == "ticket 12"
+    assert raymill(served, "keys", "list") == 0
+    shown = capsys.readouterr().out
+    assert key.id in shown
+    assert "admin and call" in shown
+    assert raymill(served, "keys", "list", "--json") == 0
+    text = capsys.readouterr().out
+    assert json.loads(text)["keys"][0]["id"] == key.id
+    assert secret not in text + shown
+    assert key.sha256 not in text + shown
+    assert raymill(served, "keys", "limit", "search", "--concurrency", "2", "--requests-per-minute", "5") == 0
+    assert "5 requests/min, 2 at a time: version 3, on 2 of 2" in capsys.readouterr().out
+    assert raymill(served, "keys", "limit", key.id, "--requests-per-minute", "0") == 0
+    assert served.current().keys[0].limits.model_dump(exclude_none=True) == {"concurrency": 2}
+    assert raymill(served, "keys", "require", "on") == 0
+    assert "callers need a key: version 5" in capsys.readouterr().out
+    assert raymill(served, "keys", "revoke", key.id) == 0
+    assert f"{key.id} (search) is revoked: version 6, on 2 of 2 gateways" in capsys.readouterr().out
+    assert raymill(served, "keys", "revoke", key.id) == 0
+    assert "nothing to change: version 6 says so already" in capsys.readouterr().out
+    assert KeyRing(served.current().keys).find(secret) is None
+
+
+def test_scale_says_who_shares_the_servers(served: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    assert raymill(served, "scale", "tuned", "--replicas", "1:3") == 0
+    out = capsys.readouterr().out
+    assert "tuned has 1:3 replicas (its servers also answer for base): version 2, on 2 of 2" in out
+    assert "engine base: 0 ready of 1 wanted now" in out
+    assert served.current().engines["base"].config.replicas == "1:3"
+
+
+def test_limits_and_shadow(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    assert raymill(journal, "limits", "--set", "max_tokens=64", "--set", "queue_seconds=2.5") == 0
+    assert capsys.readouterr().out.strip().endswith("version 2 written; takes effect when it is served")
+    assert raymill(journal, "limits", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["max_tokens"] == 64
+    assert raymill(journal, "limits") == 0
+    assert re.search(r"queue_seconds\s+2\.5", capsys.readouterr().out)
+    assert raymill(journal, "shadow", "tuned", "--share", "0.25") == 0
+    assert "copies of 25% of the requests go to tuned" in capsys.readouterr().out
+    assert raymill(journal, "shadow", "--off") == 0
+    assert journal.current().shadow is None
+
+
+def test_undeploy_waits_until_it_is_gone(served: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    assert raymill(served, "undeploy") == 0
+    assert "docs is gone after" in capsys.readouterr().out
+    assert served.current().stopped
+    assert read_endpoint(served.store, "docs") is None
+    assert raymill(served, "undeploy") == 0
+    assert "docs is stopped (version 2); nobody serves it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["keys", "revoke", "nobody"], "no key 'nobody'"),
+        (["keys", "create", " "], "printable characters"),
+        (["keys", "create", "x\ny"], "printable characters"),
+        (["keys", "create", "x", "--model", "dcs"], "did you mean docs?"),
+        (["keys", "create", "x", "--concurrency", "-1"], "argument --concurrency"),
+        (["keys", "create", "x", "--scope", "all"], "invalid choice: 'all'"),
+        (["keys", "limit", "x"], "no key 'x'"),
+        (["keys", "require", "on"], "nobody could call"),
+        (["scale", "tund", "--replicas", "2"], "did you mean tuned?"),
+        (["scale", "tuned", "--replicas", "two"], "is no number of replicas"),
+        (["limits", "--set", "max_token=1"], "did you mean max_tokens?"),
+        (["limits", "--set", "max_tokens=0"], "greater than or equal to 1"),
+        (["shadow"], "name a variant, or --off"),
+        (["shadow", "tuned", "--share", "2"], "at most 1"),
+        (["undeploy", "--deployment", "dosc"], "did you mean docs?"),
+    ],
+)
+def test_mistakes(journal: Journal, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert raymill(journal, *words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert journal.current().version == 1
+
+
+def test_several_deployments_must_be_told_apart(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    Journal(journal.store, "chat").create(journal.current())
+    assert raymill(journal, "keys", "list") == 2
+    assert "2 deployments: chat, docs" in capsys.readouterr().err
+    assert raymill(journal, "keys", "list", "--deployment", "chat") == 0
+
+
+def test_a_dead_controller_is_an_infrastructure_error(
+    journal: Journal, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(journal.store, LocalStore)
+    Controller(journal.store)  # never started
+    monkeypatch.setattr("pipelines.commands.deployment.WAIT_SECONDS", 0.2)
+    assert raymill(journal, "keys", "create", "search") == 3
+    out, err = capsys.readouterr()
+    assert out.startswith("rmk-")  # the key is made, and its secret must not be lost
+    assert "version 2 is written, but not everywhere" in err
+
+
+def test_as_a_process_in_a_pipe(journal: Journal, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", "keys", "create", "piped", "--store", journal.store.url],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert KeyRing(journal.current().keys).find(result.stdout.strip()) is not None
+    assert "takes effect when it is served" in result.stderr
