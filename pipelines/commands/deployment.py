@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from cluster.store import Store, open_store
 from serving.control import status
-from serving.control.endpoint import Endpoint, read_endpoint
+from serving.control.endpoint import Endpoint, is_abandoned, read_endpoint
 from serving.control.journal import Journal, deployment_name
 from serving.control.state import ServingState
 
@@ -33,7 +33,8 @@ class Target:
     @property
     def endpoint(self) -> Endpoint | None:
         """Where it answers; None where nobody serves it."""
-        return read_endpoint(self.store, self.name)
+        found = read_endpoint(self.store, self.name)
+        return None if found is None or is_abandoned(found) else found
 
     def change(self, operation: Callable[[], ServingState]) -> tuple[ServingState, str]:
         """Run an operation on the journal, wait until it is in force, and say how that went.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
 from argparse import Namespace
 
-from cluster.errors import InfraError
+from cluster.errors import InfraError, UserError
 from cluster.progress import duration
 from pipelines.commands.deployment import Target, target_of, who
 from serving.control import operations, status
@@ -23,20 +22,33 @@ def undeploy(arguments: Namespace) -> int:
     target = target_of(arguments)
     reason = arguments.reason or "undeployed"
     state = operations.stop(target.journal, by=who(), reason=reason)
-    endpoint = target.endpoint
+    try:
+        endpoint = target.endpoint
+    except UserError:  # a record that nobody can read names nothing to end
+        if not arguments.force:
+            raise
+        endpoint = None
     if endpoint is None:
+        _forget(target)
         print(f"{target.name} is stopped (version {state.version}); nobody serves it")
         return 0
     if arguments.force:
-        importlib.import_module("serving.control.deploy").remove(target.name, endpoint)
-        status.remove(target.store, target.name)
-        remove_endpoint(target.store, target.name)
+        from serving.control import takedown
+
+        takedown.remove(target.name, endpoint)
+        _forget(target)
         print(f"{target.name} is stopped (version {state.version}); what was left of it is removed")
         return 0
     print(f"waiting for the answers in flight at {endpoint.url}", file=sys.stderr, flush=True)
     seconds = _wait_gone(target, state.limits.drain_seconds + SHUTDOWN_SECONDS)
     print(f"{target.name} is gone after {duration(seconds)} (version {state.version})")
     return 0
+
+
+def _forget(target: Target) -> None:
+    """Remove the records of a deployment that nobody serves; after a kill they stay behind."""
+    status.remove(target.store, target.name)
+    remove_endpoint(target.store, target.name)
 
 
 def _wait_gone(target: Target, timeout_seconds: float) -> float:

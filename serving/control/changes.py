@@ -166,9 +166,9 @@ def with_shadow(state: ServingState, shadow: ShadowConfig | None) -> ServingStat
 
 def with_keys_required(state: ServingState, required: bool) -> ServingState:
     """Whether callers need a key."""
-    if required and not any(key.revoked_at is None and "call" in key.scopes for key in state.keys):
+    if required and all(key.revoked_at is not None for key in state.keys):
         raise UserError(
-            "nobody could call: there is no key with the scope `call`",
+            "nobody could call: there is no key",
             where="keys",
             next_step="`raymill keys create NAME` first",
         )

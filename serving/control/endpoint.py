@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from pydantic import ValidationError
 
 from cluster.config import StrictModel
@@ -22,7 +24,7 @@ class Endpoint(StrictModel):
         started_at: seconds since the epoch.
         started_by: the user.
         pid: of the process that serves in the foreground; 0 where it is detached.
-        host: the machine of that process.
+        host: the machine of that process, as ``socket.gethostname()`` says it.
     """
 
     name: str
@@ -62,6 +64,13 @@ def read_endpoint(store: Store, name: str) -> Endpoint | None:
             where=store.uri(key),
             next_step=f"remove it with `raymill undeploy --deployment {name} --force`, and serve again",
         ) from None
+
+
+def is_abandoned(endpoint: Endpoint) -> bool:
+    """Whether the record is that of a foreground process of this machine that is gone, and took its Ray with it."""
+    import psutil
+
+    return bool(endpoint.pid) and endpoint.host == socket.gethostname() and not psutil.pid_exists(endpoint.pid)
 
 
 def remove_endpoint(store: Store, name: str) -> None:

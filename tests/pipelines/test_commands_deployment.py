@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -155,6 +156,46 @@ def test_undeploy_waits_until_it_is_gone(served: Journal, capsys: pytest.Capture
     assert read_endpoint(served.store, "docs") is None
     assert raymill(served, "undeploy") == 0
     assert "docs is stopped (version 2); nobody serves it" in capsys.readouterr().out
+
+
+def test_a_killed_foreground_process_leaves_nothing_to_wait_for(
+    journal: Journal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert isinstance(journal.store, LocalStore)
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    Controller(journal.store)  # writes the record, and never runs
+    endpoint = read_endpoint(journal.store, "docs")
+    assert endpoint is not None
+    write_endpoint(journal.store, endpoint.model_copy(update={"pid": process.pid, "host": socket.gethostname()}))
+    assert raymill(journal, "scale", "base", "--replicas", "2") == 0
+    assert "takes effect when it is served" in capsys.readouterr().out
+    assert raymill(journal, "undeploy") == 0
+    assert read_endpoint(journal.store, "docs") is None
+
+
+def test_undeploy_by_force_removes_what_is_left(
+    journal: Journal, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = []
+    monkeypatch.setattr("serving.control.takedown.remove", lambda name, endpoint: removed.append((name, endpoint.url)))
+    assert isinstance(journal.store, LocalStore)
+    Controller(journal.store)  # dead
+    status.write(journal.store, "docs", DeploymentStatus(version=1))
+    assert raymill(journal, "undeploy", "--force") == 0
+    assert "what was left of it is removed" in capsys.readouterr().out
+    assert removed == [("docs", "http://127.0.0.1:8000")]
+    assert list(journal.store.files("deployments/docs.json")) == []
+    assert status.read(journal.store, "docs") is None
+    assert journal.current().stopped
+
+
+def test_a_damaged_endpoint_record_can_be_removed(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    journal.store.write("deployments/docs.json", b"{}")
+    assert raymill(journal, "undeploy") == 2
+    assert "undeploy --deployment docs --force" in capsys.readouterr().err
+    assert raymill(journal, "undeploy", "--force") == 0
+    assert read_endpoint(journal.store, "docs") is None
 
 
 @pytest.mark.parametrize(

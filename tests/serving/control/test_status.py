@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -10,7 +14,14 @@ from cluster.errors import InfraError, UserError
 from cluster.store import Store
 from cluster.store_local import LocalStore
 from serving.control import status
-from serving.control.endpoint import Endpoint, endpoint_key, read_endpoint, remove_endpoint, write_endpoint
+from serving.control.endpoint import (
+    Endpoint,
+    endpoint_key,
+    is_abandoned,
+    read_endpoint,
+    remove_endpoint,
+    write_endpoint,
+)
 from serving.control.status import DeploymentStatus, GatewayStatus, wait_applied
 
 
@@ -58,6 +69,18 @@ def test_waiting_in_vain_says_for_whom(store: LocalStore) -> None:
     status.write(store, "docs", shown(3))
     with pytest.raises(InfraError, match="no gateway"):
         wait_applied(store, "docs", 3, 0.0)
+
+
+def test_a_foreground_process_that_is_gone_serves_no_more() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    mine = Endpoint(
+        name="docs", url="", admin_url="", ray_address="", started_at=1.0, started_by="me", host=socket.gethostname()
+    )
+    assert is_abandoned(mine.model_copy(update={"pid": process.pid}))
+    assert not is_abandoned(mine.model_copy(update={"pid": process.pid, "host": "elsewhere"}))
+    assert not is_abandoned(mine.model_copy(update={"pid": os.getpid()}))
+    assert not is_abandoned(mine)
 
 
 def test_endpoint_record(any_store: Store) -> None:
