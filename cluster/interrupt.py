@@ -12,6 +12,13 @@ UNWIND_SECONDS = 8.0
 EXIT_CODE = 130
 
 _interrupted = threading.Event()
+_allowance_s = UNWIND_SECONDS
+
+
+def allow(seconds: float) -> None:
+    """Give the unwinding so long from now on, where others wait for it: an endpoint finishes its answers first."""
+    global _allowance_s
+    _allowance_s = seconds
 
 
 def install() -> None:
@@ -25,7 +32,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
         end_now()
     _interrupted.set()
     print("\nstopping … (again to stop at once)", file=sys.stderr, flush=True)
-    watchdog = threading.Timer(UNWIND_SECONDS, end_now)
+    watchdog = threading.Timer(_allowance_s, end_now)
     watchdog.daemon = True
     watchdog.start()
     raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import interrupt
-from cluster.artifact import Artifact, Identity, find_artifact, load_artifact, local_copy
-from cluster.errors import UserError
+from cluster.artifact import Artifact, Identity, find_artifact, load_artifact
+from cluster.errors import RaymillError, UserError
 from cluster.progress import Progress, duration, table
 from cluster.session import connect
 from cluster.stage import execute
@@ -21,11 +22,15 @@ from pipelines.headlines import metric_label
 from pipelines.objective import TargetResult
 from pipelines.recipe import Recipe
 from pipelines.runs import RunRecord, StageLine, new_run, publish_run, stage_line, target_rows
+from serving.config import AuthConfig, ServingConfig
 from serving.control.ports import require_free
 
 if TYPE_CHECKING:
-    from serving.control.deploy import Deployment, ServedModel
+    from serving.control.deploy import Deployment
+    from serving.engines.plan import VariantSource
     from serving.exercise.run import TrafficReport
+
+POLL_SECONDS = 0.5
 
 
 @dataclass
@@ -79,52 +84,52 @@ class Lifecycle:
 
     @contextmanager
     def deployed(self) -> Iterator[Deployment]:
-        """The recipe's variants behind one URL, shut down when the context ends."""
+        """The recipe's variants behind one URL, from the state in the store; see :func:`serving.control.deploy.deploy`.
+
+        On an embedded Ray it is shut down when the context ends; elsewhere it stays.
+        """
+        detached = self.recipe.cluster.address != "local"
+        with self._deploy(self.recipe.serving, self.store, detached=detached) as deployment:
+            yield deployment
+
+    @contextmanager
+    def exercised(self) -> Iterator[Deployment]:
+        """The recipe's variants for this process alone: no state that is kept, no rollout, on loopback."""
+        own = {"host": "127.0.0.1", "admin_port": 0, "rollout": None, "auth": AuthConfig(require_keys=False)}
+        config = self.recipe.serving.model_copy(update=own)
+        with (
+            tempfile.TemporaryDirectory(prefix="raymill-exercise-") as folder,
+            self._deploy(config, open_store(folder), detached=False) as deployment,
+        ):
+            yield deployment
+
+    @contextmanager
+    def _deploy(self, config: ServingConfig, state: Store, *, detached: bool) -> Iterator[Deployment]:
         from serving.control.deploy import deploy
 
-        models = served_models(self.recipe, self.store, self.made)
+        sources = served_models(self.recipe, self.store, self.made)
         self._need_ray()
         with (
             self.progress.track("serving") as tracker,
-            deploy(self.recipe.serving, models, tracker, name=self.recipe.name) as deployment,
+            deploy(
+                config, sources, tracker, store=self.store, state=state, name=self.recipe.name, detached=detached
+            ) as deployment,
         ):
             yield deployment
 
 
-def served_models(recipe: Recipe, store: Store, made: Mapping[str, Artifact]) -> dict[str, ServedModel]:
-    """Variant name -> the folders that an engine loads, from ``@stage``, a folder or an artifact's id."""
+def served_models(recipe: Recipe, store: Store, made: Mapping[str, Artifact]) -> dict[str, VariantSource]:
+    """Variant name -> its model, from ``@stage``, a folder or an artifact's id.
+
+    Raises:
+        UserError: there is no such thing, or vLLM does not serve it.
+    """
+    from serving.engines.resolve import find_source
+
     return {
-        variant.name: _served_model(variant.name, variant.model, store, made) for variant in recipe.serving.variants
+        variant.name: find_source(store, variant.model, made, f"serving.variants: {variant.name}")
+        for variant in recipe.serving.variants
     }
-
-
-def _served_model(name: str, reference: str, store: Store, made: Mapping[str, Artifact]) -> ServedModel:
-    from serving.control.deploy import ServedModel
-
-    if not reference.startswith("@") and Path(reference).is_dir():
-        return ServedModel(name=name, folder=Path(reference).resolve())
-    artifact = made[reference[1:]] if reference.startswith("@") else find_artifact(store, reference)
-    if artifact.kind == "Model":
-        return ServedModel(name=name, folder=local_copy(store, artifact), artifact=artifact.id)
-    if artifact.kind == "Adapter":
-        base = load_artifact(store, artifact.inputs["model"].id)
-        if base is None:
-            raise UserError(
-                f"its base model {artifact.inputs['model'].id} is gone",
-                where=store.uri(artifact.id),
-                next_step="run the recipe that made it again",
-            )
-        return ServedModel(
-            name=name,
-            folder=local_copy(store, base),
-            adapter_folder=local_copy(store, artifact),
-            artifact=artifact.id,
-        )
-    raise UserError(
-        f"{artifact.id} is a {artifact.kind}, not a model",
-        where=f"serving.variants: {name}",
-        next_step="name a Model or an Adapter",
-    )
 
 
 @dataclass(frozen=True)
@@ -211,12 +216,23 @@ def exercise(lifecycle: Lifecycle, deployment: Deployment, *, restore: bool = Fa
     return report
 
 
+def stay(deployment: Deployment) -> None:
+    """Return when somebody has written that the deployment is to go; a store that fails for a while ends nothing."""
+    while True:
+        time.sleep(POLL_SECONDS)
+        try:
+            if deployment.stopped:
+                return
+        except (RaymillError, OSError):
+            continue
+
+
 def _serve_once(lifecycle: Lifecycle, record: RunRecord) -> tuple[StageLine, str]:
     """Deploy, exercise and shut down; the run table's line and the report's HTML."""
     from serving.exercise.report import render
 
     began = time.monotonic()
-    with lifecycle.deployed() as deployment:
+    with lifecycle.exercised() as deployment:
         report = exercise(lifecycle, deployment)
     record.serving = report.checks()
     seconds = round(time.monotonic() - began, 1)

@@ -1,42 +1,54 @@
-"""`raymill serve`: make what the recipe's variants need, deploy them, and stay until Ctrl-C."""
+"""`raymill serve`: make what the recipe's variants need, deploy them, and stay where Ray is this process's own."""
 
 from __future__ import annotations
 
-import time
 from argparse import Namespace
 from typing import Any
 
+from cluster import interrupt
 from cluster.config import Document, apply_overrides
 from cluster.errors import UserError
 from cluster.progress import Progress
 from pipelines.commands.options import overrides_of
 from pipelines.graph import build_graph, identities, serves
-from pipelines.lifecycle import Lifecycle, exercise, require_port
+from pipelines.lifecycle import Lifecycle, exercise, require_port, stay
 from pipelines.recipe import Recipe, load_recipe, validate_recipe
 
-POLL_SECONDS = 0.5
+END_SECONDS = 30.0
+"""For engines and Ray to end, after the answers in flight had their time."""
 
 
 def serve(arguments: Namespace) -> int:
-    """Deploy and hold the foreground; a recipe is first run up to its models and evaluations, from cache."""
+    """Deploy; a recipe is first run up to its models and evaluations, from cache.
+
+    An embedded Ray holds the foreground until Ctrl-C (answers in flight finish first) or `raymill undeploy` (exit 0).
+    """
     targets = arguments.targets
     overrides = overrides_of(arguments)
     if arguments.port is not None:
         overrides.append(f"serving.port={arguments.port}")
+        if arguments.port == 0:
+            overrides.append("serving.admin_port=0")
     from_recipe = len(targets) == 1 and targets[0].endswith((".yaml", ".yml"))
     recipe = _serving_recipe(targets[0], overrides) if from_recipe else _recipe_of_models(targets, overrides)
-    require_port(recipe)
+    local = recipe.cluster.address == "local"
+    if local:
+        require_port(recipe)
     with Lifecycle.open(recipe, Progress()) as lifecycle:
         nodes = build_graph(recipe)
         found = identities(nodes)
         for node in nodes:
             lifecycle.make(node, found[node.name], force=False)
         with lifecycle.deployed() as deployment:
-            if from_recipe:
+            if not local:
+                print(f"serving {recipe.name} at {deployment.url} (`raymill undeploy` ends it)", flush=True)
+                return 0
+            interrupt.allow(recipe.serving.limits.drain_seconds + END_SECONDS)
+            if from_recipe and deployment.new and recipe.serving.rollout is None and not deployment.requires_keys:
                 exercise(lifecycle, deployment, restore=True)
             print(f"serving {recipe.name} at {deployment.url} (Ctrl-C stops it)", flush=True)
-            while True:
-                time.sleep(POLL_SECONDS)
+            stay(deployment)
+    return 0
 
 
 def _serving_recipe(path: str, overrides: list[str]) -> Recipe:

@@ -1,151 +1,352 @@
-"""The serving deployment's one source of truth: which engines answer, with which weights. Gateways are told by it.
+"""The one actor of a deployment that makes what is wanted be: engines, gateways, and what gateways know.
 
-An actor without CPUs. Replicas announce themselves to it again and again, so it also learns of the death of a
-replica that could not say goodbye.
+What is wanted comes from the journal in the store, what is comes from replicas and gateways; nothing that matters is
+kept here alone. Killed, it is started again by Ray and rebuilds everything, while gateways serve by their last table.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
-from cluster.errors import InfraError, RaymillError, UserError
+from cluster.errors import RaymillError, causes
+from cluster.store import open_store
+from serving.control import ray_serve, status
+from serving.control.endpoint import Endpoint, remove_endpoint, write_endpoint
+from serving.control.engines import EngineFleet
+from serving.control.gateways import GatewayFleet
+from serving.control.journal import Journal
+from serving.control.overview import overview
+from serving.control.rollouts import RolloutDriver
+from serving.control.routes import engines_in_use, inherited_from, route_table, variant_routes
+from serving.control.settings import Settings, url_host
+from serving.control.state import ModelSource, ServingState
+from serving.control.status import DeploymentStatus
+from serving.engines.announcement import Announcement
 from serving.gateway.table import RouteTable, VariantRoute
-from serving.split.assignment import bucket_of
 
-SILENCE_S = 30.0
-"""An engine not heard of for so long is gone; replicas announce with every health check, every few seconds."""
+FOLLOW_S, REPORT_S, RECONCILE_S, ROLLOUT_S, STATUS_S = 0.5, 0.5, 1.0, 1.0, 0.5
+STATUS_REPEAT_S = 5.0
+"""How old a written status may be where only counts changed."""
 
+UNATTENDED_S = 60.0
+"""A deployment whose owner was killed ends after so long."""
 
-@dataclass(frozen=True)
-class Announcement:
-    """One engine that answers.
-
-    Attributes:
-        replica: the Serve replica that supervises it.
-        engine: the engine specification's name.
-        address: its base URL.
-        node: the Ray node it runs on.
-        pid: the vLLM server's process id there; ``pids`` are all processes that came with it.
-        started: seconds since the epoch.
-        log: the file with its output, on that node.
-    """
-
-    replica: str
-    engine: str
-    address: str
-    node: str
-    pid: int
-    pids: tuple[int, ...]
-    started: float
-    log: str
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the controller knows: engines that answer, those that were refused, and the weights."""
+    """What the process that deploys wants to know.
 
-    engines: tuple[Announcement, ...]
-    refusals: Mapping[str, RaymillError]
-    weights: Mapping[str, float]
-    version: int
+    Attributes:
+        url: of the public API, without ``/v1``; empty while no gateway listens.
+        status: everything else; None while the state has not been read.
+        failures: engine or adapter -> why it does not come up.
+        announcements: every replica that answers.
+        applications: engine -> Serve's word for its application.
+        problem: why gateways cannot listen.
+    """
+
+    url: str
+    status: DeploymentStatus | None
+    failures: Mapping[str, RaymillError]
+    announcements: tuple[Announcement, ...]
+    applications: Mapping[str, str]
+    problem: RaymillError | None
 
 
 class Controller:
-    """State of one deployment; run as an asyncio Ray actor.
+    """The controller of one deployment; run as an asyncio Ray actor with ``max_restarts=-1``.
 
     Args:
-        table: the first route table, without addresses.
-        weights: variant -> weight.
-        variants: engine name -> the variants that it answers for.
+        settings: the same at every start.
     """
 
-    def __init__(
-        self, table: RouteTable, weights: Mapping[str, float], variants: Mapping[str, tuple[str, ...]]
-    ) -> None:
-        self._table = table
-        self._weights = dict(weights)
-        self._variants = dict(variants)
-        self._gateways: list[Any] = []
-        self._engines: dict[str, tuple[Announcement, float]] = {}
-        self._refusals: dict[str, RaymillError] = {}
-        self._sweeper: asyncio.Task[None] | None = None
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc] # Ray awaits it
+        import ray
 
-    async def add_gateway(self, gateway: Any) -> None:
-        """Tell a gateway of every change from now on."""
-        self._gateways.append(gateway)
-        if self._sweeper is None:
-            self._sweeper = asyncio.create_task(self._sweep())
-        await gateway.update.remote(self._table)
+        context = ray.get_runtime_context()
+        self._settings = settings
+        self._store = open_store(settings.state_url)
+        self._journal = Journal(self._store, settings.name)
+        self._gateways = GatewayFleet(settings, context.get_node_id())
+        self._engines = EngineFleet(settings, context.current_actor)
+        self._rollout = RolloutDriver(Journal(self._store, settings.name))
+        self._state: ServingState | None = None
+        self._loaded = asyncio.Event()
+        self._routes: dict[str, VariantRoute] = {}
+        self._table: RouteTable | None = None
+        self._adapters: dict[str, ModelSource] = {}
+        self._problems: dict[str, str] = {}
+        self._written: tuple[DeploymentStatus, float] | None = None
+        self._published = ""
+        self._attended = time.monotonic()
+        self._ending: asyncio.Task[None] | None = None
+        self._on_engines, self._on_gateways = asyncio.Lock(), asyncio.Lock()
+        self._ray_address = context.gcs_address
+        self._tasks = [asyncio.create_task(self._begin())]
 
-    async def announce(self, announcement: Announcement) -> None:
-        """A replica's engine answers (still)."""
-        known = self._engines.get(announcement.replica)
-        self._engines[announcement.replica] = (announcement, time.monotonic())
-        if known is None or known[0] != announcement:
+    # What replicas call.
+
+    async def announce(self, announcement: Announcement) -> Mapping[str, ModelSource]:
+        """A replica's engine answers (still); the adapters that it should hold."""
+        await self._loaded.wait()
+        assert self._state is not None
+        self._engines.seen(announcement.engine, announcement.models)
+        if self._engines.sightings.announce(announcement, time.monotonic()):
             await self._push()
+        return self._adapters_for(announcement.engine)
 
     async def withdraw(self, replica: str) -> None:
-        """A replica's engine does not answer any more."""
-        if self._engines.pop(replica, None):
+        """A replica's engine gets no new request from now on."""
+        if self._engines.sightings.withdraw(replica):
             await self._push()
 
-    async def refuse(self, engine: str, error: RaymillError) -> None:
-        """An engine did not come up, and why."""
-        self._refusals.setdefault(engine, error)
-
-    async def set_weights(self, weights: Mapping[str, float]) -> float:
-        """Change the split on every gateway; returns the share of users, 0 … 1, that moved.
-
-        Raises:
-            UserError: an unknown variant, a missing one, or weights that are not a split.
-            InfraError: no gateway took them.
-        """
-        if set(weights) != set(self._weights):
-            unknown, missing = set(weights) - set(self._weights), set(self._weights) - set(weights)
-            problem = f"unknown: {', '.join(sorted(unknown))}" if unknown else f"missing: {', '.join(sorted(missing))}"
-            raise UserError(
-                f"weights must name every variant ({problem})",
-                where="weights",
-                next_step=f"the variants are {', '.join(self._weights)}",
-            )
-        before = self._table.allocation
-        after = before.reweighted(weights)
-        self._weights = dict(weights)
-        self._table = replace(self._table, allocation=after)
+    async def refuse(self, name: str, error: RaymillError) -> None:
+        """An engine or an adapter does not come up, and why."""
+        await self._loaded.wait()
+        assert self._state is not None
+        self._engines.refused(name, error, is_engine=name in self._state.engines)
         await self._push()
-        moved = sum(old != new for old, new in zip(before.owners, after.owners, strict=True))
-        return moved / len(after.owners)
 
-    async def variant_of(self, key: str) -> str:
-        """The variant that a user key gets now."""
-        return self._table.allocation.owners[bucket_of(self._table.experiment, key)]
+    async def in_flight(self, address: str) -> int:
+        """Requests in flight to an engine, over all gateways, now."""
+        if self._ending is None:
+            await self._take_reports()
+        return self._gateways.ongoing().get(address, 0)
+
+    # What the process that deploys calls.
 
     async def snapshot(self) -> Snapshot:
         """Everything as it is now."""
-        engines = tuple(announcement for announcement, _ in self._engines.values())
-        return Snapshot(engines, dict(self._refusals), dict(self._weights), self._table.allocation.version)
+        self._attended = time.monotonic()
+        listening = self._gateways.listening
+        return Snapshot(
+            url=self._url(self._settings.host, self._gateways.port) if listening else "",
+            status=self._overview() if self._loaded.is_set() else None,
+            failures={**self._engines.reasons, **self._engines.failures()},
+            announcements=self._engines.sightings.all(),
+            applications={name: each.status for name, each in self._engines.applications.items()},
+            problem=self._gateways.problem,
+        )
+
+    async def attend(self) -> None:
+        """The owner lives."""
+        self._attended = time.monotonic()
+
+    async def refresh(self) -> None:
+        """Read the newest state and tell every gateway, now."""
+        await self._loaded.wait()
+        await self._follow()
+
+    async def stop(self, drain_seconds: float) -> None:
+        """End the deployment: gateways first, then engines. Harmless to repeat."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(drain_seconds))
+        await asyncio.shield(self._ending)
+
+    # What goes on by itself.
+
+    async def _begin(self) -> None:
+        tables: list[RouteTable] = []
+        while not self._loaded.is_set():
+            try:
+                tables = tables or await self._gateways.find()
+                await self._engines.look()
+                self._state = await asyncio.to_thread(self._journal.current)
+                self._loaded.set()
+            except Exception as error:  # noqa: BLE001 - whatever fails at the start is tried again; gateways go on
+                self._note("start", error)
+                await asyncio.sleep(FOLLOW_S)
+        self._problems.pop("start", None)
+        assert self._state is not None
+        self._remember(self._state)
+        self._engines.sightings.inherit(inherited_from(tables), time.monotonic())
+        if tables:
+            self._table = max(tables, key=lambda table: table.serial)
+            self._routes = dict(self._table.variants)
+        await self._push()
+        loops = (
+            ("state", FOLLOW_S, self._follow),
+            ("gateways", REPORT_S, self._take_reports),
+            ("engines", RECONCILE_S, self._reconcile),
+            ("listening", RECONCILE_S, self._listen),
+            ("rollout", ROLLOUT_S, self._step_rollout),
+            ("status", STATUS_S, self._write_status),
+        )
+        self._tasks += [asyncio.create_task(self._forever(*each)) for each in loops]
+
+    async def _forever(self, name: str, interval: float, step: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await step()
+                self._problems.pop(name, None)
+            except Exception as error:  # noqa: BLE001 - a store or a service that fails must not end the serving
+                self._note(name, error)
+            await asyncio.sleep(interval)
+
+    async def _follow(self) -> None:
+        newest = await asyncio.to_thread(self._journal.current)
+        if self._state is None or newest.version > self._state.version:
+            self._state = newest
+            self._remember(newest)
+        await self._push()
+        if self._ending is None and (self._state.stopped or self._abandoned()):
+            self._ending = asyncio.create_task(self._end_and_leave(self._state.limits.drain_seconds))
 
     async def _push(self) -> None:
-        addresses: dict[str, list[str]] = {name: [] for name in self._weights}
-        for announcement, _ in self._engines.values():
-            for variant in self._variants[announcement.engine]:
-                addresses[variant].append(announcement.address)
-        variants = {variant: VariantRoute(variant, tuple(own)) for variant, own in addresses.items()}
-        self._table = replace(self._table, variants=variants, serial=self._table.serial + 1)
-        told = await asyncio.gather(
-            *(gateway.update.remote(self._table) for gateway in self._gateways), return_exceptions=True
-        )
-        failures = [str(outcome) for outcome in told if isinstance(outcome, BaseException)]
-        if failures and len(failures) == len(told):
-            raise InfraError("no gateway can be told of the change", where="serving", attempts=tuple(failures))
+        """Tell gateways, where there is anything new."""
+        state = self._state
+        if state is None or self._ending is not None:
+            return
+        routes = variant_routes(state, self._engines.sightings, self._engines.asleep(), self._routes)
+        table = self._table
+        changed = table is None or routes != self._routes or table.version != state.version
+        if changed or table is None:
+            # Later controllers count on from the clock, and pushes may overtake each other.
+            serial = max(int(time.time() * 1000), table.serial + 1 if table else 0)
+            created = table.created if table else int(time.time())
+            self._routes = routes
+            table = self._table = route_table(state, routes, key=self._settings.key, serial=serial, created=created)
+        elif not self._gateways.behind(table.serial):
+            return
+        await self._gateways.push(table)
 
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SILENCE_S / 4)
-            limit = time.monotonic() - SILENCE_S
-            for replica in [name for name, (_, heard) in self._engines.items() if heard < limit]:
-                await self.withdraw(replica)
+    async def _take_reports(self) -> None:
+        self._rollout.take(await self._gateways.poll())
+        if self._engines.sightings.forget_silent(time.monotonic()):
+            await self._push()
+        if self._state is not None and self._ending is None:
+            await self._engines.scale(self._state, self._gateways.ongoing(), self._gateways.waiting())
+            await self._push()
+
+    async def _reconcile(self) -> None:
+        async with self._on_engines:
+            if self._state is not None and self._ending is None:
+                in_use = engines_in_use(self._state, self._engines.sightings, self._routes)
+                await self._engines.reconcile(self._state, in_use)
+
+    async def _listen(self) -> None:
+        async with self._on_gateways:
+            if self._ending is not None:
+                return
+            await self._gateways.ensure(self._table)
+        if self._gateways.problem is not None:
+            raise self._gateways.problem
+        url = self._url(self._settings.host, self._gateways.port)
+        if self._gateways.listening and url != self._published:
+            endpoint = Endpoint(
+                name=self._settings.name,
+                url=url,
+                admin_url=self._url("127.0.0.1", self._gateways.admin_port),
+                ray_address=self._ray_address,
+                started_at=time.time(),
+                started_by=self._settings.started_by,
+                pid=self._settings.pid,
+                host=self._settings.machine,
+            )
+            await asyncio.to_thread(write_endpoint, self._store, endpoint)
+            self._published = url
+
+    async def _step_rollout(self) -> None:
+        if self._state is None or self._ending is not None:
+            return
+        if await self._rollout.step(self._state) is not None:
+            await self._follow()
+
+    async def _write_status(self) -> None:
+        now = self._overview()
+        if self._written is not None:
+            before, at = self._written
+            same = _structure(now) == _structure(before)
+            if same and time.monotonic() - at < STATUS_REPEAT_S:
+                return
+        await asyncio.to_thread(status.write, self._store, self._settings.name, now)
+        self._written = (now, time.monotonic())
+
+    # How it ends.
+
+    def _abandoned(self) -> bool:
+        return self._settings.attended and time.monotonic() - self._attended > UNATTENDED_S
+
+    async def _end(self, drain_seconds: float) -> None:
+        async with self._on_gateways:
+            await self._gateways.close(drain_seconds)
+        async with self._on_engines:
+            await self._engines.remove_all()
+        for task in self._tasks:
+            task.cancel()
+        try:
+            await asyncio.to_thread(remove_endpoint, self._store, self._settings.name)
+            await asyncio.to_thread(status.remove, self._store, self._settings.name)
+        except (RaymillError, OSError) as error:
+            _log.error("the endpoint's record stays in the store", exc_info=error)
+
+    async def _end_and_leave(self, drain_seconds: float) -> None:
+        import ray
+
+        await self._end(drain_seconds)
+        while self._settings.attended and not self._abandoned():
+            await asyncio.sleep(1)  # its owner sees it, and ends this actor
+        if self._settings.started_serve:
+            await asyncio.to_thread(ray_serve.end_serve)
+        ray.kill(ray.get_runtime_context().current_actor)
+
+    # Small things.
+
+    def _overview(self) -> DeploymentStatus:
+        assert self._state is not None
+        return overview(
+            self._state,
+            gateways=self._gateways.status(),
+            sightings=self._engines.sightings,
+            routes=self._routes,
+            targets=self._engines.targets(),
+            reasons={name: error.what for name, error in self._engines.reasons.items()},
+            ongoing=self._gateways.ongoing(),
+            rollout=self._rollout.summary,
+            problems=sorted(self._problems.values()),
+            now=time.time(),
+        )
+
+    def _adapters_for(self, engine: str) -> dict[str, ModelSource]:
+        """The adapters that the state wants on an engine, and those that still answer for a variant on their way."""
+        assert self._state is not None
+        wanted = {
+            each.engine_model: each.adapter
+            for each in self._state.variants.values()
+            if each.engine == engine and each.adapter is not None
+        }
+        own = {each.address for each in self._engines.sightings.of(engine)}
+        for route in self._routes.values():
+            if route.engine_model in self._adapters and own & set(route.addresses):
+                wanted.setdefault(route.engine_model, self._adapters[route.engine_model])
+        return wanted
+
+    def _remember(self, state: ServingState) -> None:
+        self._adapters |= {each.engine_model: each.adapter for each in state.variants.values() if each.adapter}
+
+    def _url(self, host: str, port: int) -> str:
+        return f"http://{url_host(host)}:{port}"
+
+    def _note(self, name: str, error: Exception) -> None:
+        known = next((cause for cause in causes(error) if isinstance(cause, RaymillError)), None)
+        text = f"{name}: {known.what if known else error or type(error).__name__}"
+        if self._problems.get(name) != text:
+            _log.error("%s", text, exc_info=error)
+        self._problems[name] = text
+
+
+def _structure(status: DeploymentStatus) -> DeploymentStatus:
+    """A status without what changes all the time."""
+    engines = tuple(
+        engine.model_copy(
+            update={"replicas": tuple(each.model_copy(update={"ongoing": 0}) for each in engine.replicas)}
+        )
+        for engine in status.engines
+    )
+    return status.model_copy(update={"engines": engines, "rollout": {}, "written_at": 0.0})

@@ -1,12 +1,15 @@
-"""Bring up an endpoint on a running Ray: gateway, controller, one Serve application an engine; and take it down."""
+"""Bring up an endpoint on a running Ray, and take it down without a process left."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import getpass
+import os
 import secrets
 import shutil
+import socket
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,18 +17,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InfraError, RaymillError, UserError
-from serving.config import ServingConfig, replica_bounds
-from serving.control import ray_serve
+from serving.config import ServingConfig
+from serving.control import operations, ray_serve, takedown
+from serving.control.endpoint import read_endpoint
+from serving.control.journal import Journal
 from serving.control.leftovers import ProcessLedger
-from serving.engines.spec import EngineSpec, ServedModel, plan_engines
-from serving.gateway.table import RouteTable
-from serving.split.assignment import Allocation
+from serving.control.ports import require_free
+from serving.control.redeploy import first_state, intend
+from serving.control.settings import LOOPBACK, NAMESPACE, Settings, controller_name
+from serving.control.state import ServingState
+from serving.control.takedown import remove
+from serving.split.assignment import bucket_of
 
 if TYPE_CHECKING:
     from cluster.progress import Tracker
+    from cluster.store import Store
     from serving.control.controller import Snapshot
+    from serving.engines.plan import VariantSource
 
-POLL_INTERVAL_S, SCHEDULING_NOTE_S, HEALTH_PERIOD_S = 0.2, 15.0, 2.0
+__all__ = ["Deployment", "ReplicaStatus", "VariantStatus", "deploy", "remove"]
+
+POLL_INTERVAL_S, SCHEDULING_NOTE_S, ATTEND_S = 0.2, 15.0, 5.0
+MOVE_S = 10.0
+"""A change is on every gateway within 2 s; one that was just killed is back within this."""
 
 
 @dataclass(frozen=True)
@@ -52,41 +66,53 @@ class VariantStatus:
 
 def deploy(
     config: ServingConfig,
-    models: Mapping[str, ServedModel],
+    sources: Mapping[str, VariantSource],
     tracker: Tracker,
     *,
+    store: Store,
     name: str = "raymill",
+    by: str | None = None,
+    state: Store | None = None,
     logs: Path | None = None,
     commands: Mapping[str, list[str]] | None = None,
+    detached: bool = False,
 ) -> Deployment:
     """Serve the variants behind one OpenAI URL; returns when every engine has answered a first request.
 
-    Ray must be initialised. Whatever goes wrong, also an interrupt, nothing is left running.
+    Ray must be initialised. What was deployed under this name before goes on from its last state, with the weights,
+    keys and limits that it had; see :func:`serving.control.redeploy.intend`. Where it is up already (detached), it
+    becomes what the recipe says now. Whatever goes wrong with a new one, also an interrupt, nothing is left running.
 
     Args:
-        models: variant -> its model's files, for every variant of the configuration.
+        sources: variant -> its model, for every variant of the configuration.
+        store: where models are.
         name: the deployment's name; also the public model name and the experiment where the recipe gives none.
+        by: who deploys, for the journal.
+        state: where the deployment's state is kept; by default the store too.
         logs: folder for the engines' output; otherwise a temporary one, removed when the shutdown was clean.
         commands: engine name -> another command line than vLLM's; for tests of everything but inference.
+        detached: leave it running when this process ends.
 
     Raises:
-        UserError: a missing model, a port in use, or a model that vLLM refuses (with vLLM's reason).
+        UserError: a missing model, a port in use, a model that vLLM refuses (with vLLM's reason), or a rollout that
+            no evaluation decision allows.
         InfraError: the engines were not ready in time.
     """
-    missing = [variant.name for variant in config.variants if variant.name not in models]
-    if missing:
-        raise UserError(
-            f"no model for variant {', '.join(missing)}", where="serving.variants", next_step="give each a model"
-        )
-    ordered = [models[variant.name] for variant in config.variants]
-    specs = plan_engines(ordered, config.engine, ray_serve.device(config.engine))
-    deployment = Deployment(config, models, specs, name, logs, tracker)
-    try:
-        deployment._start(commands or {})
-    except BaseException as error:
-        deployment._keep_logs = isinstance(error, RaymillError)
-        deployment.shutdown()
-        raise
+    deployment = Deployment(config, store, state or store, name, by or user(), logs, tracker, detached)
+    fresh = first_state(config, sources, name=name, by=deployment._by, now=time.time())
+    decision = deployment._decision(fresh)
+    if deployment._join():
+        deployment._wanted = intend(deployment._journal, fresh)
+        deployment._wait_until_ready()
+    else:
+        deployment._require_alone()
+        try:
+            deployment._start(fresh, commands or {})
+        except BaseException as error:
+            deployment._keep_logs = isinstance(error, RaymillError)
+            deployment._give_up(error)
+            raise
+    deployment._start_rollout(decision)
     return deployment
 
 
@@ -101,31 +127,45 @@ class Deployment:
     def __init__(
         self,
         config: ServingConfig,
-        models: Mapping[str, ServedModel],
-        specs: list[EngineSpec],
+        store: Store,
+        state: Store,
         name: str,
+        by: str,
         logs: Path | None,
         tracker: Tracker,
+        detached: bool,
     ) -> None:
         self.config, self.name, self.url = config, name, ""
         self.model = config.model_name or name
-        self._models, self._specs, self._tracker = models, specs, tracker
-        self._key = secrets.token_hex(32)
-        self._own_logs = logs is None
+        self.detached = detached
+        self._store, self._state_store, self._by, self._tracker = store, state, by, tracker
+        self._journal = Journal(state, name)
+        self._wanted: ServingState | None = None
+        self._own_logs = logs is None and not detached
         self._keep_logs = False
         self._logs = logs or Path(tempfile.mkdtemp(prefix="raymill-serving-"))
-        self._gateways: list[Any] = []
         self._controller: Any = None
-        self._applications: list[str] = []
-        self._started_serve = False
+        self._settings: Settings | None = None
         self._processes = ProcessLedger()
         self._closed = False
+        self._attending = threading.Event()
 
     def __enter__(self) -> Deployment:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.shutdown()
+        if not self.detached:
+            self.shutdown()
+
+    @property
+    def new(self) -> bool:
+        """Whether nothing was served under this name before."""
+        return self._wanted is not None and self._wanted.version == 1
+
+    @property
+    def requires_keys(self) -> bool:
+        """Whether callers need an API key."""
+        return self._wanted is not None and self._wanted.require_keys
 
     def set_weights(self, weights: Mapping[str, float]) -> float:
         """Change the split while requests flow; every gateway has it when this returns.
@@ -134,171 +174,259 @@ class Deployment:
             The share of users, 0 … 1, whose variant changed.
 
         Raises:
-            UserError: the weights do not name every variant, or are not a split.
+            UserError: a variant with users is not named, or the weights are not a split.
+            InfraError: not every gateway has them after 10 s.
         """
-        return float(ray_serve.get(self._controller.set_weights.remote(dict(weights))))
+        before = self._journal.current().allocation()
+        after = operations.set_weights(self._journal, weights, by=self._by, reason="set from Python")
+        self._wait_applied(after.version)
+        moved = sum(a != b for a, b in zip(before.owners, after.allocation().owners, strict=True))
+        return moved / len(before.owners)
 
     def variants_of(self, keys: list[str]) -> dict[str, str]:
         """User key -> the variant it gets now."""
-        return dict(zip(keys, ray_serve.get([self._controller.variant_of.remote(key) for key in keys]), strict=True))
+        state = self._journal.current()
+        owners = state.allocation().owners
+        return {key: owners[bucket_of(state.experiment, key)] for key in keys}
 
     def status(self) -> list[VariantStatus]:
         """Every variant with its weight and the engines that answer for it now."""
-        snapshot: Snapshot = ray_serve.get(self._controller.snapshot.remote())
-        engine_of = {variant: spec.name for spec in self._specs for variant in spec.variants}
+        state, snapshot = self._journal.current(), self._snapshot()
         return [
             VariantStatus(
-                name=name,
-                weight=weight,
-                model=self._models[name].artifact or str(self._models[name].folder),
-                engine=engine_of[name],
+                name=variant.name,
+                weight=state.weights[variant.name],
+                model=str(variant.adapter or state.engines[variant.engine].source),
+                engine=variant.engine,
                 replicas=tuple(
                     ReplicaStatus(each.pid, each.started, each.address, each.node, each.log)
-                    for each in snapshot.engines
-                    if each.engine == engine_of[name]
+                    for each in snapshot.announcements
+                    if each.engine == variant.engine
                 ),
             )
-            for name, weight in snapshot.weights.items()
+            for variant in state.variants.values()
         ]
 
-    def shutdown(self) -> None:
-        """Stop listening, then every engine; returns when their processes are gone. Harmless to repeat."""
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody wrote that it is to go (`raymill undeploy`)."""
+        return self._journal.current().stopped
+
+    def shutdown(self, drain_seconds: float | None = None) -> None:
+        """Stop listening, let answers in flight finish, end every engine; returns when their processes are gone.
+
+        Harmless to repeat.
+
+        Args:
+            drain_seconds: the time for answers; by default ``serving.limits.drain_seconds``.
+        """
         if self._closed:
             return
         self._closed = True
+        self._attending.set()
         import ray
 
-        if ray.is_initialized():
-            self._take_down()
+        if self._settings is not None and ray.is_initialized():
+            with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+                self._snapshot()  # engines that were started again since
+            drain = self.config.limits.drain_seconds if drain_seconds is None else drain_seconds
+            takedown.take_down(self._settings, self._state_store, self._controller, drain)
         self._processes.end()
         if self._own_logs and not self._keep_logs:
             shutil.rmtree(self._logs, ignore_errors=True)
 
-    def _start(self, commands: Mapping[str, list[str]]) -> None:
-        gateway_node = self._open_gateway()
-        self._start_controller()
-        with self._tracker.step("start engines", total=len(self._specs), unit="engines"):
-            self._run_applications(gateway_node, commands)
+    def _decision(self, fresh: ServingState) -> str | None:
+        """The decision that lets the recipe's rollout begin, before anything starts; None where none is to begin."""
+        rollout = self.config.rollout
+        if rollout is None:
+            return None
+        latest = self._journal.latest()
+        done = latest.rollout if latest and latest.recipe_sha256 == fresh.recipe_sha256 else None
+        if done is not None and done.config == rollout:
+            return None  # it runs, or ran: a rollout that was rolled back does not begin again by itself
+        from serving.rollout.gate import required_decision
+
+        return required_decision(self._store, fresh, rollout)
+
+    def _join(self) -> bool:
+        """Find the deployment where it is up already, which only a detached one can be."""
+        import ray
+
+        name = controller_name(self.name)
+        with contextlib.suppress(ValueError):
+            self._controller = ray.get_actor(name, namespace=NAMESPACE)
+        if self._controller is not None and not self.detached:
+            raise self._served_already("in this Ray")
+        return self._controller is not None
+
+    def _require_alone(self) -> None:
+        endpoint = read_endpoint(self._state_store, self.name)
+        if endpoint is not None and endpoint.pid and endpoint.host == socket.gethostname() and _lives(endpoint.pid):
+            raise self._served_already(f"at {endpoint.url} by process {endpoint.pid}")
+        require_free(self.config.host, self.config.port)
+        require_free("127.0.0.1", self.config.admin_port, key="admin_port")
+
+    def _served_already(self, where: str) -> UserError:
+        return UserError(
+            f"{self.name} is served already, {where}",
+            where=f"deployment {self.name}",
+            next_step="`raymill undeploy` ends it; or give the recipe another `name`",
+        )
+
+    def _start(self, fresh: ServingState, commands: Mapping[str, list[str]]) -> None:
+        self._wanted = intend(self._journal, fresh)
+        self._start_controller(commands)
+        engines = len(self._wanted.engines)
+        with self._tracker.step("start engines", total=engines, unit="engines"):
             self._wait_until_ready()
         self._tracker.note(f"{self.model} answers at {self.url}")
 
-    def _open_gateway(self) -> str:
-        """Listen first: a port in use must be known before engines start."""
+    def _start_controller(self, commands: Mapping[str, list[str]]) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from serving.gateway.host import GatewayHost
-
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        gateway = ray.remote(GatewayHost).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here).remote()
-        self._gateways.append(gateway)
-        port, node = ray_serve.get(gateway.listen.remote(self.config.host, self.config.port))
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.config.host, self.config.host)
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-        return str(node)
-
-    def _start_controller(self) -> None:
-        import ray
-
         from serving.control.controller import Controller
 
-        table = RouteTable(
-            model=self.model,
-            experiment=self.config.experiment or self.name,
-            allocation=Allocation.first(self.config.weights()),
-            variants={},
-            key=self._key,
-            serial=0,
-            created=int(time.time()),
+        config, here = self.config, ray.get_runtime_context().get_node_id()
+        alone = sum(each["Alive"] for each in ray.nodes()) == 1
+        self._settings = settings = Settings(
+            name=self.name,
+            store_url=self._store.url,
+            state_url=self._state_store.url,
+            host=config.host,
+            port=config.port,
+            admin_port=config.admin_port,
+            gateways=config.gateways,
+            key=secrets.token_hex(32),
+            device=ray_serve.device(config.engine),
+            engine_host="127.0.0.1" if config.host in LOOPBACK and alone else "",
+            logs=str(self._logs),
+            commands=dict(commands),
+            attended=not self.detached,
+            started_by=self._by,
+            pid=0 if self.detached else os.getpid(),
+            machine="" if self.detached else socket.gethostname(),
+            started_serve=ray_serve.start_serve(),
         )
-        variants = {spec.name: spec.variants for spec in self._specs}
-        actor = ray.remote(Controller).options(num_cpus=0, max_concurrency=1000)
-        self._controller = actor.remote(table, self.config.weights(), variants)
-        ray_serve.get([self._controller.add_gateway.remote(gateway) for gateway in self._gateways])
+        options = {
+            "name": settings.controller,
+            "namespace": NAMESPACE,
+            "lifetime": "detached",  # gateways and engines must outlive it as well; an owner that is gone is noticed
+            "num_cpus": 0,
+            "max_restarts": -1,
+            "max_concurrency": 10_000,
+            # The state of an exercise is in a folder of this node.
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=self.detached),
+        }
+        self._controller = ray.remote(Controller).options(**options).remote(settings)
+        if not self.detached:
+            threading.Thread(target=self._attend, daemon=True, name="attend").start()
 
-    def _run_applications(self, gateway_node: str, commands: Mapping[str, list[str]]) -> None:
-        """One Serve application for each engine, without an HTTP route: Serve places and watches, no more."""
-        from ray import serve
+    def _attend(self) -> None:
+        import ray
 
-        from serving.engines.replica import EngineReplica
+        while not self._attending.wait(ATTEND_S):
+            if ray.is_initialized():
+                self._controller.attend.remote()
 
-        self._started_serve = not ray_serve.serve_runs()
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "ERROR"})
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)  # starting Serve has set it anew
-        engine = self.config.engine
-        targets = []
-        for spec in self._specs:
-            deployment = serve.deployment(EngineReplica).options(
-                name="engine",
-                num_replicas=replica_bounds(engine.replicas)[0],
-                ray_actor_options={"num_cpus": engine.cpus, "num_gpus": ray_serve.gpus(engine, spec.device)},
-                max_constructor_retry_count=1,  # a model that vLLM refuses once it refuses for ever
-                health_check_period_s=HEALTH_PERIOD_S,
-                health_check_timeout_s=10.0,
-                graceful_shutdown_wait_loop_s=0.1,
-                graceful_shutdown_timeout_s=10.0,
-            )
-            name = f"{self.name}-{spec.name}"
-            bound = deployment.bind(
-                spec, self._controller, self._key, (gateway_node,), str(self._logs), commands.get(spec.name)
-            )
-            targets.append(serve.RunTarget(target=bound, name=name, route_prefix=None))
-            self._applications.append(name)
-        serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    def _snapshot(self) -> Snapshot:
+        snapshot: Snapshot = ray_serve.get(self._controller.snapshot.remote())
+        for each in snapshot.announcements:
+            self._processes.add(each.node, each.pids)
+        return snapshot
 
     def _wait_until_ready(self) -> None:
-        engine, began, noted = self.config.engine, time.monotonic(), False
-        limit = engine.startup_timeout_seconds + ray_serve.CALL_TIMEOUT_S
+        assert self._wanted is not None
+        state, began, noted = self._wanted, time.monotonic(), False
+        expected = {name for name in state.variants if name in self.config.weights()}
+        limit = max(each.config.startup_timeout_seconds for each in state.engines.values()) + ray_serve.CALL_TIMEOUT_S
+        ray_serve.get(self._controller.refresh.remote())
         while True:
-            failure = ray_serve.given_up(self._applications)
-            snapshot: Snapshot = ray_serve.get(self._controller.snapshot.remote())  # later: a reason beats "ended"
-            if error := next(iter(snapshot.refusals.values()), failure):
-                raise error
-            for each in snapshot.engines:
-                self._processes.add(each.node, each.pids)
-            ready = [
-                s
-                for s in self._specs
-                if sum(each.engine == s.name for each in snapshot.engines) >= replica_bounds(engine.replicas)[0]
-            ]
-            self._tracker.update(len(ready))
-            # Serve replaces a replica that dies only once it has counted it as up.
-            if ray_serve.running(self._applications) and len(ready) == len(self._specs):
-                return
+            snapshot = self._snapshot()
+            if snapshot.problem is not None:
+                raise snapshot.problem
+            self._raise_failure(snapshot, state, expected)
+            if snapshot.status is not None:
+                ready = {each.name for each in snapshot.status.variants if each.state in ("ready", "asleep")}
+                engines = {state.variants[name].engine for name in expected & ready}
+                # Serve replaces a replica that dies only once it has counted it as up.
+                up = {name for name in engines if snapshot.applications.get(name) == "RUNNING"}
+                full = {each.name for each in snapshot.status.engines if len(each.replicas) >= each.target}
+                self._tracker.update(len(up & full))
+                if (
+                    snapshot.url
+                    and expected <= ready
+                    and engines <= up & full
+                    and snapshot.status.applied(state.version)
+                ):
+                    self.url = f"{snapshot.url}/v1"
+                    return
             waited = time.monotonic() - began
             if waited > limit:
                 raise InfraError(
                     f"the engines were not ready within {limit:.0f} s",
                     where="serving",
                     next_step="`raymill doctor` says what the cluster has; see the logs in " + str(self._logs),
-                    attempts=tuple(ray_serve.messages(self._applications)),
+                    attempts=tuple(f"{name}: {word}" for name, word in snapshot.applications.items()),
                 )
             if waited > SCHEDULING_NOTE_S and not noted and not any(self._logs.glob("engine-*.log")):
                 noted = True
                 self._tracker.note("the engines wait for free CPUs: " + "; ".join(ray_serve.free_resources()))
             time.sleep(POLL_INTERVAL_S)
 
-    def _take_down(self) -> None:
-        import ray
-        from ray import serve
-        from ray.serve.exceptions import RayServeException
+    def _raise_failure(self, snapshot: Snapshot, state: ServingState, expected: set[str]) -> None:
+        for name in sorted(expected):
+            variant = state.variants[name]
+            error = snapshot.failures.get(variant.engine) or snapshot.failures.get(variant.engine_model)
+            if error is None:
+                continue
+            if f"variant {name}" not in error.where:
+                names = ", ".join(each.name for each in state.variants.values() if each.engine == variant.engine)
+                source = variant.adapter or state.engines[variant.engine].source
+                where = f"serving: variant {names} ({source})"
+                error = type(error)(error.what, where=where, next_step=error.next_step)
+            raise error
 
-        gone = (ray.exceptions.RayError, RayServeException, TimeoutError, ConnectionError, ValueError)
-        with contextlib.suppress(*gone):
-            if self._controller is not None:
-                for each in ray_serve.get(self._controller.snapshot.remote()).engines:  # also those restarted meanwhile
-                    self._processes.add(each.node, each.pids)
-        with contextlib.suppress(*gone):
-            ray_serve.get([gateway.close.remote() for gateway in self._gateways])
-        for name in self._applications:
-            with contextlib.suppress(*gone):
-                serve.delete(name)
-        if self._started_serve:
-            # Not serve.shutdown(): its last call dies with the controller, which Ray reports on standard error.
-            with contextlib.suppress(*gone):
-                ray.kill(ray_serve.serve_controller())
-        for actor in filter(None, (*self._gateways, self._controller)):
-            with contextlib.suppress(*gone):
-                ray.kill(actor)
-        self._gateways, self._controller = [], None
+    def _wait_applied(self, version: int) -> None:
+        deadline = time.monotonic() + MOVE_S
+        while time.monotonic() < deadline:
+            ray_serve.get(self._controller.refresh.remote())
+            status = self._snapshot().status
+            if status is not None and status.applied(version):
+                return
+            time.sleep(POLL_INTERVAL_S / 2)
+        raise InfraError(
+            f"version {version} is written, but not on every gateway after {MOVE_S:.0f} s",
+            where=f"deployment {self.name}",
+            next_step="it takes effect by itself once all are back",
+        )
+
+    def _start_rollout(self, decision: str | None) -> None:
+        if decision is None or self.config.rollout is None:
+            return
+        reason = "serving.rollout in the recipe"
+        state = operations.start_rollout(self._journal, self.config.rollout, decision, by=self._by, reason=reason)
+        self._wait_applied(state.version)
+
+    def _give_up(self, error: BaseException) -> None:
+        """Nothing is left running, and nobody waits for a deployment that never came up."""
+        with contextlib.suppress(RaymillError, OSError):
+            if self._wanted is not None:
+                reason = "it did not come up" if isinstance(error, Exception) else "interrupted"
+                operations.stop(self._journal, by=self._by, reason=reason)
+        self.shutdown(drain_seconds=0)
+
+
+def user() -> str:
+    """Who runs this process: user@machine."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"
+
+
+def _lives(pid: int) -> bool:
+    import psutil
+
+    return pid != os.getpid() and psutil.pid_exists(pid)

@@ -8,8 +8,14 @@ import socket
 from cluster.errors import UserError
 
 
-def require_free(host: str, port: int) -> None:
-    """Raise UserError unless a server could listen there now (port 0: any free one, always)."""
+def require_free(host: str, port: int, *, key: str = "port") -> None:
+    """Raise UserError unless a server could listen there alone now (port 0: any free one, always).
+
+    Also where what listens there would share the port (SO_REUSEPORT): half of the callers would reach it.
+
+    Args:
+        key: the recipe's key below ``serving`` that names the port.
+    """
     if port == 0:
         return
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -20,16 +26,16 @@ def require_free(host: str, port: int) -> None:
             probe.bind((host, port))
             probe.listen()
         except OSError as error:
-            raise cannot_listen(host, port, error) from None
+            raise cannot_listen(host, port, error, key=key) from None
 
 
-def cannot_listen(host: str, port: int, error: Exception) -> UserError:
+def cannot_listen(host: str, port: int, error: Exception, *, key: str = "port") -> UserError:
     """The error for an address that the endpoint cannot have."""
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return UserError(
             f"port {port} is in use",
-            where=f"serving.port: {port}",
-            next_step="choose another with `--set serving.port=N` (0 takes any free one), or stop what listens there",
+            where=f"serving.{key}: {port}",
+            next_step=f"choose another with `--set serving.{key}=N` (0 takes any free one), or stop what listens there",
         )
     return UserError(
         f"cannot listen on {host}:{port}: {error}",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.errors import InfraError, find_raymill_error
 from serving.config import EngineConfig
+from serving.control.reconcile import Application, first_target
+from serving.control.state import EngineState
 
 CALL_TIMEOUT_S = 60.0
+HEALTH_PERIOD_S = 2.0
+DEPLOYMENT = "engine"
+"""Every application has this one deployment."""
 
 
 def get(reference: Any) -> Any:
@@ -55,38 +60,108 @@ def serve_runs() -> bool:
     return True
 
 
-def running(names: list[str]) -> bool:
-    """Whether Serve counts every one of these applications as up."""
-    return _states(names) == dict.fromkeys(names, "RUNNING")
+def applications(prefix: str) -> dict[str, Application]:
+    """Engine -> its application, of the deployment whose applications' names begin so."""
+    import ray
+
+    details = ray.get(serve_controller().get_serve_instance_details.remote(), timeout=CALL_TIMEOUT_S)
+    found = {}
+    for name, each in details["applications"].items():
+        if name.startswith(prefix):
+            engine, deployments = name.removeprefix(prefix), each.get("deployments", {})
+            own = deployments.get(DEPLOYMENT, {})
+            message = own.get("message") or each.get("message") or ""
+            target = int(own.get("target_num_replicas", 0))
+            found[engine] = Application(engine, _text(each["status"]), target, message)
+    return found
 
 
-def given_up(names: list[str]) -> InfraError | None:
-    """The error where Serve has given one of these applications up."""
-    failed = [name for name, state in _states(names).items() if state == "DEPLOY_FAILED"]
-    if not failed:
-        return None
+def run_application(name: str, arguments: Mapping[str, Any], engine: EngineState, device: str, grace_s: float) -> None:
+    """Start an engine's application; returns at once.
+
+    Args:
+        arguments: the replica's.
+        grace_s: how long a replica may take to end.
+    """
+    from ray import serve
+
+    from serving.engines.replica import EngineReplica
+
+    config = engine.config
+    deployment = serve.deployment(EngineReplica).options(
+        name=DEPLOYMENT,
+        num_replicas=first_target(engine),
+        ray_actor_options={"num_cpus": config.cpus, "num_gpus": gpus(config, device)},
+        # Until one has run, so many may die in their start; what vLLM refuses, the controller removes at once.
+        max_constructor_retry_count=3,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=10.0,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=grace_s,
+    )
+    target = serve.RunTarget(
+        target=deployment.bind(**arguments), name=name, route_prefix=None, external_scaler_enabled=True
+    )
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def set_replicas(name: str, target: int) -> None:
+    """Change an application's number of replicas; none that stays is restarted."""
+    import ray
+    from ray.serve._private.common import DeploymentID
+
+    asked = serve_controller().update_deployment_replicas.remote(DeploymentID(DEPLOYMENT, name), target)
+    ray.get(asked, timeout=CALL_TIMEOUT_S)
+
+
+def remove_applications(names: Sequence[str], *, wait: bool) -> None:
+    """Remove applications; their replicas finish what they do first."""
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client()
+    if client is not None and names:
+        client.delete_apps(list(names), blocking=wait)
+
+
+def end_serve() -> None:
+    """End Ray Serve where it runs no application any more.
+
+    Not by serve.shutdown(): its last call dies with the controller, which Ray reports on standard error.
+    """
+    import ray
+
+    try:
+        if not applications(""):
+            ray.kill(serve_controller())
+    except ValueError:  # it is gone already
+        return
+
+
+def start_serve() -> bool:
+    """Start Ray Serve without its HTTP proxy where it does not run; whether that was so."""
+    import logging
+
+    from ray import serve
+
+    fresh = not serve_runs()
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "ERROR"})
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # starting Serve has set it anew
+    return fresh
+
+
+def died_starting(application: Application) -> InfraError:
+    """The error for an engine whose replicas ended again and again before they were up."""
     return InfraError(
         "an engine's replica ended while it started",
-        where=f"serving: {', '.join(failed)}",
+        where=f"serving: engine {application.engine}",
         next_step="repeat; `raymill doctor` says whether memory is short",
-        attempts=tuple(messages(failed)),
+        attempts=(application.message,) if application.message else (),
     )
 
 
-def _states(names: list[str]) -> dict[str, str]:
-    from ray import serve
-
-    return {name: state.status.value for name, state in serve.status().applications.items() if name in names}
-
-
-def messages(names: list[str]) -> Iterator[str]:
-    """What Serve has to say of applications, a line for each deployment."""
-    from ray import serve
-
-    for name, state in serve.status().applications.items():
-        if name in names:
-            for deployment in state.deployments.values():
-                yield f"{name}: {state.status.value}: {deployment.message or state.message}"
+def _text(status: Any) -> str:
+    return str(getattr(status, "value", status))
 
 
 def free_resources() -> list[str]:

@@ -107,6 +107,7 @@ class ServingState(StrictModel):
         keys: every API key that was ever created, hashed.
         require_keys: whether callers need one.
         recipe_sha256: of the serving section that was deployed last; the same section again changes nothing.
+        recipe_weights: the weights in that section; the split may have changed since, by hand or by a rollout.
         stopped: the deployment is to go.
     """
 
@@ -128,6 +129,7 @@ class ServingState(StrictModel):
     shadow: ShadowConfig | None = None
     rollout: RolloutState | None = None
     recipe_sha256: str = ""
+    recipe_weights: dict[str, float] = Field(default_factory=dict)
     stopped: bool = False
 
     def allocation(self) -> Allocation:

@@ -1,50 +1,129 @@
-"""A Ray actor that listens on the public address and runs a gateway. It takes no CPU slot."""
+"""A Ray actor that listens on the public address and runs a gateway. It takes no CPU slot.
+
+All gateways of a node listen on one port with SO_REUSEPORT (socket(7)): the kernel shares the connections out among
+those that live. The first one to listen there checks that nobody else does: another deployment of the same user
+would share the port without a word.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from aiohttp import web
 
-from serving.control.ports import cannot_listen
+from serving.control.ports import cannot_listen, require_free
 from serving.gateway.app import Gateway
+from serving.gateway.observation import GatewayReport, KeyUse
 from serving.gateway.table import RouteTable
 
-DRAIN_S = 5.0
+BACKLOG = 4096
+ADMIN_HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where a gateway listens: the public port and the admin port (0: not yet), its node and its process."""
+
+    port: int
+    admin_port: int
+    node: str
+    pid: int
 
 
 class GatewayHost:
-    """Hosts one gateway; run as an asyncio Ray actor."""
+    """Hosts one gateway; run as an asyncio Ray actor.
 
-    def __init__(self) -> None:
-        self._gateway = Gateway()
-        self._runner: web.AppRunner | None = None
+    Args:
+        name: the gateway's, for its reports.
+        state_url: the store with the deployment's state, for admin calls.
+        deployment: the deployment's name.
+    """
 
-    async def listen(self, host: str, port: int) -> tuple[int, str]:
-        """Start to answer; returns the port and the Ray node.
+    def __init__(self, name: str, state_url: str, deployment: str) -> None:
+        import ray
+
+        self._name = name
+        self._gateway = Gateway(name, state_url, deployment)
+        self._node = str(ray.get_runtime_context().get_node_id())
+        self._runners: list[web.AppRunner] = []
+        self._port = self._admin_port = 0
+        self._opening = asyncio.Lock()
+
+    async def listen(self, host: str, port: int, admin_port: int | None, exclusive: bool) -> Listening:
+        """Start to answer; where it answers already, that stays.
+
+        Args:
+            port: 0 takes any free one.
+            admin_port: on loopback; None for no admin calls.
+            exclusive: nobody else may listen there yet, not even with SO_REUSEPORT.
 
         Raises:
             UserError: the address cannot be listened on.
         """
-        import ray
+        async with self._opening:
+            if not self._port:
+                if exclusive:
+                    require_free(host, port)
+                    if admin_port is not None:
+                        require_free(ADMIN_HOST, admin_port, key="admin_port")
+                if admin_port is not None:
+                    self._admin_port = await self._open(self._gateway.admin_application(), ADMIN_HOST, admin_port)
+                self._port = await self._open(self._gateway.application(), host, port)
+        return await self.listening()
 
+    async def listening(self) -> Listening:
+        """Where it answers now."""
+        return Listening(self._port, self._admin_port, self._node, os.getpid())
+
+    async def update(self, table: RouteTable) -> None:
+        """Take a newer route table."""
+        self._gateway.update(table)
+
+    async def table(self) -> RouteTable | None:
+        """The table that it works by."""
+        return self._gateway.routes
+
+    async def report(self, others_use: Mapping[str, KeyUse]) -> GatewayReport:
+        """What happened since the last report, and how busy it is.
+
+        Args:
+            others_use: key id -> what the other gateways have let it use.
+        """
+        return self._gateway.report(others_use, port=self._port)
+
+    async def close(self, drain_seconds: float) -> None:
+        """Stop listening, let requests in flight finish for so long, and close."""
+        runners, self._runners, self._port = self._runners, [], 0
+        for runner in runners:
+            runner._shutdown_timeout = drain_seconds  # it is asked for only when the runner is made
+        await asyncio.gather(*(runner.cleanup() for runner in runners))
+
+    async def _open(self, application: web.Application, host: str, port: int) -> int:
         # Cancelled handlers close their connection to the engine, which then stops generating.
-        runner = web.AppRunner(
-            self._gateway.application(), handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_S
-        )
+        runner = web.AppRunner(application, handler_cancellation=True, access_log=None)
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port, backlog=1024).start()
+            listener = _socket(host, port)
+            await web.SockSite(runner, listener, backlog=BACKLOG).start()
         except (OSError, OverflowError) as error:
             await runner.cleanup()
             raise cannot_listen(host, port, error) from None
-        self._runner = runner
-        return runner.addresses[0][1], ray.get_runtime_context().get_node_id()
+        self._runners.append(runner)
+        return int(listener.getsockname()[1])
 
-    async def update(self, routes: RouteTable) -> None:
-        """Take a newer route table."""
-        self._gateway.update(routes)
 
-    async def close(self) -> None:
-        """Stop listening, let requests in flight finish for a few seconds, and close."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+def _socket(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((host, port))
+    except BaseException:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,128 @@
+"""What a deployment becomes when its recipe is served again: from one wanted state to the next."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from cluster.errors import UserError
+from serving.config import ServingConfig
+from serving.control.journal import Journal
+from serving.control.state import EngineState, ServingState
+from serving.engines.plan import VariantSource, initial_state
+
+
+def first_state(
+    config: ServingConfig, sources: Mapping[str, VariantSource], *, name: str, by: str, now: float
+) -> ServingState:
+    """What the recipe alone makes; see :func:`serving.engines.plan.initial_state`."""
+    state = initial_state(config, sources, name=name, by=by, now=now)
+    update = {"recipe_sha256": recipe_digest(config, sources), "recipe_weights": config.weights()}
+    return state.model_copy(update=update)
+
+
+def intend(journal: Journal, fresh: ServingState) -> ServingState:
+    """Write what is to be deployed: what the recipe makes where nothing was, else what there is, as far as it may stay.
+
+    The same recipe again goes on with the newest version: weights, keys and limits that were changed by hand stay.
+
+    Raises:
+        UserError: the recipe changed while a rollout is under way.
+    """
+    latest = journal.latest()
+    if latest is None:
+        return journal.create(fresh)
+    if latest.recipe_sha256 == fresh.recipe_sha256:
+        return journal.change(
+            lambda state: state.model_copy(update={"stopped": False}), by=fresh.changed_by, reason="served again"
+        )
+    return journal.change(lambda state: renewed(state, fresh), by=fresh.changed_by, reason="the recipe changed")
+
+
+def recipe_digest(config: ServingConfig, sources: Mapping[str, VariantSource]) -> str:
+    """SHA-256 of everything in the section that makes the wanted state; where it listens is not part of it."""
+    section = config.model_dump(mode="json", exclude={"host", "port", "admin_port", "gateways"})
+    models = {name: [str(source.base), str(source.adapter or "")] for name, source in sources.items()}
+    return hashlib.sha256(json.dumps([section, models], sort_keys=True).encode()).hexdigest()
+
+
+def renewed(old: ServingState, fresh: ServingState) -> ServingState:
+    """The state after the recipe changed: what the recipe says, on engines that stay wherever they can.
+
+    Keys stay. Where the recipe names the same variants with the same models and weights as before, the split stays as
+    it is now, by hand or by a rollout; otherwise the recipe's weights hold, and only as many users move as must.
+
+    Args:
+        fresh: what the recipe alone would make.
+
+    Raises:
+        UserError: a rollout is under way.
+    """
+    if old.rollout is not None and old.rollout.status in ("running", "paused"):
+        raise UserError(
+            f"rollout {old.rollout.id} is under way, and the recipe changed",
+            where="serving",
+            next_step="end it first with `raymill rollout promote` or `rollback`, or serve the recipe as it was",
+        )
+    names = _homes(old, fresh)
+    engines = {}
+    for name, engine in fresh.engines.items():
+        home = old.engines.get(names[name])
+        config = engine.config if home is None else home.config.model_copy(update={"replicas": engine.config.replicas})
+        lora = engine.lora if home is None else home.lora
+        engines[names[name]] = EngineState(name=names[name], source=engine.source, config=config, lora=lora)
+    variants = {
+        name: variant.model_copy(
+            update={
+                "engine": names[variant.engine],
+                "engine_model": names[variant.engine] if variant.adapter is None else variant.engine_model,
+            }
+        )
+        for name, variant in fresh.variants.items()
+    }
+    same = old.recipe_weights == fresh.recipe_weights and _answers(old) == _answers(fresh)
+    before = old.allocation()
+    after = before if same else before.reweighted(fresh.weights)
+    return fresh.model_copy(
+        update={
+            "version": old.version,
+            "engines": engines,
+            "variants": variants,
+            "weights": old.weights if same else fresh.weights,
+            "owners": old.owners if after.owners == before.owners else after.encode(),
+            "keys": old.keys,
+            "rollout": old.rollout if same else None,
+            "stopped": False,
+        }
+    )
+
+
+def _answers(state: ServingState) -> dict[str, tuple[object, ...]]:
+    """Variant -> what its answers come from."""
+    return {
+        name: (state.engines[variant.engine].source, variant.adapter, variant.prompt)
+        for name, variant in state.variants.items()
+    }
+
+
+def _homes(old: ServingState, fresh: ServingState) -> dict[str, str]:
+    """Engine of the recipe -> the running engine that does for it, or a name that was never used."""
+    free = dict(old.engines)
+    homes = {}
+    for name, engine in fresh.engines.items():
+        home = next((each for each in free.values() if _does_for(each, engine, fresh)), None)
+        homes[name] = home.name if home else f"{name}-v{old.version + 1}"
+        if home:
+            del free[home.name]
+    return homes
+
+
+def _does_for(home: EngineState, engine: EngineState, fresh: ServingState) -> bool:
+    same = home.config.model_dump(exclude={"replicas"}) == engine.config.model_dump(exclude={"replicas"})
+    if not same or home.source != engine.source:
+        return False
+    if engine.lora is None:
+        return True
+    adapters = {v.engine_model for v in fresh.variants.values() if v.engine == engine.name and v.adapter is not None}
+    return home.lora is not None and len(adapters) <= home.lora.slots and engine.lora.max_rank <= home.lora.max_rank

@@ -1,0 +1,83 @@
+"""The controller's side of a rollout: what gateways saw goes in, and what it decides becomes a version of the state."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from serving.control.journal import Journal
+from serving.control.state import ServingState
+from serving.gateway.observation import Feedback, GatewayReport, Observation
+
+if TYPE_CHECKING:
+    from serving.rollout.run import Action, RolloutRun
+
+MOST_KEPT = 200_000
+"""Observations that wait while the store cannot be written; beyond it the oldest go."""
+
+
+class RolloutDriver:
+    """Runs the state's rollout, if any. A new one, after the controller was killed, goes on from the store."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._run: RolloutRun | None = None
+        self._id = ""
+        self._observations: list[Observation] = []
+        self._feedback: list[Feedback] = []
+        self.summary: dict[str, Any] = {}
+
+    def take(self, reports: Iterable[GatewayReport]) -> None:
+        """Keep what gateways saw for the next step."""
+        for report in reports:
+            self._observations.extend(report.observations)
+            self._feedback.extend(report.feedback)
+        del self._observations[:-MOST_KEPT]
+        del self._feedback[:-MOST_KEPT]
+
+    async def step(self, state: ServingState) -> ServingState | None:
+        """Let the rollout look at what has come since the last step; the state that it made, if it decided.
+
+        Raises:
+            RaymillError, OSError: the store cannot be used; nothing is lost, the next step tries again.
+        """
+        rollout = state.rollout
+        if rollout is None:
+            self._run, self._id, self.summary = None, "", {}
+            self._observations, self._feedback = [], []
+            return None
+        return await asyncio.to_thread(self._step, state)
+
+    def _step(self, state: ServingState) -> ServingState | None:
+        from serving.rollout.run import RolloutRun
+
+        assert state.rollout is not None
+        if self._run is None or self._id != state.rollout.id:
+            self._run = RolloutRun.open(self._journal.store, self._journal.name, state)
+            self._id = state.rollout.id
+        observations, self._observations = self._observations, []
+        feedback, self._feedback = self._feedback, []
+        if observations or feedback:
+            self._run.observe(observations, feedback)
+        action = self._run.tick(time.time(), state)
+        self.summary = self._run.summary()
+        return self._apply(action) if action is not None else None
+
+    def _apply(self, action: Action) -> ServingState:
+        rollout_id = self._id
+
+        def mutate(state: ServingState) -> ServingState:
+            rollout = state.rollout
+            if rollout is None or rollout.id != rollout_id or rollout.status != "running":
+                return state  # somebody was faster, by hand
+            update: dict[str, Any] = {}
+            if action.status is not None:
+                update["rollout"] = rollout.model_copy(update={"status": action.status})
+            if action.weights is not None:
+                weights = {name: action.weights.get(name, weight) for name, weight in state.weights.items()}
+                update |= {"weights": weights, "owners": state.allocation().reweighted(weights).encode()}
+            return state.model_copy(update=update)
+
+        return self._journal.change(mutate, by=f"rollout {rollout_id}", reason=action.reason)

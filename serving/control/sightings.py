@@ -1,0 +1,84 @@
+"""Which engines answer, from what their replicas announce: plain data with an injected clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from serving.engines.announcement import Announcement
+
+SILENCE_S = 30.0
+"""A replica not heard of for so long is gone; replicas announce with every health check, every few seconds."""
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """An address that gateways knew before the controller was killed; its replica will announce itself again.
+
+    Attributes:
+        variants: variant -> the model name that it asked this address for.
+    """
+
+    address: str
+    variants: Mapping[str, str]
+
+
+class Sightings:
+    """Announced replicas, each with when it was heard of last."""
+
+    def __init__(self) -> None:
+        self._announced: dict[str, tuple[Announcement, float]] = {}
+        self._inherited: dict[str, tuple[Inherited, float]] = {}
+
+    def announce(self, announcement: Announcement, now: float) -> bool:
+        """A replica answers (still); whether that changes what gateways are to know."""
+        known = self._announced.get(announcement.replica)
+        self._announced[announcement.replica] = (announcement, now)
+        inherited = self._inherited.pop(announcement.address, None)
+        return inherited is not None or known is None or _routed(known[0]) != _routed(announcement)
+
+    def inherit(self, addresses: Iterable[Inherited], now: float) -> None:
+        """Take over what gateways knew."""
+        known = {each.address for each, _ in self._announced.values()}
+        for each in addresses:
+            if each.address not in known:
+                self._inherited[each.address] = (each, now)
+
+    def withdraw(self, replica: str) -> bool:
+        """A replica's engine does not answer any more; whether it was known."""
+        return self._announced.pop(replica, None) is not None
+
+    def forget_silent(self, now: float) -> bool:
+        """Drop what has not been heard of; whether there was any."""
+        limit = now - SILENCE_S
+        silent = [name for name, (_, heard) in self._announced.items() if heard < limit]
+        stale = [address for address, (_, heard) in self._inherited.items() if heard < limit]
+        for name in silent:
+            del self._announced[name]
+        for address in stale:
+            del self._inherited[address]
+        return bool(silent or stale)
+
+    def all(self) -> tuple[Announcement, ...]:
+        """Every replica that answers, in the order of their starts."""
+        return tuple(sorted((each for each, _ in self._announced.values()), key=lambda each: each.started))
+
+    def of(self, engine: str) -> tuple[Announcement, ...]:
+        """The replicas of one engine."""
+        return tuple(each for each in self.all() if each.engine == engine)
+
+    def serving(self, engine: str, model: str) -> tuple[str, ...]:
+        """Addresses of an engine's replicas that answer for a model name."""
+        return tuple(each.address for each in self.of(engine) if model in each.models)
+
+    def inherited(self, variant: str, model: str) -> tuple[str, ...]:
+        """Addresses taken over that answered a variant by this model name."""
+        return tuple(each.address for each, _ in self._inherited.values() if each.variants.get(variant) == model)
+
+    def engine_at(self, address: str) -> str:
+        """The engine whose replica answers at an address; empty where none does."""
+        return next((each.engine for each, _ in self._announced.values() if each.address == address), "")
+
+
+def _routed(announcement: Announcement) -> tuple[str, frozenset[str]]:
+    return announcement.address, frozenset(announcement.models)
