@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from serving.control import changes
 from serving.control.journal import Journal
 from serving.control.state import ServingState
 from serving.gateway.observation import Feedback, GatewayReport, Observation
@@ -67,17 +68,8 @@ class RolloutDriver:
 
     def _apply(self, action: Action) -> ServingState:
         rollout_id = self._id
-
-        def mutate(state: ServingState) -> ServingState:
-            rollout = state.rollout
-            if rollout is None or rollout.id != rollout_id or rollout.status != "running":
-                return state  # somebody was faster, by hand
-            update: dict[str, Any] = {}
-            if action.status is not None:
-                update["rollout"] = rollout.model_copy(update={"status": action.status})
-            if action.weights is not None:
-                weights = {name: action.weights.get(name, weight) for name, weight in state.weights.items()}
-                update |= {"weights": weights, "owners": state.allocation().reweighted(weights).encode()}
-            return state.model_copy(update=update)
-
-        return self._journal.change(mutate, by=f"rollout {rollout_id}", reason=action.reason)
+        return self._journal.change(
+            lambda state: changes.moved_by_rollout(state, rollout_id, action.weights, action.status),
+            by=f"rollout {rollout_id}",
+            reason=action.reason,
+        )

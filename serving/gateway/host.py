@@ -13,14 +13,11 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aiohttp import web
-
 from serving.control.ports import cannot_listen, require_free
 from serving.gateway.app import Gateway
 from serving.gateway.observation import GatewayReport, KeyUse
 from serving.gateway.table import RouteTable
 
-BACKLOG = 4096
 ADMIN_HOST = "127.0.0.1"
 
 
@@ -46,10 +43,8 @@ class GatewayHost:
     def __init__(self, name: str, state_url: str, deployment: str) -> None:
         import ray
 
-        self._name = name
         self._gateway = Gateway(name, state_url, deployment)
         self._node = str(ray.get_runtime_context().get_node_id())
-        self._runners: list[web.AppRunner] = []
         self._port = self._admin_port = 0
         self._opening = asyncio.Lock()
 
@@ -68,11 +63,11 @@ class GatewayHost:
             if not self._port:
                 if exclusive:
                     require_free(host, port)
-                    if admin_port is not None:
+                    if admin_port is not None and not self._admin_port:
                         require_free(ADMIN_HOST, admin_port, key="admin_port")
-                if admin_port is not None:
-                    self._admin_port = await self._open(self._gateway.admin_application(), ADMIN_HOST, admin_port)
-                self._port = await self._open(self._gateway.application(), host, port)
+                if admin_port is not None and not self._admin_port:
+                    self._admin_port = await self._open(ADMIN_HOST, admin_port, admin=True)
+                self._port = await self._open(host, port)
         return await self.listening()
 
     async def listening(self) -> Listening:
@@ -93,27 +88,19 @@ class GatewayHost:
         Args:
             others_use: key id -> what the other gateways have let it use.
         """
-        return self._gateway.report(others_use, port=self._port)
+        return self._gateway.report(others_use)
 
     async def close(self, drain_seconds: float) -> None:
         """Stop listening, let requests in flight finish for so long, and close."""
-        runners, self._runners, self._port = self._runners, [], 0
-        for runner in runners:
-            runner._shutdown_timeout = drain_seconds  # it is asked for only when the runner is made
-        await asyncio.gather(*(runner.cleanup() for runner in runners))
+        self._port = self._admin_port = 0
+        await self._gateway.drain(drain_seconds)
 
-    async def _open(self, application: web.Application, host: str, port: int) -> int:
-        # Cancelled handlers close their connection to the engine, which then stops generating.
-        runner = web.AppRunner(application, handler_cancellation=True, access_log=None)
-        await runner.setup()
+    async def _open(self, host: str, port: int, *, admin: bool = False) -> int:
         try:
             listener = _socket(host, port)
-            await web.SockSite(runner, listener, backlog=BACKLOG).start()
+            return await self._gateway.listen(listener, admin=admin)
         except (OSError, OverflowError) as error:
-            await runner.cleanup()
-            raise cannot_listen(host, port, error) from None
-        self._runners.append(runner)
-        return int(listener.getsockname()[1])
+            raise cannot_listen(host, port, error, key="admin_port" if admin else "port") from None
 
 
 def _socket(host: str, port: int) -> socket.socket:
