@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from cluster.errors import RaymillError, UserError, causes, explain_os_error, find_raymill_error
 from pipelines.commands import arguments as on
+from pipelines.commands import rollout_arguments as rollout
 
 Arguments = argparse.Namespace
 AddArguments = Callable[[argparse.ArgumentParser], None]
@@ -103,6 +104,8 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
+_ROLLOUT = "pipelines.commands.rollout"
+
 COMMANDS = (
     Command("new", "write a commented starter recipe", "pipelines.commands.new:new", _new),
     Command("plan", "the resolved recipe, what is cached and what changed", "pipelines.commands.run:plan", _plan),
@@ -110,6 +113,22 @@ COMMANDS = (
     Command("serve", "deploy a recipe's variants, or models, until Ctrl-C", "pipelines.commands.serve:serve", _serve),
     Command(
         "undeploy", "let a deployment go, answers in flight first", "pipelines.commands.undeploy:undeploy", on.undeploy
+    ),
+    Command(
+        "rollout",
+        "move the users to another variant, as far as the evidence allows",
+        commands=(
+            Command("start", "begin; says what it can see and how long it takes", f"{_ROLLOUT}:start", rollout.start),
+            Command("status", "weights, and where the rollout stands", f"{_ROLLOUT}:show_status", rollout.status),
+            Command("watch", "the same, live, until it is over", f"{_ROLLOUT}:watch", rollout.watch),
+            Command("weights", "split the users by hand", f"{_ROLLOUT}:weights", rollout.weights),
+            Command("pause", "observe on, decide nothing", f"{_ROLLOUT}:pause", on.change),
+            Command("resume", "decide again", f"{_ROLLOUT}:resume", on.change),
+            Command("promote", "all users to the candidate, now", f"{_ROLLOUT}:promote", on.change),
+            Command("rollback", "all users back to the baseline, now", f"{_ROLLOUT}:rollback", on.change),
+            Command("history", "every decision, with its reason", f"{_ROLLOUT}:history", rollout.history),
+            Command("replay", "decide again from the recorded events", f"{_ROLLOUT}:replay", rollout.history),
+        ),
     ),
     Command("scale", "how many servers a variant has", "pipelines.commands.scale:scale", on.scale),
     Command(

@@ -15,7 +15,7 @@ from serving.control.state import ModelSource, ServingState
 from serving.rollout.config import RolloutConfig
 
 KIND = "Decision"
-_HOW = "`raymill gate CANDIDATE BASELINE` evaluates both and publishes one; or set `gate: none` and say so"
+_HOW = "evaluate both models, which publishes a decision of this pair; or go on without one: `gate: none`"
 
 
 def model_of(state: ServingState, variant: str) -> ModelSource:
