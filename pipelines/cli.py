@@ -130,6 +130,7 @@ COMMANDS = (
             Command("replay", "decide again from the recorded events", f"{_ROLLOUT}:replay", rollout.history),
         ),
     ),
+    Command("status", "what is served now, and who changed it", "pipelines.commands.status:show", on.status),
     Command("scale", "how many servers a variant has", "pipelines.commands.scale:scale", on.scale),
     Command(
         "keys",

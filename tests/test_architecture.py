@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cluster", "pipelines", "evals", "serving")
 KNOWS_ALL = {"pipelines/lifecycle.py", "pipelines/graph.py", "pipelines/recipe.py", "pipelines/cli.py"}
-ON_DEPLOYMENTS = {f"pipelines/commands/{name}.py" for name in ("deployment", "keys", "rollout", "scale", "undeploy")}
+ON_DEPLOYMENTS = {
+    f"pipelines/commands/{name}.py" for name in ("deployment", "keys", "rollout", "scale", "status", "undeploy")
+}
 """Commands on what is served: they may know `serving`, and nothing of models, training or evaluation."""
 HEAVY = ("torch", "ray", "vllm", "transformers", "datasets", "pyarrow", "numpy", "peft", "lm_eval", "boto3")
 LIGHT_MODULES = (

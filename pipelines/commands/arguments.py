@@ -17,6 +17,14 @@ def change(parser: ArgumentParser) -> None:
     parser.add_argument("--reason", metavar="TEXT", default="", help="why, kept with the change")
 
 
+def status(parser: ArgumentParser) -> None:
+    deployment(parser)
+    parser.add_argument(
+        "--history", metavar="N", type=_count, nargs="?", const=20, help="instead, its last changes: who, when, why"
+    )
+    parser.add_argument("--json", action="store_true", help="machine-readable output on stdout")
+
+
 def undeploy(parser: ArgumentParser) -> None:
     change(parser)
     parser.add_argument(

@@ -80,7 +80,7 @@ class Journal:
             raise UserError(
                 f"there is no version {version}",
                 where=self.store.uri(self._folder),
-                next_step="`raymill rollout status` says which one is in force",
+                next_step="`raymill status --history` lists them",
             )
         return state
 
@@ -130,7 +130,7 @@ class Journal:
         raise InfraError(
             f"{_TRIES} other changes came first",
             where=self.store.uri(self._folder),
-            next_step="find out who changes it all the time: `raymill rollout status`; then repeat the command",
+            next_step="find out who changes it all the time: `raymill status --history`; then repeat the command",
         )
 
     def _append(self, state: ServingState) -> ServingState | None:

@@ -21,7 +21,7 @@ from serving.control import status
 from serving.control.endpoint import Endpoint, read_endpoint, remove_endpoint, write_endpoint
 from serving.control.journal import Journal
 from serving.control.state import ModelSource
-from serving.control.status import DeploymentStatus, EngineStatus, GatewayStatus
+from serving.control.status import DeploymentStatus, EngineStatus, GatewayStatus, ReplicaStatus, VariantStatus
 from serving.engines.plan import VariantSource, initial_state
 
 
@@ -147,6 +147,50 @@ def test_limits_and_shadow(journal: Journal, capsys: pytest.CaptureFixture[str])
     assert "copies of 25% of the requests go to tuned" in capsys.readouterr().out
     assert raymill(journal, "shadow", "--off") == 0
     assert journal.current().shadow is None
+
+
+def test_status_shows_what_is_and_who_changed_it(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    assert raymill(journal, "status") == 0
+    assert "docs: nobody serves it; version 1 is wanted" in capsys.readouterr().out
+    assert raymill(journal, "scale", "base", "--replicas", "2", "--reason", "more traffic") == 0
+    assert isinstance(journal.store, LocalStore)
+    Controller(journal.store)  # writes the endpoint's record, and never runs
+    replica = ReplicaStatus(pid=77, address="http://127.0.0.1:4001", node="n1", log="/logs/base.log", ongoing=3)
+    now = DeploymentStatus(
+        version=2,
+        gateways=(GatewayStatus(name="g0", node="n1", pid=5, port=8000, version=2), GatewayStatus(name="g1")),
+        engines=(
+            EngineStatus(name="base", wanted="2", target=2, replicas=(replica,)),
+            EngineStatus(name="big", wanted="1", target=1, refusal="out of memory"),
+        ),
+        variants=(VariantStatus(name="tuned", weight=10, share=0.1, state="failed", reason="no such adapter"),),
+        problems=("the store answers slowly",),
+    )
+    status.write(journal.store, "docs", now)
+    capsys.readouterr()
+    assert raymill(journal, "status") == 0
+    out = capsys.readouterr().out
+    for text in (
+        "docs at http://127.0.0.1:8000",
+        "version 2 by ",
+        "more traffic",
+        "1 of 2 gateways work by it",
+        "http://127.0.0.1:4001",
+        "/logs/base.log",
+        "problem: engine big: out of memory",
+        "problem: variant tuned: no such adapter",
+        "problem: the store answers slowly",
+    ):
+        assert text in out
+    assert raymill(journal, "status", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["status"]["engines"][0]["replicas"][0]["pid"] == 77
+    assert raymill(journal, "status", "--history") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "more traffic" in lines[2]
+    assert "deployed" in lines[3]
+    assert raymill(journal, "status", "--history", "1", "--json") == 0
+    (last,) = json.loads(capsys.readouterr().out)["changes"]
+    assert (last["version"], last["why"]) == (2, "more traffic")
 
 
 def test_undeploy_waits_until_it_is_gone(served: Journal, capsys: pytest.CaptureFixture[str]) -> None:
