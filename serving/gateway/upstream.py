@@ -33,11 +33,12 @@ class EngineLost(Exception):
 
     Attributes:
         unanswered: the connection was closed before the first byte; a kept one may merely have been too old.
+        refused: there was no connection, so the request cannot be what ended the engine.
     """
 
-    def __init__(self, reason: str, *, unanswered: bool = False) -> None:
+    def __init__(self, reason: str, *, unanswered: bool = False, refused: bool = False) -> None:
         super().__init__(reason)
-        self.unanswered = unanswered
+        self.unanswered, self.refused = unanswered, refused
 
 
 class UpstreamAnswer:
@@ -145,7 +146,12 @@ class Upstream:
             except EngineLost as lost:
                 if not lost.unanswered:
                     raise
-        # The server may close a kept connection at the moment it is used again: that says nothing about the engine.
+            # The server may close a kept connection at the moment it is used again: that says nothing about the engine.
+            try:
+                return await self._on(await self._connect(address, host, port), request, timeout)
+            except EngineLost as lost:
+                lost.refused = False  # it had the request, and may have ended of it
+                raise
         return await self._on(await self._connect(address, host, port), request, timeout)
 
     async def _on(self, connection: _Connection, request: bytes, timeout: float) -> UpstreamAnswer:
@@ -184,9 +190,9 @@ class Upstream:
             async with asyncio.timeout(self._connect_timeout):
                 _, connection = await loop.create_connection(lambda: _Connection(loop, address), host, port)
         except TimeoutError:
-            raise EngineLost(f"no connection to {address} within {self._connect_timeout:g} s") from None
+            raise EngineLost(f"no connection to {address} within {self._connect_timeout:g} s", refused=True) from None
         except OSError as error:
-            raise EngineLost(f"no connection to {address}: {error}") from None
+            raise EngineLost(f"no connection to {address}: {error}", refused=True) from None
         return connection
 
     def _release(self, connection: _Connection, answer: UpstreamAnswer) -> None:
@@ -213,7 +219,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._lost: EngineLost | None = None
-        self._asked = self._paused = False
+        self._asked = self._paused = self._keep = False
         self._expect()
 
     def _expect(self) -> None:
@@ -228,7 +234,7 @@ class _Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        return self.complete and not self._pieces and self.open and bool(self._parser.should_keep_alive())
+        return self.complete and self._keep and not self._pieces and self.open
 
     async def ask(self, request: bytes, timeout: float) -> None:
         """Send, and wait until there is something to hand on: a stream's head, or the whole answer."""
@@ -341,6 +347,7 @@ class _Connection(asyncio.Protocol):
         if self.status:
             self.complete = True
             self._asked = False
+            self._keep = bool(self._parser.should_keep_alive())  # it knows only until the callback's end
 
 
 def _encode(method: str, authority: str, path: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
