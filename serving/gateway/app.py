@@ -1,279 +1,298 @@
 """The endpoint that clients call: it decides who answers, and passes the bytes through.
 
-One aiohttp application, outside Ray Serve's proxy: the answer's bytes come from the vLLM server as they are. What it
-knows comes as a :class:`serving.gateway.table.RouteTable`; a new one takes effect with the next request.
+One server outside Ray Serve's proxy: the answer's bytes come from the vLLM server as they are. What it knows comes as a
+:class:`serving.gateway.table.RouteTable`; a new one takes effect with the next request.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import aiohttp
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
 
-from serving.gateway import wire
+from serving.access.keys import ApiKey, KeyRing
+from serving.access.rate import UsageLimiter
+from serving.gateway import admission, wire
+from serving.gateway.admin import Admin, AdminCalls, StoreCalls
+from serving.gateway.answering import Answering
+from serving.gateway.body import BodyBudget, HeldBody
+from serving.gateway.engines import Engines
+from serving.gateway.exchange import error_response
+from serving.gateway.feedback import feedback_of
+from serving.gateway.generating import Generating
+from serving.gateway.guard import Connection, GuardedServer, raise_open_files
 from serving.gateway.metrics import GatewayMetrics
-from serving.gateway.pool import EnginePool
+from serving.gateway.observation import GatewayReport, KeyUse
+from serving.gateway.observe import Observations
+from serving.gateway.openapi import description
+from serving.gateway.report import STARTING, Reporting
+from serving.gateway.shadow import Shadow
 from serving.gateway.table import RouteTable
-from serving.split.assignment import Assignment
+from serving.gateway.waiting import Places
 
-MAX_BODY_BYTES = 8 << 20
-CONNECT_TIMEOUT_S = 5.0
-PROBE_INTERVAL_S = 0.5
-TRIES = 2
-FAILURES = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
-"""How an engine that is gone shows itself."""
+BACKLOG = 4096
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+ONE_OF_EACH = (hdrs.HOST, hdrs.AUTHORIZATION, hdrs.CONTENT_TYPE, "X-Raymill-Override", *wire.USER_HEADERS)
+"""Headers that must not be given twice: nobody could say which one holds."""
 
-CLIENT_LEFT = 499
-LAST_EVENT = b"data: [DONE]"
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class ClientGone(Exception):
-    """The caller closed the connection; aiohttp reports it as it reports a lost engine, which it is not."""
-
-
-class Exchange:
-    """One request on its way: who it belongs to, and what its answer says about it.
-
-    Attributes:
-        finished: whether a stream's last event was passed on; clients may hang up as soon as they have it.
-    """
-
-    def __init__(self, request: web.Request) -> None:
-        self.request = request
-        self.path = request.path
-        self.began = time.perf_counter()
-        self.id = wire.request_id(request.headers.get("X-Request-Id"), uuid.uuid4().hex)
-        self.assignment: Assignment | None = None
-        self.finished = False
-        self._tail = b""
-
-    def passed_on(self, piece: bytes) -> None:
-        """Look for the stream's last event at the end of what went out; pieces break anywhere, also within it."""
-        self._tail = (self._tail + piece)[-2 * len(LAST_EVENT) :]
-        self.finished = self.finished or self._tail.rstrip().endswith(LAST_EVENT)
-
-    @property
-    def variant(self) -> str:
-        """The variant that answers; empty before one is chosen."""
-        return self.assignment.variant if self.assignment else ""
-
-    def headers(self) -> dict[str, str]:
-        """What the answer says of itself."""
-        marks = {"X-Request-Id": self.id}
-        if self.assignment:
-            marks["X-Raymill-Variant"] = self.assignment.variant
-            marks["X-Raymill-Assignment"] = "sticky" if self.assignment.sticky else "random"
-        return marks
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Gateway:
-    """The endpoint's state and handlers."""
+    """The endpoint: its parts, its routes, its listening and its end.
 
-    def __init__(self) -> None:
-        self.routes: RouteTable | None = None
-        self.pool = EnginePool()
+    Args:
+        name: for reports.
+        state_url: the store with the deployment's state, for admin calls; none without it.
+        deployment: the deployment's name.
+        admin: admin calls instead of those to the store.
+    """
+
+    def __init__(
+        self, name: str = "gateway", state_url: str = "", deployment: str = "", *, admin: AdminCalls | None = None
+    ) -> None:
         self.metrics = GatewayMetrics()
-        self._session: aiohttp.ClientSession | None = None
-
-    def update(self, routes: RouteTable) -> None:
-        """Take a newer route table; requests in flight finish as they began."""
-        if self.routes is None or routes.serial > self.routes.serial:
-            self.routes = routes
-            self.pool.update({name: route.addresses for name, route in routes.variants.items()})
-
-    def application(self) -> web.Application:
-        """The HTTP application."""
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_in_shape])
-        app.router.add_get("/v1/models", self._models)
-        app.router.add_get("/v1/models/{model:.+}", self._model)
-        app.router.add_post("/v1/completions", self._generate)
-        app.router.add_post("/v1/chat/completions", self._generate)
-        app.router.add_get("/health", self._health)
-        app.router.add_get("/ready", self._ready)
-        app.router.add_get("/metrics", self._metrics)
-        app.cleanup_ctx.append(self._client)
-        return app
-
-    async def _client(self, app: web.Application) -> Any:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as self._session:
-            probing = asyncio.create_task(self._probe_ejected())
-            yield
-            probing.cancel()
-
-    async def _generate(self, request: web.Request) -> web.StreamResponse:
-        exchange = Exchange(request)
-        status = CLIENT_LEFT  # stays so where the handler is cancelled
-        try:
-            response = await self._answer(exchange)
-            status = response.status
-            return response
-        except wire.ApiError as error:
-            status = error.status
-            return _error_response(error, exchange.headers())
-        except ClientGone:
-            return web.Response(status=CLIENT_LEFT)  # nobody reads it
-        finally:
-            variant, path = exchange.variant, exchange.path
-            if status == CLIENT_LEFT and exchange.finished:
-                status = 200
-            self.metrics.requests.add(status=str(status), variant=variant, path=path)
-            if status >= 500:
-                self.metrics.errors.add(variant=variant, kind=str(status))
-            self.metrics.latency.observe(time.perf_counter() - exchange.began, variant=variant, path=path)
-
-    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
-        routes = self.routes
-        if routes is None:
-            raise wire.unavailable("the endpoint is starting")
-        try:
-            raw = await exchange.request.read()
-        except web.HTTPRequestEntityTooLarge:
-            raise wire.ApiError(413, f"the body is over {MAX_BODY_BYTES} bytes", code="request_too_large") from None
-        body = wire.parse_body(raw)
-        wire.check_model(body, routes.model)
-        key = wire.user_key(exchange.request.headers, body)
-        exchange.assignment = routes.allocation.assign(routes.experiment, key)
-        sticky = "true" if exchange.assignment.sticky else "false"
-        self.metrics.assignments.add(variant=exchange.variant, sticky=sticky)
-        return await self._from_engines(exchange, routes, wire.engine_body(body, exchange.variant))
-
-    async def _from_engines(self, exchange: Exchange, routes: RouteTable, body: bytes) -> web.StreamResponse:
-        """Ask an engine; where it fails before its first byte, one other engine of the same variant."""
-        tried: list[str] = []
-        failed: web.StreamResponse | None = None
-        while len(tried) < TRIES:
-            address = self.pool.pick(exchange.variant, tried)
-            if address is None:
-                break
-            if tried:
-                self.metrics.retries.add(variant=exchange.variant)
-            tried.append(address)
-            try:
-                with self.pool.working(address):
-                    response = await self._from_engine(exchange, address, routes.key, body)
-                if response.status < 500:
-                    return response
-                failed = response  # an engine that is going down says so before it exits
-            except FAILURES:
-                self._eject(address)
-        if failed is not None:
-            return failed
-        reason = "its engine failed" if tried else "no engine of it is ready"
-        raise wire.unavailable(f"variant {exchange.variant} cannot answer now: {reason}")
-
-    async def _from_engine(self, exchange: Exchange, address: str, key: str, body: bytes) -> web.StreamResponse:
-        assert self._session is not None
-        headers = {
-            "Authorization": f"Bearer {key}",
-            "Content-Type": "application/json",
-            "X-Request-Id": exchange.id,
+        self.places = Places()
+        self.engines = Engines(self.metrics, self.places.engines_changed)
+        self.limiter = UsageLimiter()
+        self.observations = Observations(self.metrics)
+        self.answering = Answering(self.engines, self.metrics)
+        self.reporting = Reporting(name, self.engines, self.places, self.limiter)
+        self.shadow = Shadow(self.engines, self.metrics)
+        self.budget = BodyBudget()
+        self.keys = KeyRing()
+        self.generating = Generating(self)
+        self.admin = Admin(self.reporting, admin or (StoreCalls(state_url, deployment) if state_url else None))
+        self.port = 0
+        self._servers: list[tuple[GuardedServer, asyncio.Server]] = []
+        self.reporting.connect(self.metrics)
+        self.metrics.connections.read = lambda: {(): float(sum(len(each.connections) for each, _ in self._servers))}
+        self._shared: dict[str, dict[str, Handler]] = {
+            "/health": {"GET": self._health},
+            "/ready": {"GET": self._ready},
+            "/-/healthz": {"GET": self._ready},
+            "/metrics": {"GET": self._metrics},
         }
-        async with self._session.post(address + exchange.path, data=body, headers=headers) as upstream:
-            marks = {**exchange.headers(), "Content-Type": upstream.headers.get("Content-Type", "application/json")}
-            if upstream.content_type != "text/event-stream":
-                return web.Response(status=upstream.status, body=await upstream.read(), headers=marks)
-            first = await upstream.content.readany()  # an engine that dies before it can still be replaced
-            self.metrics.first_token.observe(time.perf_counter() - exchange.began, variant=exchange.variant)
-            response = web.StreamResponse(status=upstream.status, headers={**marks, "Cache-Control": "no-cache"})
-            await _to_client(response.prepare(exchange.request))
-            await _to_client(response.write(first))
-            exchange.passed_on(first)
-            async for piece in self._pieces(exchange, upstream, address):
-                await _to_client(response.write(piece))
-                exchange.passed_on(piece)
-            await _to_client(response.write_eof())
-            return response
+        self._public: dict[str, dict[str, Handler]] = {
+            **self._shared,
+            "/v1/models": {"GET": self._models},
+            **{path: {"POST": self.generating.handle} for path in (wire.COMPLETIONS, wire.CHAT, wire.EMBEDDINGS)},
+            "/v1/feedback": {"POST": self._feedback},
+            "/openapi.json": {"GET": self._openapi},
+            "/admin/status": {"GET": self._keyed(self._admin_status)},
+            "/admin/weights": {"GET": self._keyed(self._admin_weights), "POST": self._keyed(self._admin_set_weights)},
+        }
+        self._private: dict[str, dict[str, Handler]] = {
+            **self._shared,
+            "/admin/status": {"GET": self._local(self._admin_status)},
+            "/admin/weights": {"GET": self._local(self._admin_weights), "POST": self._local(self._admin_set_weights)},
+        }
 
-    async def _pieces(self, exchange: Exchange, upstream: aiohttp.ClientResponse, address: str) -> AsyncIterator[bytes]:
-        """The rest of a stream as it comes. It cannot be retried any more: a break becomes an error event."""
-        while True:
-            try:
-                piece = await upstream.content.readany()
-            except FAILURES:
-                self._eject(address)
-                self.metrics.errors.add(variant=exchange.variant, kind="stream")
-                yield wire.error_event("the engine stopped in the middle of the answer")
-                return
-            if not piece:
-                return
-            yield piece
+    @property
+    def routes(self) -> RouteTable | None:
+        """The table in force."""
+        return self.reporting.table
 
-    def _eject(self, address: str) -> None:
-        self.metrics.ejections.add(address=address)
-        self.pool.eject(address)
+    def update(self, table: RouteTable) -> None:
+        """Take a newer route table; requests in flight finish as they began."""
+        known = self.routes
+        if known is not None and table.serial <= known.serial:
+            return
+        if known is None or table.keys != known.keys:
+            self.keys = KeyRing(table.keys)
+            self.limiter.know(table.keys, time.monotonic())
+        self.places.resize(table.limits.max_ongoing)
+        for server, _ in self._servers:
+            server.limits = table.limits
+        self.reporting.take_table(table)
+        self.engines.update(table)
 
-    async def _probe_ejected(self) -> None:
-        """Put engines that answer again back into rotation."""
-        assert self._session is not None
-        while True:
-            await asyncio.sleep(PROBE_INTERVAL_S)
-            for address in list(self.pool.ejected):
-                try:
-                    async with self._session.get(f"{address}/health", timeout=aiohttp.ClientTimeout(total=2)) as reply:
-                        if reply.status == 200:
-                            self.pool.restore(address)
-                except FAILURES:
-                    continue
+    def report(self, others_use: Mapping[str, KeyUse] | None = None) -> GatewayReport:
+        """What happened since the last report, and how busy it is.
 
-    async def _models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [self._model_record()]})
+        Args:
+            others_use: key id -> what the other gateways have let it use.
+        """
+        if others_use:
+            self.limiter.absorb(others_use, time.monotonic())
+        return self.reporting.report(self.observations, self.port)
 
-    async def _model(self, request: web.Request) -> web.Response:
-        record = self._model_record()
-        wire.check_model({"model": request.match_info["model"]}, record["id"])
-        return web.json_response(record)
+    async def listen(self, listener: socket.socket, *, admin: bool = False) -> int:
+        """Answer on a bound socket; returns its port.
 
-    def _model_record(self) -> dict[str, Any]:
-        if self.routes is None:
-            raise wire.unavailable("the endpoint is starting")
-        return {"id": self.routes.model, "object": "model", "created": self.routes.created, "owned_by": "raymill"}
+        Args:
+            admin: serve the admin calls there, without a key: the socket must be on loopback.
 
-    async def _health(self, request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
+        Raises:
+            OSError: the socket cannot be listened on.
+        """
+        raise_open_files()
+        self.engines.start()
+        server = GuardedServer(self._answer_admin if admin else self._answer_public)
+        if self.routes is not None:
+            server.limits = self.routes.limits
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_server(server, sock=listener, backlog=BACKLOG)
+        self._servers.append((server, listening))
+        port = int(listener.getsockname()[1])
+        self.port = self.port if admin else port
+        return port
 
-    async def _ready(self, request: web.Request) -> web.Response:
-        if self.routes is None:
-            raise wire.unavailable("the endpoint is starting")
-        waiting = [name for name in self.routes.allocation.shares() if self.pool.pick(name) is None]
-        if waiting:
-            raise wire.unavailable(f"no engine is ready for: {', '.join(waiting)}")
-        return web.json_response({"status": "ready"})
+    async def drain(self, seconds: float) -> None:
+        """Accept nobody new, let answers in flight finish for so long, and close; streams that cannot are told."""
+        self.reporting.draining = True
+        self.port = 0
+        await asyncio.sleep(0)  # connections that the kernel has accepted already are taken first
+        for _, listening in self._servers:
+            listening.close()
+        await self.generating.finished(seconds)
+        for server, _ in self._servers:
+            await server.shutdown(1.0)
+        await self.shadow.close()
+        await self.engines.close()
+        self._servers.clear()
 
-    async def _metrics(self, request: web.Request) -> web.Response:
+    async def close(self) -> None:
+        """Close at once."""
+        await self.drain(0)
+
+    def caller(self, request: web.BaseRequest, *, needed: bool) -> tuple[ApiKey | None, bool]:
+        """The key of a request, and whether there was one at all.
+
+        Raises:
+            ApiError: 401 where a key is needed and none is good.
+        """
+        secret = admission.bearer(request.headers)
+        key = self.keys.find(secret) if secret else None
+        if needed:
+            admission.require_scope(key, secret is not None, "call")
+        return key, secret is not None
+
+    async def read_json(self, request: web.BaseRequest) -> dict[str, Any]:
+        """The JSON object of a small request."""
+        table = self.routes
+        if table is None:
+            raise wire.Unavailable(STARTING)
+        held = HeldBody(self.budget)
+        try:
+            return wire.parse_body(await held.read(request, table.limits))
+        finally:
+            held.release()
+
+    async def _answer_public(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._answer(request, self._public)
+
+    async def _answer_admin(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._answer(request, self._private)
+
+    async def _answer(self, request: web.BaseRequest, paths: dict[str, dict[str, Handler]]) -> web.StreamResponse:
+        try:
+            connection = request.protocol
+            assert isinstance(connection, Connection)
+            await connection.flushed()
+            _check_headers(request)
+            response = await self._handler(request, paths)(request)
+        except wire.ApiError as error:
+            self.metrics.refused.add(error.code or str(error.status))
+            response = error_response(error)
+        if self.reporting.draining and not response.prepared:
+            response.force_close()
+        return response
+
+    def _handler(self, request: web.BaseRequest, paths: dict[str, dict[str, Handler]]) -> Handler:
+        path = request.path
+        methods = paths.get(path)
+        if methods is None and path.startswith("/v1/models/") and paths is self._public:
+            methods = {"GET": self._model}
+        if methods is None:
+            raise wire.ApiError(404, f"there is nothing at {path[:200]}", code="not_found")
+        handler = methods.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
+            message = f"{request.method[:20]} is not possible at {path[:200]}"
+            raise wire.ApiError(405, message, code="method_not_allowed", headers={"Allow": allowed})
+        return handler
+
+    def _keyed(self, call: Callable[[web.BaseRequest, str], Awaitable[web.Response]]) -> Handler:
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            key, given = self.caller(request, needed=False)
+            admission.require_scope(key, given, "admin")
+            assert key is not None
+            return await call(request, f"key {key.id}")
+
+        return handle
+
+    def _local(self, call: Callable[[web.BaseRequest, str], Awaitable[web.Response]]) -> Handler:
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            # A web page in a browser of this machine must not be able to ask: neither directly nor by DNS rebinding.
+            host = request.host.rpartition(":")[0] if not request.host.endswith("]") else request.host
+            if (host or request.host) not in LOOPBACK or hdrs.ORIGIN in request.headers:
+                raise admission.forbidden("admin calls are for this machine's own programs", code="not_local")
+            return await call(request, "admin port")
+
+        return handle
+
+    async def _admin_status(self, request: web.BaseRequest, by: str) -> web.Response:
+        return _json(await self.admin.status())
+
+    async def _admin_weights(self, request: web.BaseRequest, by: str) -> web.Response:
+        return _json(self.admin.weights())
+
+    async def _admin_set_weights(self, request: web.BaseRequest, by: str) -> web.Response:
+        return _json(await self.admin.set_weights(await self.read_json(request), by))
+
+    async def _feedback(self, request: web.BaseRequest) -> web.Response:
+        table = self.routes
+        if table is None:
+            raise wire.Unavailable(STARTING)
+        self.caller(request, needed=table.require_keys)
+        self.observations.add_feedback(feedback_of(await self.read_json(request), table.experiment, time.time()))
+        return _json({"object": "feedback", "accepted": True})
+
+    async def _models(self, request: web.BaseRequest) -> web.Response:
+        return _json({"object": "list", "data": [self._model_record(request)]})
+
+    async def _model(self, request: web.BaseRequest) -> web.Response:
+        record = self._model_record(request)
+        wire.check_model({"model": request.path.removeprefix("/v1/models/")}, record["id"])
+        return _json(record)
+
+    def _model_record(self, request: web.BaseRequest) -> dict[str, Any]:
+        table = self.routes
+        if table is None:
+            raise wire.Unavailable(STARTING)
+        key, _ = self.caller(request, needed=table.require_keys)
+        admission.check_key_model(key, table.model)
+        return {"id": table.model, "object": "model", "created": table.created, "owned_by": "raymill"}
+
+    async def _health(self, request: web.BaseRequest) -> web.Response:
+        return _json({"status": "ok"})
+
+    async def _ready(self, request: web.BaseRequest) -> web.Response:
+        return _json(self.reporting.readiness())
+
+    async def _metrics(self, request: web.BaseRequest) -> web.Response:
         return web.Response(body=self.metrics.render().encode(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
-
-async def _to_client(writing: Awaitable[Any]) -> None:
-    try:
-        await writing
-    except (ConnectionError, aiohttp.ClientConnectionError) as error:
-        raise ClientGone from error
+    async def _openapi(self, request: web.BaseRequest) -> web.Response:
+        return _json(description(self.routes))
 
 
-@web.middleware
-async def _errors_in_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except wire.ApiError as error:
-        return _error_response(error, {})
-    except web.HTTPException as error:
-        message = f"{request.method} {request.path}: {error.reason}"
-        return _error_response(
-            wire.ApiError(error.status, message, code="not_found" if error.status == 404 else None), {}
-        )
+def _json(value: Mapping[str, Any]) -> web.Response:
+    return web.Response(body=json.dumps(value).encode(), headers={"Content-Type": wire.JSON})
 
 
-def _error_response(error: wire.ApiError, headers: dict[str, str]) -> web.Response:
-    marks = {**headers, "Content-Type": "application/json"}
-    if error.retry_after is not None:
-        marks["Retry-After"] = str(error.retry_after)
-    return web.Response(status=error.status, body=error.body(), headers=marks)
+def _check_headers(request: web.BaseRequest) -> None:
+    """Refuse what RFC 9112 (3.2) refuses, and headers of ours that contradict themselves."""
+    headers = request.headers
+    if hdrs.HOST not in headers and request.version >= HttpVersion11:
+        raise wire.ApiError(400, "a request names its host", code="invalid_request")
+    for name in ONE_OF_EACH:
+        if len(headers.getall(name, ())) > 1:
+            raise wire.ApiError(400, f"the header {name} is given more than once", code="duplicate_header")

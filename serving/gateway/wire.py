@@ -12,8 +12,15 @@ USER_FIELDS = ("user", "session")
 OWN_FIELDS = ("session",)
 """Fields that mean something to the gateway only and are not passed on."""
 
+JSON = "application/json"
+COMPLETIONS = "/v1/completions"
+CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+
 MAX_KEY_LENGTH = 256
-_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_USAGE = re.compile(rb'"usage"\s*:\s*\{[^{}]*')
+_COUNT = re.compile(rb'"(prompt_tokens|completion_tokens)"\s*:\s*(\d{1,12})')
 
 
 class ApiError(Exception):
@@ -26,6 +33,7 @@ class ApiError(Exception):
         code: OpenAI's ``code``.
         param: the field that it concerns.
         retry_after: seconds after which it is worth trying again.
+        headers: more headers of the answer.
     """
 
     def __init__(
@@ -37,10 +45,13 @@ class ApiError(Exception):
         code: str | None = None,
         param: str | None = None,
         retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.kind, self.code, self.param = status, message, kind, code, param
-        self.retry_after = retry_after
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
 
     def body(self) -> bytes:
         """The JSON of the answer."""
@@ -48,24 +59,30 @@ class ApiError(Exception):
         return json.dumps({"error": error}).encode()
 
 
-def unavailable(message: str) -> ApiError:
+class Unavailable(ApiError):
     """503: nobody can answer now; a client may try again."""
-    return ApiError(503, message, kind="server_error", code="service_unavailable", retry_after=1)
+
+    def __init__(self, message: str, *, code: str = "service_unavailable", retry_after: int = 1) -> None:
+        super().__init__(503, message, kind="server_error", code=code, retry_after=retry_after)
 
 
-def parse_body(raw: bytes) -> dict[str, Any]:
-    """The request's JSON object.
+def parse_body(raw: bytes | bytearray) -> dict[str, Any]:
+    """The request's JSON object (RFC 8259: UTF-8, no NaN).
 
     Raises:
         ApiError: 400, it is not one.
     """
     try:
-        body = json.loads(raw)
+        body = json.loads(raw.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(body, dict):
         raise ApiError(400, "the body must be a JSON object", code="invalid_json")
     return body
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def check_model(body: Mapping[str, Any], public: str) -> None:
@@ -86,22 +103,61 @@ def user_key(headers: Mapping[str, str], body: Mapping[str, Any]) -> str | None:
     Raises:
         ApiError: 400, the key is too long.
     """
-    candidates = [headers.get(name) for name in USER_HEADERS] + [body.get(name) for name in USER_FIELDS]
-    key = next((each for each in candidates if isinstance(each, str) and each), None)
-    if key is not None and len(key) > MAX_KEY_LENGTH:
+    key: Any = None
+    for name in USER_HEADERS:
+        key = key or headers.get(name)
+    for name in USER_FIELDS:
+        if not key and isinstance(body.get(name), str):
+            key = body[name]
+    if key and len(key) > MAX_KEY_LENGTH:
         raise ApiError(400, f"a user key may have at most {MAX_KEY_LENGTH} characters", param="user")
-    return key
+    return key or None
 
 
 def request_id(given: str | None, fresh: str) -> str:
     """The caller's request id where it is a plain one, otherwise a fresh one."""
-    return given if given and _REQUEST_ID.match(given) else fresh
+    return given if given and _REQUEST_ID.fullmatch(given) else fresh
 
 
 def engine_body(body: Mapping[str, Any], model: str) -> bytes:
-    """The request as the engine gets it: under its own model name, without the gateway's fields."""
+    """The request as the engine gets it: under its own model name, without the gateway's fields.
+
+    Raises:
+        ApiError: 400, it holds a number that JSON cannot (1e999), or is nested too deeply.
+    """
     kept = {name: value for name, value in body.items() if name not in OWN_FIELDS}
-    return json.dumps({**kept, "model": model}).encode()
+    kept["model"] = model
+    try:
+        return json.dumps(kept, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body cannot be passed on: {error}", code="invalid_json") from None
+
+
+def in_shape(status: int, body: bytes) -> bytes:
+    """An engine's error as OpenAI's clients expect it; one that is so already stays as it is."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        said = body[:1000].decode("utf-8", "replace")
+    if isinstance(said, dict) and isinstance(said.get("error"), dict) and "message" in said["error"]:
+        return body
+    if isinstance(said, dict):
+        said = said.get("detail") or said.get("error") or said.get("message") or said
+    message = said if isinstance(said, str) else json.dumps(said)
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return ApiError(status, message or f"the engine answered {status}", kind=kind).body()
+
+
+def usage(body: bytes) -> tuple[int, int] | None:
+    """(prompt, completion) tokens that an answer or its last event says it took; None where it says nothing.
+
+    It looks for the bytes instead of reading the JSON: quotes within strings are escaped, so ``"usage":{`` is a key.
+    """
+    found = _USAGE.search(body, max(0, len(body) - 2048)) or _USAGE.search(body)
+    if found is None:
+        return None
+    counts = {name: int(number) for name, number in _COUNT.findall(found.group())}
+    return (counts.get(b"prompt_tokens", 0), counts.get(b"completion_tokens", 0)) if counts else None
 
 
 def error_event(message: str) -> bytes:

@@ -1,8 +1,10 @@
 """A server that answers like vLLM's where no inference is tested. Its behaviour is steered by the request's prompt.
 
 ``die``: the process exits before it answers; ``die-midway``: after the first events of a stream; ``slow``: answers
-after half a second; ``fail``: status 500. Run as a script it takes its port from RAYMILL_ENGINE_PORT and its key from
-VLLM_API_KEY, and starts a child of its own, as vLLM does.
+after half a second, ``hang``: never, ``stall``: never ends its stream; ``fail``: status 500; ``no-model``: the model is
+unknown; ``flood``: a stream that does not stop. Where ``schemas`` are given it holds requests to them, as vLLM does.
+Run as a script it takes its port from RAYMILL_ENGINE_PORT and its key from VLLM_API_KEY, and starts a child of its own,
+as vLLM does.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ class FakeEngine:
         self.ongoing = 0
         self.adapters: dict[str, str] = {}
         self.go_on: asyncio.Event | None = None
+        self.schemas: dict[str, dict] = {}
+        self.headers: list[dict[str, str]] = []
         self.on_death = on_death or (lambda: os._exit(1))
 
     def application(self) -> web.Application:
@@ -74,7 +78,14 @@ class FakeEngine:
             return web.json_response({"error": "Unauthorized"}, status=401)
         body = await request.json()
         self.requests.append(body)
+        self.headers.append(dict(request.headers))
+        if problem := self.problem(request.path, body):
+            error = {"message": problem, "type": "BadRequestError", "param": None, "code": 400}
+            return web.json_response({"error": error}, status=400)
         prompt = body.get("prompt", "")
+        if prompt == "no-model":
+            error = {"message": f"The model `{body['model']}` does not exist.", "type": "NotFoundError", "code": 404}
+            return web.json_response({"error": error}, status=404)
         if prompt == "die":
             request.transport.abort()
             self.on_death()
@@ -82,14 +93,14 @@ class FakeEngine:
         if prompt == "fail":
             error = {"message": "engine trouble", "type": "InternalServerError", "param": None, "code": 500}
             return web.json_response({"error": error}, status=500)
-        if prompt == "slow":
+        if prompt in ("slow", "hang"):
             try:
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(0.5 if prompt == "slow" else 600)
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
         if body.get("stream"):
-            return await self.stream(request, prompt)
+            return await self.stream(request, prompt, body)
         answer = {"id": "x", "object": "text_completion", "created": 1, "model": body["model"], "engine": self.name}
         choice = {
             "index": 0,
@@ -100,23 +111,53 @@ class FakeEngine:
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         return web.json_response({**answer, "choices": [choice], "usage": usage})
 
-    async def stream(self, request: web.Request, prompt: str) -> web.StreamResponse:
+    def problem(self, path: str, body: object) -> str:
+        """What a schema says against a request; nothing where it fits."""
+        if path not in self.schemas:
+            return ""
+        import jsonschema
+
+        found = next(jsonschema.Draft202012Validator(self.schemas[path]).iter_errors(body), None)
+        return found.message[:200] if found else ""
+
+    async def stream(self, request: web.Request, prompt: str, body: dict) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
+        try:
+            return await self.events(request, prompt, body, response)
+        except (asyncio.CancelledError, ConnectionError):
+            self.cancelled += 1
+            raise
+
+    async def events(
+        self, request: web.Request, prompt: str, body: dict, response: web.StreamResponse
+    ) -> web.StreamResponse:
+        while prompt == "flood":
+            await response.write(compact_event({"choices": [{"index": 0, "text": "x" * 4000}]}))
         for index in range(PIECES):
             choice = {"index": 0, "text": f"{index} ", "delta": {"content": f"{index} "}, "finish_reason": None}
             event = {"id": "x", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
-            await response.write(f"data: {json.dumps(event)}\n\n".encode())
+            await response.write(compact_event(event))
             if prompt == "step" and self.go_on is not None:
                 await self.go_on.wait()  # the test lets every piece go by itself
                 self.go_on.clear()
+            if prompt == "stall":
+                await asyncio.sleep(600)
             if prompt == "die-midway" and index == 1:
                 await asyncio.sleep(0.05)
                 request.transport.abort()
                 return response
+        if (body.get("stream_options") or {}).get("include_usage"):
+            usage = {"prompt_tokens": 3, "total_tokens": 3 + PIECES, "completion_tokens": PIECES}
+            await response.write(compact_event({"id": "x", "choices": [], "usage": usage}))
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
+
+
+def compact_event(event: dict) -> bytes:
+    """A server-sent event, written as vLLM writes it."""
+    return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
 
 
 if __name__ == "__main__":

@@ -3,111 +3,20 @@
 import asyncio
 import importlib.util
 import json
-import socket
 from collections import Counter
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import aiohttp
 import pytest
 from aiohttp import web
 
-from serving.gateway.app import MAX_BODY_BYTES, Gateway
-from serving.gateway.table import RouteTable, VariantRoute
-from serving.split.assignment import Allocation
+from serving.gateway.table import VariantRoute
 
-_spec = importlib.util.spec_from_file_location("fake_engine", Path(__file__).parents[1] / "fake_engine.py")
-fake_engine = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fake_engine)
-
-KEY = "engine-key"
-COMPLETION = {"model": "demo", "prompt": "hello", "user": "u1"}
-
-
-class Setup:
-    """A gateway in front of fake engines; ``base`` has the first two, ``tuned`` the third."""
-
-    def __init__(self):
-        self.gateway = Gateway()
-        self.engines, self.runners, self.addresses = [], [], []
-        self.url, self.session = "", None
-
-    async def start(self, weights):
-        for index, name in enumerate(("base-0", "base-1", "tuned-0")):
-            engine = fake_engine.FakeEngine(name, KEY)
-            engine.on_death = lambda index=index: asyncio.ensure_future(self.runners[index].cleanup())
-            self.engines.append(engine)
-            self.addresses.append(await self._listen(engine.application()))
-        self.url = await self._listen(self.gateway.application())
-        self.table = RouteTable(
-            model="demo",
-            experiment="demo",
-            allocation=Allocation.first(weights),
-            variants={
-                "base": VariantRoute("base", tuple(self.addresses[:2])),
-                "tuned": VariantRoute("tuned", (self.addresses[2],)),
-            },
-            key=KEY,
-            serial=1,
-            created=1,
-        )
-        self.gateway.update(self.table)
-        self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-
-    async def _listen(self, app):
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.runners.append(runner)
-        return f"http://127.0.0.1:{runner.addresses[0][1]}"
-
-    def push(self, **changes):
-        self.table = replace(self.table, serial=self.table.serial + 1, **changes)
-        self.gateway.update(self.table)
-
-    async def post(self, body, path="/v1/completions", headers=None):
-        data = body if isinstance(body, (bytes, str)) else json.dumps(body)
-        async with self.session.post(self.url + path, data=data, headers=headers or {}) as reply:
-            return reply.status, reply.headers, await reply.read()
-
-    async def get(self, path):
-        async with self.session.get(self.url + path) as reply:
-            return reply.status, await reply.read()
-
-    async def close(self):
-        await self.session.close()
-        for runner in reversed(self.runners):
-            await runner.cleanup()
-
-
-def scenario(weights):
-    """Run an async test inside a fresh setup."""
-
-    @asynccontextmanager
-    async def ready():
-        setup = Setup()
-        await setup.start(weights)
-        try:
-            yield setup
-        finally:
-            await setup.close()
-
-    def wrap(test):
-        def run():
-            async def inside():
-                async with ready() as setup:
-                    await test(setup)
-
-            asyncio.run(inside())
-
-        run.__name__, run.__doc__ = test.__name__, test.__doc__
-        return run
-
-    return wrap
-
-
-BASE_ONLY = {"base": 1, "tuned": 0}
+_spec = importlib.util.spec_from_file_location("harness", Path(__file__).with_name("harness.py"))
+harness = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(harness)
+scenario, until, COMPLETION, BASE_ONLY = harness.scenario, harness.until, harness.COMPLETION, harness.BASE_ONLY
+PIECES = harness.fake_engine.PIECES
 
 
 @scenario(BASE_ONLY)
@@ -134,7 +43,7 @@ async def test_a_stream_passes_piece_by_piece_as_the_engine_sends_it(setup):
         assert reply.content_type == "text/event-stream"
         assert reply.headers["X-Raymill-Variant"] == "base"
         busy = next(engine for engine in setup.engines if engine.requests)
-        for index in range(fake_engine.PIECES):
+        for index in range(PIECES):
             # The engine waits: only what it has sent can be here, and it must be here.
             piece = await asyncio.wait_for(reply.content.readany(), 5)
             assert piece.startswith(b"data: {") and piece.endswith(b"\n\n") and f'"{index} "'.encode() in piece
@@ -179,7 +88,7 @@ async def test_errors_have_openais_shape(setup):
     assert (await problem(404, {"model": "gpt-9", "prompt": "x"}))["code"] == "model_not_found"
     assert (await problem(400, {"user": "u" * 1000, "prompt": "x"}))["param"] == "user"
     assert (await problem(404, {}, "/v1/nothing"))["code"] == "not_found"
-    assert (await problem(413, b"x" * (MAX_BODY_BYTES + 1)))["code"] == "request_too_large"
+    assert (await problem(413, b"x" * (setup.table.limits.max_body_bytes + 1)))["code"] == "request_too_large"
     await problem(405, {}, "/v1/models")
     # An engine's own errors come through as they are.
     status, _, raw = await setup.post({"prompt": "fail", "user": "u"})
@@ -194,12 +103,13 @@ async def test_an_engine_that_is_gone_is_replaced_by_another_and_leaves_the_rota
     await setup.runners[0].cleanup()
     statuses = [(await setup.post({**COMPLETION, "user": f"u{i}"}))[0] for i in range(10)]
     assert statuses == [200] * 10
-    assert setup.gateway.pool.ejected == {setup.addresses[0]}
+    assert setup.gateway.engines.pool.ejected == {setup.addresses[0]}
     _, page = await setup.get("/metrics")
     assert b'raymill_request_retries_total{variant="base"} 1\n' in page
+    assert b"raymill_engine_ejections_total 1\n" in page
 
 
-@scenario({"base": 0, "tuned": 1})
+@scenario({"base": 0, "tuned": 1}, fallback=False)
 async def test_without_another_engine_the_answer_is_a_clean_503(setup):
     status, headers, raw = await setup.post({**COMPLETION, "prompt": "die"})
     assert status == 503
@@ -208,15 +118,22 @@ async def test_without_another_engine_the_answer_is_a_clean_503(setup):
     assert headers["X-Raymill-Variant"] == "tuned"
     status, raw = await setup.get("/ready")
     assert status == 503 and b"tuned" in raw
+    assert (await setup.get("/-/healthz"))[0] == 503
     assert (await setup.get("/health"))[0] == 200
 
 
-@scenario(BASE_ONLY)
-async def test_an_engine_that_dies_before_its_first_byte_is_retried_once_for_streams_too(setup):
-    setup.push(variants={"base": VariantRoute("base", tuple(setup.addresses))})
-    status, _, _ = await setup.post({**COMPLETION, "prompt": "die", "stream": True})
-    assert status == 503  # two died of it, and the third is spared
-    assert sum(len(engine.requests) for engine in setup.engines) == 2
+@scenario(fallback=False)
+async def test_a_request_that_engines_die_of_takes_two_with_it_and_spares_the_rest(setup):
+    for stream in (False, True):
+        setup.push(variants={"base": VariantRoute("base", tuple(setup.addresses))})
+        status, _, _ = await setup.post({**COMPLETION, "prompt": "die", "stream": stream})
+        assert status == 503
+        assert len(setup.asked) == 2
+        for engine in setup.engines:
+            engine.requests.clear()
+        setup.addresses = []
+        for name in ("a", "b", "c"):
+            await setup.add_engine(name)
 
 
 @scenario(BASE_ONLY)
@@ -226,7 +143,8 @@ async def test_an_engine_that_reports_trouble_is_tried_elsewhere(setup):
 
     app = web.Application()
     app.router.add_post("/v1/completions", healthy)
-    other = await setup._listen(app)
+    app.router.add_get("/health", healthy)
+    other = await setup.serve(app)
     setup.push(variants={"base": VariantRoute("base", (setup.addresses[0], other))})
     statuses = [(await setup.post({**COMPLETION, "prompt": "fail"}))[0] for _ in range(6)]
     assert statuses == [200] * 6
@@ -243,12 +161,12 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(setup):
 
 @scenario(BASE_ONLY)
 async def test_an_ejected_engine_that_answers_again_is_used_again(setup):
-    setup.gateway.pool.eject(setup.addresses[0])
+    setup.gateway.engines.pool.eject(setup.addresses[0])
     for _ in range(100):
-        if not setup.gateway.pool.ejected:
+        if not setup.gateway.engines.pool.ejected:
             break
         await asyncio.sleep(0.05)
-    assert not setup.gateway.pool.ejected
+    assert not setup.gateway.engines.pool.ejected
 
 
 @scenario(BASE_ONLY)
@@ -260,7 +178,7 @@ async def test_a_client_that_leaves_cancels_the_engines_work_and_ejects_nobody(s
             break
         await asyncio.sleep(0.02)
     assert sum(engine.cancelled for engine in setup.engines) == 1
-    assert not setup.gateway.pool.ejected
+    assert not setup.gateway.engines.pool.ejected
 
 
 @pytest.mark.parametrize(
@@ -276,33 +194,25 @@ async def test_a_client_that_leaves_cancels_the_engines_work_and_ejects_nobody(s
 def test_a_client_that_hangs_up_counts_as_answered_once_it_has_the_last_event(pieces, status):
     @scenario(BASE_ONLY)
     async def run(setup):
-        read = asyncio.Event()
-
         async def stream(request):
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
             for piece in pieces:
-                read.clear()
                 await response.write(piece)
-                await read.wait()
+                await asyncio.sleep(0.02)
             await asyncio.sleep(30)  # the connection stays open: only the client can end it
             return response
 
         app = web.Application()
         app.router.add_post("/v1/completions", stream)
-        setup.push(variants={"base": VariantRoute("base", (await setup._listen(app),))})
+        setup.push(variants={"base": VariantRoute("base", (await setup.serve(app),))})
         async with setup.session.post(setup.url + "/v1/completions", json={**COMPLETION, "stream": True}) as reply:
-            for piece in pieces:
-                assert await asyncio.wait_for(reply.content.readexactly(len(piece)), 5) == piece
-                read.set()
+            whole = b"".join(pieces)
+            assert await asyncio.wait_for(reply.content.readexactly(len(whole)), 5) == whole
             reply.close()
-        for _ in range(200):
-            _, page = await setup.get("/metrics")
-            counted = [line for line in page.decode().splitlines() if line.startswith("raymill_requests_total{")]
-            if counted:
-                break
-            await asyncio.sleep(0.02)
-        assert len(counted) == 1 and f'status="{status}"' in counted[0]
+        counts = setup.gateway.metrics.requests.values
+        await until(lambda: counts)
+        assert counts == {("base", "/v1/completions", status): 1}
 
     run()
 
@@ -345,20 +255,15 @@ async def test_models_lists_the_public_name(setup):
     assert (await setup.get("/v1/models/nope"))[0] == 404
 
 
-def test_before_it_is_told_anything_the_gateway_says_that_it_starts():
-    async def inside():
-        runner = web.AppRunner(Gateway().application())
-        await runner.setup()
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            await web.SockSite(runner, sock).start()
-            url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-            async with aiohttp.ClientSession() as session:
-                for path in ("/ready", "/v1/models"):
-                    async with session.get(url + path) as reply:
-                        assert reply.status == 503
-                async with session.post(url + "/v1/completions", json=COMPLETION) as reply:
-                    assert reply.status == 503
-            await runner.cleanup()
-
-    asyncio.run(inside())
+@scenario()
+async def test_before_it_is_told_anything_the_gateway_says_that_it_starts(setup):
+    fresh = harness.Gateway()
+    setup.url = f"http://127.0.0.1:{await fresh.listen(harness.bound_socket())}"
+    try:
+        for path in ("/ready", "/v1/models", "/-/healthz"):
+            assert (await setup.get(path))[0] == 503
+        assert (await setup.post(COMPLETION))[0] == 503
+        assert (await setup.get("/health"))[0] == 200
+        assert fresh.report().version == -1
+    finally:
+        await fresh.close()

@@ -1,0 +1,131 @@
+"""One request's life: what is known of it, from its arrival to what is written down about it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Literal
+
+from aiohttp import web
+
+from serving.access.keys import ApiKey
+from serving.access.rate import Admitted
+from serving.gateway import wire
+from serving.gateway.body import BodyBudget, HeldBody
+from serving.gateway.observation import Observation
+from serving.gateway.observe import unit_of
+from serving.gateway.streams import EventStream
+from serving.gateway.table import RouteTable
+
+How = Literal["sticky", "random", "override", "fallback"]
+
+CLIENT_LEFT = 499
+"""Written down for an answer that its caller did not wait for."""
+
+
+class Exchange:
+    """One request on its way.
+
+    Attributes:
+        began: when the whole request was there (``perf_counter``); ``at`` is the same since the epoch.
+        assigned: the variant that its user belongs to, or that an override names; empty before.
+        variant: the variant that answers, which a fallback changes.
+        how: how the variant was chosen.
+        status: of the answer; :data:`CLIENT_LEFT` until there is one.
+        asked: whether an engine was asked or waited for: earlier refusals say nothing about a variant.
+        broken: whether a stream ended with an error event.
+        usage: (prompt, completion) tokens as the engine counted them.
+        stream, response: of an answer that is passed on event by event.
+        show_usage: whether the caller asked for a stream's usage event.
+    """
+
+    def __init__(self, request: web.BaseRequest, path: str, budget: BodyBudget) -> None:
+        self.request, self.path = request, path
+        self.began, self.at = time.perf_counter(), time.time()
+        self.id = wire.request_id(request.headers.get("X-Request-Id"), "") or os.urandom(16).hex()
+        self.body = HeldBody(budget)
+        self.key: ApiKey | None = None
+        self.user: str | None = None
+        self.assigned = self.variant = ""
+        self.how: How = "random"
+        self.version = 0
+        self.status = CLIENT_LEFT
+        self.asked = self.broken = self.retried = self.has_place = False
+        self.admitted: Admitted | None = None
+        self.usage: tuple[int, int] | None = None
+        self.stream: EventStream | None = None
+        self.response: web.StreamResponse | None = None
+        self.show_usage = False
+
+    def arrived(self) -> None:
+        """The whole request is here: its answer is waited for from now on."""
+        self.began, self.at = time.perf_counter(), time.time()
+
+    def assign(self, variant: str, how: How, table: RouteTable) -> None:
+        """Give it to a variant."""
+        self.assigned = self.variant = variant
+        self.how, self.version = how, table.version
+
+    def headers(self) -> dict[str, str]:
+        """What the answer says of itself."""
+        if not self.variant:
+            return {"X-Request-Id": self.id}
+        return {"X-Request-Id": self.id, "X-Raymill-Variant": self.variant, "X-Raymill-Assignment": self.how}
+
+    def settle(self) -> None:
+        """Its end: a caller that hangs up as soon as it has the last event had its answer."""
+        if self.stream is not None:
+            self.usage = self.stream.usage or self.usage
+            if self.status == CLIENT_LEFT and self.stream.finished:
+                self.status = 200
+
+    @property
+    def failed(self) -> bool:
+        """Whether the caller did not get what it asked for, through no fault of its own."""
+        return self.status >= 500 or self.broken
+
+    def tokens_used(self) -> int:
+        """What its key has used: as counted by the engine, else what can be known of it."""
+        if self.usage is not None:
+            return sum(self.usage)
+        if self.admitted is None or (self.status >= 400 and self.status != CLIENT_LEFT):
+            return 0
+        if self.stream is not None:
+            return min(self.stream.events, self.admitted.tokens_reserved)
+        return self.admitted.tokens_reserved if self.status < 400 else 0
+
+    def observation(self, table: RouteTable, ended: float) -> Observation | None:
+        """What a rollout learns from it, if anything (see :class:`Observation`).
+
+        Args:
+            ended: on ``perf_counter``.
+        """
+        if not table.rollout or self.assigned not in table.rollout or not self.asked:
+            return None
+        if self.how == "override" or self.status == CLIENT_LEFT:
+            return None
+        fallback = self.variant != self.assigned
+        error = self.failed or fallback
+        timed = not error and self.status < 400
+        stream = self.stream if timed else None
+        return Observation(
+            unit=unit_of(table.experiment, self.user),
+            keyed=self.user is not None,
+            variant=self.assigned,
+            version=self.version,
+            at=self.at,
+            error=error,
+            first_token_s=stream.first_at - self.began if stream is not None and stream.first_at else None,
+            token_s=stream.seconds_per_token if stream is not None else None,
+            latency_s=ended - self.began if timed else None,
+            retried=self.retried,
+            fallback=fallback,
+            request=self.id,
+        )
+
+
+def error_response(error: wire.ApiError, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An error in OpenAI's shape."""
+    marks = {**(headers or {}), **error.headers, "Content-Type": wire.JSON}
+    return web.Response(status=error.status, body=error.body(), headers=marks)
