@@ -130,22 +130,33 @@ def log_evidence(arm: Sketch, quantile: float) -> np.ndarray:
     one. Each is one-sided and has half of the prior: shares above the quantile's, and below it.
     """
     up_to, place = np.unique(arm.cumulated(), return_inverse=True)
-    beyond = np.maximum(arm.n - up_to, 0.0)
+    above, below = _one_sided(up_to, arm.n, quantile)
+    return np.logaddexp(above[place[:-1]], below[place[1:]]) - math.log(2)
+
+
+def log_evidence_at(lower: np.ndarray, upper: np.ndarray, n: np.ndarray, quantile: float) -> np.ndarray:
+    """The same for one bin of many arms, from each arm's weight up to the bin's edges and its units."""
+    return np.logaddexp(_one_sided(lower, n, quantile)[0], _one_sided(upper, n, quantile)[1]) - math.log(2)
+
+
+def _one_sided(up_to: np.ndarray, n: np.ndarray | int, quantile: float) -> tuple[np.ndarray, np.ndarray]:
+    """Log evidence that more than the quantile's share lies up to a point, and that less does."""
+    beyond = np.maximum(n - up_to, 0.0)
     a, b = quantile * PRIOR_UNITS, (1 - quantile) * PRIOR_UNITS
     fixed = up_to * math.log(quantile) + beyond * math.log1p(-quantile)
-    below = _log_beta_below(quantile, a + up_to, b + beyond) - _log_beta_below(quantile, a, b) - fixed
-    above = _log_beta_below(1 - quantile, b + beyond, a + up_to) - _log_beta_below(1 - quantile, b, a) - fixed
-    return np.logaddexp(above[place[:-1]], below[place[1:]]) - math.log(2)
+    below = _log_beta_below(quantile, a + up_to, b + beyond) - _log_beta_below(quantile, a, b)
+    above = _log_beta_below(1 - quantile, b + beyond, a + up_to) - _log_beta_below(1 - quantile, b, a)
+    return above - fixed, below - fixed
 
 
 def _log_beta_below(x: float, a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
     """Log of the integral of t^(a-1) (1-t)^(b-1) from 0 to x.
 
-    Where scipy's ratio underflows, a lower bound from the first terms of its series (DLMF 8.17.7 and 15.4.6: all terms
-    are positive), which only makes evidence weaker.
+    Where scipy's ratio underflows, a lower bound from its series (DLMF 8.17.8, whose terms are positive and for b >= 1
+    at least those of 1 / (1 - x)), which only makes evidence weaker.
     """
     share = betainc(a, b, x)
-    series = a * math.log(x) + (b - 1) * math.log1p(-x) - np.log(a)
+    series = a * math.log(x) + (b - np.greater_equal(b, 1)) * math.log1p(-x) - np.log(a)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(share > 1e-290, np.log(share) + betaln(a, b), series)
 
