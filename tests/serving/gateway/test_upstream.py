@@ -299,8 +299,9 @@ def test_every_way_to_go_is_one_error(run, sent, reset):
                 peer.reset()
 
         async with engine_that(conversation) as (engine, upstream):
-            with pytest.raises(EngineLost):
+            with pytest.raises(EngineLost) as caught:
                 await whole(upstream, engine.address)
+            assert not caught.value.refused
             assert len(engine.peers) == 1  # a first connection that breaks is the engine's fault
 
     run(scenario())
@@ -310,8 +311,9 @@ def test_nobody_there_is_the_same_error(run):
     async def scenario():
         async with engine_that(answering(WHOLE)) as (engine, upstream):
             pass
-        with pytest.raises(EngineLost, match="no connection"):
+        with pytest.raises(EngineLost, match="no connection") as caught:
             await whole(upstream, engine.address)
+        assert caught.value.refused
 
     run(scenario())
 
