@@ -162,7 +162,7 @@ def likeliest(baseline: Tally, candidate: Tally, difference: float) -> float:
         first = second = 0.0
         for weight, offset, sign in used:
             gap = offset + sign * p
-            if gap <= 0:
+            if gap < 1e-150:  # its square would be 0
                 return sign * math.inf, -math.inf
             first += sign * weight / gap
             second -= weight / (gap * gap)
