@@ -64,6 +64,8 @@ class ServerSpec:
         if lora is not None:
             flags.append("--enable-lora")
             arguments |= {"--max-loras": lora.slots, "--max-lora-rank": lora.max_rank}
+            if self.device == "cpu" and config.python is None:  # another interpreter has no package of ours
+                arguments["--worker-extension-cls"] = "serving.engines.cpu_lora.KeepBaseApart"
         words = [self.interpreter, "-m", "vllm.entrypoints.openai.api_server", *flags]
         words += [str(part) for pair in arguments.items() for part in pair]
         return [*words, *config.extra_arguments]

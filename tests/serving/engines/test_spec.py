@@ -42,6 +42,10 @@ def test_adapters_can_come_at_runtime_only_where_there_is_room_for_them(spec):
     assert "--enable-lora" in words
     assert with_room.environment({}, "k")["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
     assert "--enable-lora" not in without.command("h", 1)
+    assert value(words, "--worker-extension-cls") == "serving.engines.cpu_lora.KeepBaseApart"
+    room = LoraCapacity(slots=1, max_rank=8)
+    assert "--worker-extension-cls" not in spec(device="gpu", lora=room).command("h", 1)
+    assert "--worker-extension-cls" not in spec(python="/other/python", lora=room).command("h", 1)
     inherited = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
     assert without.environment(inherited, "k")["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
 
