@@ -14,6 +14,7 @@ from serving.rollout.machine import Machine
 from serving.rollout.plan import effect
 
 MOST_POINTS = 400
+NARROW = "\u00a0"
 _OUTCOMES = {
     "promoted": "promoted",
     "rolled_back": "rolled back",
@@ -105,10 +106,10 @@ def render(deployment: str, rollout: str, start: Event, machine: Machine, timeli
 def _row(decision: Decision, began: float) -> dict[str, object]:
     return {
         "after": duration(decision.at - began),
-        "at (UTC)": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(decision.at)),
+        "at (UTC)": time.strftime("%Y-%m-%d\u00a0%H:%M:%S", time.gmtime(decision.at)).replace("-", "\u2011"),
         "step": decision.step,
-        "share": f"{decision.share:g} %",
-        "decision": decision.what.replace("_", " "),
+        "share": f"{decision.share:g}\u00a0%",
+        "decision": decision.what.replace("_", "\u00a0"),
         "why": decision.why,
         "by": decision.by,
     }
@@ -122,7 +123,7 @@ def _numbers(decision: Decision) -> list[dict[str, object]]:
     left_out = sum(decision.excluded.values())
     return [
         {
-            "decision": f"{decision.number} {decision.what.replace('_', ' ')}",
+            "decision": f"{decision.number}\u00a0{decision.what.replace('_', NARROW)}",
             "guardrail": finding.metric,
             "baseline n": finding.baseline_units,
             "candidate n": finding.candidate_units,

@@ -290,7 +290,7 @@ def make_config(**changes: Any) -> RolloutConfig:
     return RolloutConfig.model_validate(quick | changes)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def world() -> Callable[..., World]:
     """Makes a world: settings of the rollout in ``rollout``, the arms' behaviour in ``base`` and ``tuned``."""
 
@@ -303,16 +303,16 @@ def world() -> Callable[..., World]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def arm() -> type[Arm]:
     return Arm
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rollout_config() -> Callable[..., RolloutConfig]:
     return make_config
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serving_state() -> Callable[..., ServingState]:
     return make_state

@@ -1,0 +1,201 @@
+"""Whole rollouts with simulated users: what a team would see."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cluster.artifact import load_artifact, verify_artifact
+from serving.control import changes
+from serving.rollout.replay import replay_recorded
+
+BUSY = {"users_per_second": 20.0}
+
+
+def paused(world, reason="a look"):
+    return world.change(changes.paused, by="ann", reason=reason)
+
+
+def test_an_equal_candidate_is_promoted(world):
+    w = world(**BUSY)
+    assert w.to_the_end() == "promoted"
+    assert w.share == 100
+    assert w.kinds == ["start", "begin", "advance", "begin", "advance", "bake", "promote"]
+    assert w.state.changed_by == f"rollout {w.state.rollout.id}"
+
+
+@pytest.mark.parametrize("worse", [{"errors": 0.15}, {"first_token_s": 0.4}], ids=["errors", "first_token"])
+def test_a_worse_candidate_is_rolled_back(world, arm, worse):
+    w = world(tuned=arm(**worse), **BUSY)
+    assert w.to_the_end() == "rolled_back"
+    assert w.share == 0
+    assert "is worse than base" in w.run.machine.decisions[-1].why
+
+
+def test_a_better_candidate_passes_a_superiority_test(world, arm):
+    rails = ({"metric": "first_token_seconds", "test": "superiority"},)
+    better = world(rollout={"guardrails": rails}, tuned=arm(first_token_s=0.15), **BUSY)
+    assert better.to_the_end() == "promoted"
+    equal = world(rollout={"guardrails": rails, "on_timeout": "rollback", "maximum_seconds": 400}, **BUSY)
+    assert equal.to_the_end() == "rolled_back"
+    assert "not yet shown to hold" in equal.run.machine.decisions[-1].why
+
+
+def test_an_error_burst_in_a_one_per_cent_step_is_stopped_there(world, arm):
+    w = world(rollout={"steps": (1, 25, 50, 100), "minimum_units": 30, "minimum_seconds": 200}, users_per_second=100.0)
+    w.until(lambda: w.run.machine.evidence.sides["candidate"]["units"] > 10, 600)
+    w.arms["tuned"] = arm(errors=0.9)
+    assert w.to_the_end(400) == "rolled_back"
+    last = w.run.machine.decisions[-1]
+    assert (last.step, last.share) == (1, 1)
+    assert last.sides["candidate"]["units"] < 90
+
+
+def test_lost_users_hold_the_rollout_and_nothing_promotes_it(world, arm):
+    w = world(tuned=arm(lost=0.3), **BUSY)
+    w.until(lambda: False, 900)
+    assert w.status == "running"
+    assert "hold" in w.kinds
+    assert "sample ratio is wrong" in next(d.why for d in w.run.machine.decisions if d.what == "hold")
+    assert "promote" not in w.kinds
+
+
+def test_reported_metrics_are_guardrails(world, arm):
+    rails = ({"metric": "liked", "margin": 0.1, "higher_is_better": True},)
+    worse = world(rollout={"guardrails": rails}, base=arm(liked=0.7), tuned=arm(liked=0.35), **BUSY)
+    assert worse.to_the_end() == "rolled_back"
+    equal = world(rollout={"guardrails": rails}, base=arm(liked=0.7), tuned=arm(liked=0.7), **BUSY)
+    assert equal.to_the_end() == "promoted"
+
+
+def test_requests_may_be_the_units(world, arm):
+    assert world(rollout={"unit": "request"}, without_key=0.5, **BUSY).to_the_end() == "promoted"
+    worse = world(rollout={"unit": "request"}, without_key=0.5, tuned=arm(errors=0.2), **BUSY)
+    assert worse.to_the_end() == "rolled_back"
+
+
+def test_fallen_back_requests_count_against_the_assigned_variant(world, arm):
+    w = world(tuned=arm(errors=0.01, fallback=0.2), **BUSY)
+    assert w.to_the_end() == "rolled_back"
+    last = w.run.machine.decisions[-1]
+    assert last.sides["candidate"]["fallback"] > 0
+    assert last.sides["baseline"]["fallback"] == 0
+
+
+def test_retried_requests_count_with_what_the_caller_saw(world, arm):
+    w = world(tuned=arm(retried=0.5), **BUSY)
+    assert w.to_the_end() == "promoted"
+    assert max(decision.sides["candidate"]["retried"] for decision in w.run.machine.decisions) > 0
+
+
+def test_users_without_a_key_are_left_out_and_counted(world):
+    w = world(without_key=0.4, **BUSY)
+    assert w.to_the_end() == "promoted"
+    excluded = w.run.machine.decisions[2].excluded
+    assert excluded["baseline.without_user"] > 100
+    assert excluded["candidate.without_user"] > 10
+
+
+def test_returning_users_count_once_a_step(world):
+    w = world(population=600, **BUSY)
+    w.until(lambda: w.run.machine.step == 1 and w.run.machine.elapsed(w.now) > 400, 2000)
+    for decision in w.run.machine.decisions:
+        assert sum(side["units"] for side in decision.sides.values()) <= 600
+
+
+def test_pause_resume_and_the_hand_on_the_weights(world):
+    w = world(**BUSY)
+    w.until(lambda: w.run.machine.phase == "comparing", 60)
+    paused(w)
+    w.until(lambda: False, 200)
+    assert (w.status, w.share, w.kinds[-1]) == ("paused", 10, "pause")
+    assert w.run.machine.evidence.sides["baseline"]["units"] > 100
+    w.change(lambda state: changes.with_weights(state, {"base": 70, "tuned": 30}), by="ann", reason="a try")
+    w.until(lambda: False, 30)
+    assert (w.kinds[-1], w.share) == ("weights", 30)
+    w.change(changes.resumed, by="ann", reason="go on")
+    assert w.to_the_end() == "promoted"
+    by_hand = [(d.what, d.by, d.why) for d in w.run.machine.decisions if d.by != "rollout"]
+    assert [each[:2] for each in by_hand[1:]] == [("pause", "ann"), ("weights", "ann"), ("resume", "ann")]
+
+
+def test_two_changes_between_two_looks_have_their_own_authors(world):
+    w = world(**BUSY)
+    w.until(lambda: w.run.machine.phase == "comparing", 60)
+    paused(w, "ann's reason")
+    w.change(changes.resumed, by="bob", reason="bob's reason")
+    w.change(changes.rolled_back, by="eve", reason="eve's reason")
+    w.tick()
+    hand = [(d.what, d.by, d.why) for d in w.run.machine.decisions[-3:]]
+    assert hand == [
+        ("pause", "ann", "ann's reason"),
+        ("resume", "bob", "bob's reason"),
+        ("rollback", "eve", "eve's reason"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("operation", "status", "share"), [(changes.promoted, "promoted", 100), (changes.rolled_back, "rolled_back", 0)]
+)
+def test_people_end_it(world, operation, status, share):
+    w = world(**BUSY)
+    w.until(lambda: w.run.machine.phase == "comparing", 60)
+    w.change(operation, by="ann", reason="we know")
+    assert w.to_the_end(60) == status
+    assert w.share == share
+    assert w.run.machine.decisions[-1].by == "ann"
+
+
+def test_an_aa_rollout_finishes_and_gives_the_users_back(world):
+    w = world(rollout={"mode": "aa", "steps": None}, **BUSY)
+    assert w.to_the_end() == "finished"
+    assert w.share == 0
+    assert w.kinds == ["start", "begin", "finish"]
+
+
+def test_a_rollout_without_its_decision_never_reaches_a_user(world):
+    w = world(rollout={"gate": "newest"}, **BUSY)
+    assert w.to_the_end(60) == "rolled_back"
+    assert all(state.weights["tuned"] == 0 for state in w.journal.history())
+    assert "no evaluation decision" in w.run.machine.decisions[-1].why
+
+
+def test_weights_of_others_stay_as_they_are(world):
+    w = world(**BUSY)
+    w.until(lambda: w.run.machine.step == 1, 200)
+    for state in w.journal.history():
+        assert sum(state.weights.values()) == pytest.approx(100)
+    assert w.state.allocation().shares()["tuned"] == pytest.approx(w.share / 100)
+
+
+def test_the_record_tells_the_whole_story(world, arm):
+    w = world(tuned=arm(errors=0.3), **BUSY)
+    w.to_the_end()
+    end = [json.loads(data) for key, data in w.store.objects.items() if "/events-" in key][-1]["events"][-1]
+    artifact = load_artifact(w.store, end["record"])
+    assert artifact is not None
+    assert verify_artifact(w.store, artifact) == []
+    assert artifact.details["outcome"] == "rolled_back"
+    assert artifact.counts["candidate.units"] == w.run.machine.decisions[-1].sides["candidate"]["units"]
+    page = w.store.read(artifact.key("report.html")).decode()
+    for text in ("rolled back", "error_rate", "Share of the pair", "is worse than base", "polyline"):
+        assert text in page
+    decisions = json.loads(w.store.read(artifact.key("decisions.json")))["decisions"]
+    assert decisions == [decision.encode() for decision in replay_recorded(w.store, w.name, "tuned-2").decisions]
+    w.crash()
+    written = w.store.writes
+    for _ in range(20):
+        w.tick()
+    assert w.run.done
+    assert w.store.writes == written, "a rollout that is over writes nothing more"
+
+
+def test_the_summary_is_plain_json_at_every_moment(world):
+    w = world(**BUSY)
+    while not w.run.done:
+        w.tick()
+        summary = json.loads(json.dumps(w.run.summary(), allow_nan=False))
+        assert summary["id"] == "tuned-2"
+        assert summary["status"] in ("running", "promoted")
+    assert summary["decision"]["what"] == "promote"
