@@ -38,7 +38,7 @@ VARIANTS5 = (16, False)
 
 @dataclass(frozen=True)
 class Row:
-    """One result: both sides' median, how far the rounds' ratios spread, and what the gateways used."""
+    """One result: both sides' medians, the middle half of the rounds' ratios, and what the gateways used."""
 
     name: str
     ours: float
@@ -54,7 +54,11 @@ class LoadProcess:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.load"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "benchmarks.load"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def apply(self, target: Target, concurrency: int, stream: bool, seconds: float) -> dict[str, Any]:
@@ -96,9 +100,9 @@ def measure(
     """Interleaved rounds over the cells."""
     samples: dict[str, dict[str, list[dict[str, Any]]]] = {name: {"ours": [], "peer": []} for name in cells}
     targets = {"ours": pair.ours, "peer": pair.peer}
-    for side in targets.values():
-        load.apply(side, 16, True, 1.0)
-        load.apply(side, 16, False, 1.0)
+    for target in targets.values():
+        load.apply(target, 16, True, 1.0)
+        load.apply(target, 16, False, 1.0)
     for turn in range(rounds):
         for name, (concurrency, stream) in cells.items():
             for side in ("ours", "peer") if turn % 2 else ("peer", "ours"):
@@ -121,24 +125,31 @@ def _rate(name: str, ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> 
     ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
     cpu = statistics.median(1000 * each["cpu"] / len(each["whole"]) for each in ours)
     a, b = statistics.median(mine), statistics.median(theirs)
-    return Row(name, a, b, "req/s", a / b, (min(ratios), max(ratios)), cpu)
+    return Row(name, a, b, "req/s", a / b, _quartiles(ratios), cpu)
 
 
 def _time(name: str, field: str, ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> Row:
     mine, theirs = ([1000 * statistics.median(each[field]) for each in side] for side in (ours, peer))
     ratios = [b / a for a, b in zip(mine, theirs, strict=True)]
     a, b = statistics.median(mine), statistics.median(theirs)
-    return Row(name, a, b, "ms", b / a, (min(ratios), max(ratios)))
+    return Row(name, a, b, "ms", b / a, _quartiles(ratios))
+
+
+def _quartiles(ratios: list[float]) -> tuple[float, float]:
+    ordered = sorted(ratios)
+    return ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
 
 
 def show(rows: list[Row]) -> None:
     """The table."""
-    print(f"{'':16} {'raymill':>10} {'vllm':>10} {'unit':>6} {'ratio':>6} {'rounds':>13} {'added ms':>9} {'CPU ms/req':>11}")
+    titles = ("raymill", "vllm", "unit", "ratio", "middle half", "added ms", "CPU ms/request")
+    print("{:16}{:>10}{:>10}{:>7}{:>7}{:>15}{:>10}{:>16}".format("", *titles))
     for row in rows:
-        added = f"{row.ours - row.peer:9.2f}" if row.unit == "ms" else " " * 9
-        cpu = f"{row.gateway_cpu_ms:11.2f}" if row.gateway_cpu_ms is not None else ""
+        added = f"{row.ours - row.peer:.2f}" if row.unit == "ms" else ""
+        cpu = f"{row.gateway_cpu_ms:.2f}" if row.gateway_cpu_ms is not None else ""
         spread = f"{row.spread[0]:.2f} … {row.spread[1]:.2f}"
-        print(f"{row.name:16} {row.ours:10.2f} {row.peer:10.2f} {row.unit:>6} {row.ratio:6.2f} {spread:>13} {added} {cpu}")
+        figures = f"{row.ours:10.2f}{row.peer:10.2f}{row.unit:>7}{row.ratio:7.2f}{spread:>15}{added:>10}{cpu:>16}"
+        print(f"{row.name:16}{figures}")
 
 
 def report(rows: list[Row], setting: dict[str, Any]) -> dict[str, Any]:
@@ -183,22 +194,24 @@ def _model_folder(given: Path | None) -> Iterator[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="a Hugging Face model folder; by default a tiny random Llama")
-    parser.add_argument("--rounds", type=int, help="interleaved rounds (default 7, with --quick 1)")
-    parser.add_argument("--seconds", type=float, help="length of one measurement (default 3, with --quick 1)")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds (default 25, with --quick 2)")
+    parser.add_argument("--seconds", type=float, help="length of one measurement (default 1, with --quick 0.5)")
     parser.add_argument("--quick", action="store_true", help="a smoke test in under a minute; its figures mean little")
     parser.add_argument("--gateways", type=int, default=2, help="gateway processes (default 2, as deployed)")
     parser.add_argument("--without-ray", action="store_true", help="gateways in plain processes, no variants5")
     options = parser.parse_args()
-    rounds = options.rounds or (1 if options.quick else 7)
-    seconds = options.seconds or (1.0 if options.quick else 3.0)
+    rounds = options.rounds or (2 if options.quick else 25)
+    seconds = options.seconds or (0.5 if options.quick else 1.0)
     load = LoadProcess()
     try:
         with _model_folder(options.model) as folder:
-            side = sides.without_ray if options.without_ray else sides.deployed
-            with side(folder, options.gateways) as pair:
-                rows = measure(load, pair, CELLS, rounds, seconds)
-                if pair.add_idle_variants is not None:
-                    pair.add_idle_variants(4)
+            if options.without_ray:
+                with sides.without_ray(folder, options.gateways) as pair:
+                    rows = measure(load, pair, CELLS, rounds, seconds)
+            else:
+                with sides.deployed(folder, options.gateways) as pair:
+                    rows = measure(load, pair, CELLS, rounds, seconds)
+                with sides.deployed(folder, options.gateways, idle=4) as pair:
                     rows += measure(load, pair, {"variants5": VARIANTS5}, rounds, seconds)
     finally:
         load.close()

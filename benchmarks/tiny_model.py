@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-WORDS = "return the path of a file as string function takes one argument list names and gives its value".split()
+WORDS = ("return", "the", "path", "of", "a", "file", "as", "string", "takes", "one", "argument", "list", "and", "names")
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
 
