@@ -28,6 +28,7 @@ LIGHT_MODULES = (
     "pipelines.commands.show",
     "pipelines.commands.serve",
     "pipelines.commands.keys",
+    "pipelines.commands.rollout",
     "pipelines.commands.scale",
     "pipelines.commands.undeploy",
     "serving.access.rate",
@@ -35,6 +36,7 @@ LIGHT_MODULES = (
     "serving.control.status",
     "evals.config",
     "serving.config",
+    "serving.rollout.config",
 )
 
 
