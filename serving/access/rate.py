@@ -2,26 +2,29 @@
 
 Every rate is a leaky bucket used as a meter (ITU-T I.371, annex A): use fills it, it empties at the limit's rate,
 and it holds one minute's worth, so a key that was quiet may use a whole minute's worth at once. What other gateways
-let through is added to the meter when they tell of it; the meter may then be fuller than it holds, and everybody waits
-that off. So over any time T all gateways together let through at most limit x (T + 1 minute), and what the others
-could take between two tellings.
+let through is added to the meter when they tell of it. Between two tellings a gateway takes at once only its share of
+what was left; a request beyond that is uncertain, and may wait for the next telling (at most about a second). So over
+any time T all gateways together let through at most limit x (T + 1 minute) and one request for each of them. Where
+somebody took too much, the meter is fuller than it holds, and everybody waits that off.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, overload
 
 from serving.access.keys import ApiKey, KeyLimits
-from serving.gateway.observation import KeyUse
+from serving.gateway.observation import KeyUse, OthersUse
 
 Limit = Literal["requests_per_minute", "tokens_per_minute", "concurrency"]
 
 _SECONDS = 60.0
 _ROUNDING = 1e-6
 """Of one request or token: waiting exactly as long as told is enough in spite of binary fractions."""
+_SILENCE_S = 3.0
+"""After so long without a telling (the controller is dead) nobody waits for one."""
 _CONCURRENCY_RETRY_S = 1.0
 """Nobody knows when an answer in flight ends."""
 
@@ -59,6 +62,11 @@ class Refused:
         return str(max(1, math.ceil(self.retry_after_s)))
 
 
+@dataclass(frozen=True)
+class Uncertain:
+    """A request that fits as far as is known here, but others may have taken the same: ask again after a telling."""
+
+
 @dataclass
 class _Meter:
     """What was used and has not leaked away yet, at ``at``."""
@@ -78,6 +86,16 @@ class _Meter:
         excess = self.filled + min(cost, limit) - limit
         return 0.0 if excess <= _ROUNDING else excess * _SECONDS / limit
 
+    def is_fair(self, limit: int, cost: float, untold: float, gateways: int) -> bool:
+        """Whether every gateway can take as much without hearing of the others.
+
+        Args:
+            untold: what this gateway has let through that the others may not know of. Where that is nothing, one
+                request is fair, so that the last of what is left is not lost between them.
+        """
+        left = limit - max(0.0, self.filled - max(0.0, untold))
+        return untold <= 0 or untold + cost <= left / gateways
+
 
 @dataclass
 class _Account:
@@ -89,6 +107,20 @@ class _Account:
     requests_begun: int = 0
     tokens_used: int = 0
     ongoing: int = 0
+    told: tuple[int, int] = (0, 0)
+    known: tuple[int, int] = (0, 0)
+
+    def tell(self) -> None:
+        """The others hear of what was used until now; what they were to hear last time they know by now."""
+        self.known, self.told = self.told, (self.requests_begun, self.tokens_used)
+
+    def is_fair(self, tokens: int, gateways: int) -> bool:
+        """Whether a request is within this gateway's share of what was left."""
+        per_minute, budget = self.limits.requests_per_minute, self.limits.tokens_per_minute
+        requests_untold, tokens_untold = self.requests_begun - self.known[0], self.tokens_used - self.known[1]
+        return (per_minute is None or self.requests.is_fair(per_minute, 1, requests_untold, gateways)) and (
+            budget is None or self.tokens.is_fair(budget, tokens, tokens_untold, gateways)
+        )
 
     def leak(self, now: float) -> None:
         self.requests.leak(self.limits.requests_per_minute, now)
@@ -108,7 +140,8 @@ class UsageLimiter:
     def __init__(self) -> None:
         self._accounts: dict[str, _Account] = {}
         self._others: dict[str, KeyUse] = {}
-        self._heard = False
+        self._gateways = 1
+        self._told_at = -math.inf
 
     def know(self, keys: Iterable[ApiKey], now: float) -> None:
         """Take over the keys of a new table; changed limits hold from now on."""
@@ -119,8 +152,23 @@ class UsageLimiter:
             if not self._accounts[key_id].ongoing:
                 del self._accounts[key_id]
 
-    def try_begin(self, key: ApiKey, now: float, tokens_reserved: int = 0) -> Admitted | Refused:
-        """Begin a request that will use at most about ``tokens_reserved`` tokens; a refused one costs nothing."""
+    @overload
+    def try_begin(self, key: ApiKey, now: float, tokens_reserved: int = 0) -> Admitted | Refused: ...
+
+    @overload
+    def try_begin(
+        self, key: ApiKey, now: float, tokens_reserved: int = 0, *, patient: bool
+    ) -> Admitted | Refused | Uncertain: ...
+
+    def try_begin(
+        self, key: ApiKey, now: float, tokens_reserved: int = 0, *, patient: bool = False
+    ) -> Admitted | Refused | Uncertain:
+        """Begin a request that will use at most about ``tokens_reserved`` tokens; only an admitted one costs anything.
+
+        Args:
+            patient: whether the request can be asked for again after the next telling; otherwise what this gateway
+                knows decides.
+        """
         if key.limits == KeyLimits():
             return Admitted(key.id, 0, counted=False)
         limits, account = key.limits, self._account(key.id, key.limits, now)
@@ -138,6 +186,9 @@ class UsageLimiter:
         longest = max(waits)
         if longest[0] > 0:
             return Refused(*longest)
+        hears = self._gateways > 1 and now - self._told_at < _SILENCE_S
+        if patient and hears and not account.is_fair(tokens_reserved, self._gateways):
+            return Uncertain()
         account.add(1, tokens_reserved)
         account.requests_begun += 1
         account.tokens_used += tokens_reserved
@@ -154,20 +205,23 @@ class UsageLimiter:
         account.tokens_used += tokens_used - admitted.tokens_reserved
         account.ongoing = max(0, account.ongoing - 1)
 
-    def absorb(self, others_use: Mapping[str, KeyUse], now: float) -> None:
-        """Count what all other gateways together have used: totals that grow, as ``serving.access.totals`` gives them.
+    def absorb(self, others: OthersUse, now: float) -> None:
+        """Be told of the others: totals that grow, as ``serving.access.totals`` gives them.
 
         The first totals that a gateway hears are history, and only what comes after them counts. Totals that fall (the
         controller began anew) are history again. Keys that are not named keep what was known of them.
         """
-        for key_id, use in others_use.items():
-            before = self._others.get(key_id, KeyUse() if self._heard else use)
+        heard = self._told_at > -math.inf
+        for key_id, use in others.use.items():
+            before = self._others.get(key_id, KeyUse() if heard else use)
             account = self._accounts.get(key_id)
             if account and use.requests >= before.requests:
                 account.leak(now)
                 account.add(use.requests - before.requests, use.tokens - before.tokens)
-        self._others.update(others_use)
-        self._heard = self._heard or bool(others_use)
+        for account in self._accounts.values():
+            account.tell()
+        self._others.update(others.use)
+        self._gateways, self._told_at = others.gateways, now
 
     def use(self) -> dict[str, KeyUse]:
         """Key id -> its use on this gateway since the start, reservations in flight included, for the others."""

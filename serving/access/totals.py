@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from serving.gateway.observation import KeyUse
+from serving.gateway.observation import KeyUse, OthersUse
 
 
 class UseTotals:
@@ -29,20 +29,20 @@ class UseTotals:
         """A gateway that does not come back, or not soon: what it used stays used, nothing is in flight there."""
         self.report(gateway, {})
 
-    def others(self, gateway: str, gateways: Collection[str]) -> dict[str, KeyUse]:
-        """What all gateways but one have used; empty while one of ``gateways`` has not been heard yet.
+    def others(self, gateway: str, gateways: Collection[str]) -> OthersUse | None:
+        """What all gateways but one have used; None while one of ``gateways`` has not been heard yet.
 
         Half a sum would look like a fall, and the whole one after it like use.
         """
         if not self._counted.keys() >= {each for each in gateways if each != gateway}:
-            return {}
+            return None
         totals: defaultdict[str, KeyUse] = defaultdict(KeyUse)
         for counts in (self._counted, self._before):
             for each, use in counts.items():
                 if each != gateway:
                     for key_id, amount in use.items():
                         totals[key_id] = _plus(totals[key_id], amount)
-        return dict(totals)
+        return OthersUse(dict(totals), len({*gateways, gateway}))
 
 
 def _plus(a: KeyUse, b: KeyUse) -> KeyUse:

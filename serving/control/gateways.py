@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from serving.access.totals import UseTotals
 from serving.control.settings import NAMESPACE, Settings
 from serving.control.status import GatewayStatus
 from serving.gateway.host import GatewayHost, Listening
-from serving.gateway.observation import GatewayReport, KeyUse
+from serving.gateway.observation import GatewayReport
 from serving.gateway.table import RouteTable
 
 CALL_TIMEOUT_S = 5.0
@@ -124,7 +124,7 @@ class GatewayFleet:
         )
 
     async def _report(self, name: str, gateway: _Gateway) -> GatewayReport | None:
-        others: Mapping[str, KeyUse] = self._use.others(name, self._gateways.keys())
+        others = self._use.others(name, self._gateways.keys())
         report = await _ask(gateway.handle.report.remote(others))
         gateway.report = report if isinstance(report, GatewayReport) else None
         if gateway.report is None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from aiohttp import hdrs
 
 from serving.access.keys import ApiKey
-from serving.access.rate import Admitted, Refused, UsageLimiter
+from serving.access.rate import Admitted, Refused, Uncertain, UsageLimiter
 from serving.config import LimitsConfig
 from serving.gateway.wire import CHAT, COMPLETIONS, ApiError
 
@@ -22,6 +23,8 @@ CHAT_TOKENS = 256
 """Reserved for a chat answer of unlimited length; what it really took is settled at its end."""
 
 BYTES_PER_TOKEN = 4
+PATIENCE_S, ASK_AGAIN_S = 2.0, 0.05
+"""How long a request waits for word from the other gateways, which comes twice a second."""
 LARGEST_COUNT = 1 << 31
 
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="raymill"'}
@@ -121,13 +124,17 @@ def _count(body: Mapping[str, Any], name: str) -> int | None:
     return value
 
 
-def begin(limiter: UsageLimiter, key: ApiKey, now: float, tokens: int) -> Admitted:
+async def begin(limiter: UsageLimiter, key: ApiKey, tokens: int, clock: Callable[[], float]) -> Admitted:
     """Count a request against its key; end it with ``limiter.finish``.
+
+    One that only what other gateways let through can decide about waits until this gateway was told.
 
     Raises:
         ApiError: 429, with the time after which to try again.
     """
-    admitted = limiter.try_begin(key, now, tokens)
+    until = clock() + PATIENCE_S
+    while isinstance(admitted := limiter.try_begin(key, now := clock(), tokens, patient=now < until), Uncertain):
+        await asyncio.sleep(ASK_AGAIN_S)
     if isinstance(admitted, Refused):
         raise ApiError(
             429,

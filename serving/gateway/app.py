@@ -28,7 +28,7 @@ from serving.gateway.feedback import feedback_of
 from serving.gateway.generating import Generating
 from serving.gateway.guard import Connection, GuardedServer, raise_open_files
 from serving.gateway.metrics import GatewayMetrics
-from serving.gateway.observation import GatewayReport, KeyUse
+from serving.gateway.observation import GatewayReport, OthersUse
 from serving.gateway.observe import Observations
 from serving.gateway.openapi import description
 from serving.gateway.report import STARTING, Reporting
@@ -113,13 +113,13 @@ class Gateway:
         self.reporting.take_table(table)
         self.engines.update(table)
 
-    def report(self, others_use: Mapping[str, KeyUse] | None = None) -> GatewayReport:
+    def report(self, others_use: OthersUse | None = None) -> GatewayReport:
         """What happened since the last report, and how busy it is.
 
         Args:
-            others_use: key id -> what the other gateways have let it use.
+            others_use: what the other gateways have let keys use; None where that is not known yet.
         """
-        if others_use:
+        if others_use is not None:
             self.limiter.absorb(others_use, time.monotonic())
         return self.reporting.report(self.observations, self.port)
 

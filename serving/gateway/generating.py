@@ -87,7 +87,7 @@ class Generating:
             assignment = table.allocation.assign(table.experiment, exchange.user)
             exchange.assign(assignment.variant, "sticky" if assignment.sticky else "random", table)
         if exchange.key is not None:
-            exchange.admitted = admission.begin(gateway.limiter, exchange.key, time.monotonic(), demand.tokens)
+            exchange.admitted = await admission.begin(gateway.limiter, exchange.key, demand.tokens, time.monotonic)
         gateway.metrics.assignments.add(exchange.variant, exchange.how)
         body = self._asking_for_usage(exchange, table, demand.body)
         table = await self._place(exchange, table)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from serving.control.ports import cannot_listen, require_free
 from serving.gateway.app import Gateway
-from serving.gateway.observation import GatewayReport, KeyUse
+from serving.gateway.observation import GatewayReport, OthersUse
 from serving.gateway.table import RouteTable
 
 ADMIN_HOST = "127.0.0.1"
@@ -82,11 +81,11 @@ class GatewayHost:
         """The table that it works by."""
         return self._gateway.routes
 
-    async def report(self, others_use: Mapping[str, KeyUse]) -> GatewayReport:
+    async def report(self, others_use: OthersUse | None) -> GatewayReport:
         """What happened since the last report, and how busy it is.
 
         Args:
-            others_use: key id -> what the other gateways have let it use.
+            others_use: what the other gateways have let keys use; None where that is not known yet.
         """
         return self._gateway.report(others_use)
 

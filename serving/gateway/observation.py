@@ -69,6 +69,18 @@ class KeyUse:
 
 
 @dataclass(frozen=True)
+class OthersUse:
+    """What a gateway is told in turn: key id -> what all others together have let it use.
+
+    Attributes:
+        gateways: how many there are, this one included.
+    """
+
+    use: Mapping[str, KeyUse]
+    gateways: int
+
+
+@dataclass(frozen=True)
 class GatewayReport:
     """The answer to the controller's question; asking takes the observations away.
 
