@@ -122,13 +122,36 @@ class RolloutRun:
         if not recorded.files:
             self.machine = Machine(self.config)
             self._seen, self._seen_version = None, state.version - 1
-            self._fold(self._start(state))
+            first = self._first_version(state)
+            self._end_earlier(first)
+            self._fold(self._start(first))
             return
         folded = fold(self.config, recorded.events)
         self.machine, self._seen, self.done = folded.machine, folded.seen, folded.ended
         self._seen_version = int(folded.seen["version"]) if folded.seen else state.version - 1
         self.collector.begin(self.machine.version)
         self.collector.known(folded.units)
+
+    def _first_version(self, state: ServingState) -> ServingState:
+        """The version that began the rollout, which its id ends in; the given one where it cannot be read."""
+        number = self.rollout.id.rpartition("-")[2]
+        if number.isdigit() and 0 < int(number) < state.version:
+            try:
+                first = self._journal.read(int(number))
+            except UserError:
+                return state
+            if first.rollout is not None and first.rollout.id == self.rollout.id:
+                return first
+        return state
+
+    def _end_earlier(self, first: ServingState) -> None:
+        """Record the rollout before this one, if it ended while no controller looked."""
+        try:
+            last = self._journal.read(first.version - 1)
+            if last.rollout is not None and last.rollout.id != self.rollout.id:
+                RolloutRun.open(self.store, self.deployment, last).tick(last.changed_at, last)
+        except UserError as error:
+            _log.warning("the rollout before %s has no record: %s", self.rollout.id, error)
 
     def _start(self, state: ServingState) -> Event:
         assert state.rollout is not None

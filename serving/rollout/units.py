@@ -271,7 +271,8 @@ class Collector:
                     self._orphans.append(value)
                 else:
                     self.excluded["feedback.no_such_request"] += 1
-        wait = self.config.window_seconds + self.settle if self.by_user or self.bounds else -math.inf
+        # fast failures must not be counted before slow answers of the same moment, nor one side before the other
+        wait = self.settle + (self.config.window_seconds if self.by_user or self.bounds else 0.0)
         ready = []
         for name, unit in self._open.items():
             if now >= unit.began + wait:

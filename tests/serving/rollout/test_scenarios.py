@@ -191,6 +191,36 @@ def test_the_record_tells_the_whole_story(world, arm):
     assert w.store.writes == written, "a rollout that is over writes nothing more"
 
 
+def test_a_rollout_that_ended_while_no_controller_looked_gets_its_record(world):
+    w = world(**BUSY)
+    w.until(lambda: w.run.machine.phase == "comparing", 60)
+    w.change(changes.rolled_back, by="ann", reason="enough")
+    w.change(lambda state: changes.with_rollout(state, w.config, ""), by="bob", reason="again")
+    w.change(lambda state: state.model_copy(update={"model_name": "other"}), by="eve", reason="a name")
+    w.crash()
+    records = [load_artifact(w.store, f"RolloutRecord/{name}") for name in w.store.folders("RolloutRecord")]
+    assert [(each.details["rollout"], each.details["outcome"], each.details["why"]) for each in records if each] == [
+        ("tuned-2", "rolled_back", "enough")
+    ]
+    assert w.state.rollout.id != "tuned-2"
+    assert (w.run.machine.decisions[0].by, w.to_the_end()) == ("bob", "promoted")
+
+
+def test_slow_answers_of_one_side_are_no_wrong_sample_ratio(world, arm):
+    """Twenty seconds more until an answer is told must not look like lost users."""
+    for unit in ("user", "request"):
+        w = world(rollout={"unit": unit, "window_seconds": 30, "maximum_seconds": 300, "minimum_seconds": 250}, **BUSY)
+        told_later = []
+        for _ in range(250):
+            w.tick(traffic=False)
+            observations, _ = w.traffic()
+            told_later += [(w.now + 20 * (each.variant == "tuned"), each) for each in observations]
+            w.run.observe([each for at, each in told_later if at <= w.now], [])
+            told_later = [(at, each) for at, each in told_later if at > w.now]
+        assert "hold" not in w.kinds
+        assert w.run.machine.evidence.ratio_p > 0.05
+
+
 def test_the_summary_is_plain_json_at_every_moment(world):
     w = world(**BUSY)
     while not w.run.done:
