@@ -89,7 +89,7 @@ def render(deployment: str, rollout: str, start: Event, machine: Machine, timeli
                 "guardrail": row["metric"],
                 "margin": effect(row["margin"], relative=row["relative"]),
                 "assumed of the baseline": row["assumed"],
-                "found out at the minimum": effect(row["detectable_at_minimum"], relative=row["relative"]),
+                "detectable beyond it at the minimum": effect(row["detectable_at_minimum"], relative=row["relative"]),
                 "units for an equal candidate to pass": row["units"],
             }
             for row in start["plan"]["guardrails"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from cluster.progress import duration
@@ -30,8 +30,8 @@ class Expectation:
         margin: how much worse is acceptable.
         relative: whether margin and effects are fractions of the baseline's value.
         assumed: what is assumed of the baseline; empty where nothing could be.
-        detectable_at_minimum: least distance from the margin that is found out, with the wanted power, when both sides
-            have just their minimum of units; None where that is nothing sensible.
+        detectable_at_minimum: minimum detectable effect: harm so far beyond the margin raises the alarm, with the
+            wanted power, when both sides have just their minimum of units; None where no effect would.
         units: on both sides together until a candidate like the baseline passes; None where it would not.
         seconds: until then at the assumed rate.
     """
@@ -73,16 +73,17 @@ def plan_rollout(config: RolloutConfig, units_per_second: float = ASSUMED_UNITS_
         minimum_units=config.minimum_units,
         units_per_second=units_per_second,
     )
-    rows = tuple(_expect(guardrail, design) for guardrail in config.guardrails)
+    alarm = replace(design, alpha=config.alarm_alpha)
+    rows = tuple(_expect(guardrail, design, alarm) for guardrail in config.guardrails)
     return RolloutPlan(100 * share, units_per_second, rows, _seconds_in_all(config, rows, units_per_second))
 
 
-def _expect(guardrail: GuardrailConfig, design: Design) -> Expectation:
+def _expect(guardrail: GuardrailConfig, design: Design, alarm: Design) -> Expectation:
     typical, words = _typical(guardrail)
     if typical is None:
         return Expectation(guardrail.metric, guardrail.margin, guardrail.relative, "", None, None, None)
     least = math.ceil(design.minimum_units / min(design.share, 1 - design.share))
-    found = planning.resolution(typical, least, design)
+    found = planning.resolution(typical, least, alarm)
     if guardrail.relative and math.isfinite(found):
         found = math.expm1(min(found, 700.0))
     plan = planning.plan(typical, guardrail.margin, design, relative=guardrail.relative)
@@ -147,6 +148,6 @@ def plan_sentence(config: RolloutConfig) -> str:
     end = "" if config.mode == "aa" else " and then 100"
     return (
         f"{kind} of {config.candidate} against {config.baseline} over {steps}{end} % of the users; a candidate like "
-        f"the baseline {long} at {60 * plan.units_per_second:g} new {config.unit}s a minute; distance from the margin "
-        f"that is found out at {config.minimum_units:,} {config.unit}s a side: {seen}"
+        f"the baseline {long} at {60 * plan.units_per_second:g} new {config.unit}s a minute; harm beyond the "
+        f"margin that is detectable at {config.minimum_units:,} {config.unit}s a side: {seen}"
     )

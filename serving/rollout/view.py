@@ -91,7 +91,7 @@ def plan_text(plan: RolloutPlan) -> str:
         {
             "guardrail": row.metric,
             "margin": effect(row.margin, relative=row.relative),
-            "found out at the minimum": effect(row.detectable_at_minimum, relative=row.relative) or "nothing",
+            "detectable beyond it": effect(row.detectable_at_minimum, relative=row.relative) or "nothing yet",
             "units to pass": row.units if row.units is not None else "not if both are alike",
             "time for them": duration(row.seconds) if row.seconds is not None else "",
             "assumed of the baseline": row.assumed or "nothing: its spread is not known",
@@ -102,7 +102,9 @@ def plan_text(plan: RolloutPlan) -> str:
         f"about {duration(plan.seconds)} in all" if plan.seconds is not None else "may never pass with equal variants"
     )
     return (
-        f"{table(rows)}\n\nexpected: {whole} for a candidate like the baseline, at "
+        f"{table(rows)}\n\ndetectable beyond it: harm so far beyond the margin raises the alarm, with the wanted power, "
+        f"when both sides\nhave just their minimum of users; it shrinks as more come\n"
+        f"expected: {whole} for a candidate like the baseline, at "
         f"{60 * plan.units_per_second:,.3g} new users a minute on both; the step at {plan.share:g} % decides"
     )
 
