@@ -102,8 +102,8 @@ def plan_text(plan: RolloutPlan) -> str:
         f"about {duration(plan.seconds)} in all" if plan.seconds is not None else "may never pass with equal variants"
     )
     return (
-        f"{table(rows)}\n\ndetectable beyond it: harm so far beyond the margin raises the alarm, with the wanted power, "
-        f"when both sides\nhave just their minimum of users; it shrinks as more come\n"
+        f"{table(rows)}\n\ndetectable beyond it: harm so far beyond the margin raises the alarm, with the wanted "
+        f"power, when both sides\nhave just their minimum of users; it shrinks as more come\n"
         f"expected: {whole} for a candidate like the baseline, at "
         f"{60 * plan.units_per_second:,.3g} new users a minute on both; the step at {plan.share:g} % decides"
     )
