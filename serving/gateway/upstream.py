@@ -202,7 +202,10 @@ class Upstream:
         self._busy.discard(connection)
         if connection.reusable:
             connection.since = time.monotonic()
-            self._idle.setdefault(connection.address, []).append(connection)
+            idle = self._idle.setdefault(connection.address, [])
+            while idle and not idle[0].open:  # the last used is used next, so the engine closes the first
+                idle.pop(0)
+            idle.append(connection)
         else:
             connection.abort()
 
@@ -328,6 +331,10 @@ class _Connection(asyncio.Protocol):
         self._fail(f"{how} before the end of its answer" if began else how, unanswered=not began)
 
     # httptools
+
+    def on_message_begin(self) -> None:
+        if not self._asked:
+            raise ValueError("an answer that nobody asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")

@@ -455,3 +455,42 @@ def test_what_nobody_asked_for_closes_a_kept_connection(run):
             assert await whole(upstream, engine.address) == b"[]"
 
     run(scenario())
+
+
+def test_a_second_answer_to_one_request_changes_nothing_of_the_first(run):
+    async def scenario():
+        other = WHOLE.replace(b'{"a": 1}', b'{"b": 2}')
+        async with engine_that(answering(WHOLE + other)) as (engine, upstream):
+            for _ in range(2):
+                with await post(upstream, engine.address) as answer:
+                    assert (await answer.read(), answer.headers["content-length"]) == (b'{"a": 1}', "8")
+            assert len(engine.peers) == 2
+
+    run(scenario())
+
+
+def test_connections_that_the_engine_has_closed_are_not_kept(run):
+    async def scenario():
+        async def conversation(peer):
+            await peer.request()
+            if len(engine.peers) == 20:
+                together.set()
+            await together.wait()
+            await peer.send(WHOLE)
+            if peer is not engine.peers[-1]:
+                await asyncio.sleep(0.02)  # and closes
+                return
+            for _ in range(20):
+                await peer.request()
+                await peer.send(WHOLE)
+
+        together = asyncio.Event()
+        async with engine_that(conversation) as (engine, upstream):
+            await asyncio.gather(*(whole(upstream, engine.address) for _ in range(20)))
+            await asyncio.sleep(0.1)
+            for _ in range(20):
+                await whole(upstream, engine.address)
+            assert len(engine.peers) == 20
+            assert len(upstream._idle[engine.address]) == 1
+
+    run(scenario())
