@@ -232,10 +232,20 @@ def test_a_connection_is_not_used_again_where_it_must_not(why, monkeypatch):
         answer = JSON_HEAD + b'connection: close\r\ncontent-length: 8\r\n\r\n{"a": 1}'
 
     async def scenario():
-        async with engine_that(answering(answer)) as (engine, upstream):
+        closed = []
+
+        async def conversation(peer):
+            await peer.request()
+            await peer.send(answer)
+            closed.append(await peer.closed())
+
+        async with engine_that(conversation) as (engine, upstream):
             for _ in range(3):
                 assert await whole(upstream, engine.address) == b'{"a": 1}'
             assert len(engine.peers) == 3
+            upstream.close()
+            await asyncio.sleep(0.05)
+        assert closed == [True] * 3  # and no byte of another request
 
     asyncio.run(scenario())
 
@@ -251,6 +261,27 @@ def test_a_kept_connection_that_the_engine_closes_on_reuse_is_no_lost_engine(run
             for _ in range(4):
                 assert await whole(upstream, engine.address) == b'{"a": 1}'
             assert len(engine.peers) == 4
+
+    run(scenario())
+
+
+def test_an_engine_that_ended_over_a_request_was_not_merely_absent(run):
+    async def scenario():
+        async def conversation(peer):
+            await peer.request()
+            await peer.send(WHOLE)
+            await peer.request()
+            server.close()  # nobody listens any more, and this connection goes as well
+
+        engine = Engine(conversation)
+        server = await asyncio.start_server(engine, "127.0.0.1", 0)
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        upstream = Upstream()
+        assert await whole(upstream, address) == b'{"a": 1}'
+        with pytest.raises(EngineLost) as caught:
+            await whole(upstream, address)
+        assert not caught.value.refused
+        upstream.close()
 
     run(scenario())
 
