@@ -81,6 +81,7 @@ def render(deployment: str, rollout: str, start: Event, machine: Machine, timeli
     _guardrails(page, machine, timeline, began)
     page.heading("Numbers behind the decisions")
     page.table([row for decision in decisions for row in _numbers(decision)])
+    page.table([row for decision in decisions for row in _sides(decision)])
     page.heading("What was expected at the start")
     page.paragraph(str(start["why"])[:1].upper() + str(start["why"])[1:] + ".")
     page.table(
@@ -119,11 +120,9 @@ def _numbers(decision: Decision) -> list[dict[str, object]]:
     """One row a guardrail, of decisions that numbers made."""
     if decision.what in ("start", "begin", "bake", "pause", "resume", "weights") or not decision.findings:
         return []
-    sides = decision.sides
-    left_out = sum(decision.excluded.values())
     return [
         {
-            "decision": f"{decision.number}\u00a0{decision.what.replace('_', NARROW)}",
+            "decision": _name(decision),
             "guardrail": finding.metric,
             "baseline n": finding.baseline_units,
             "candidate n": finding.candidate_units,
@@ -133,13 +132,26 @@ def _numbers(decision: Decision) -> list[dict[str, object]]:
             "margin": effect(finding.margin, relative=finding.relative),
             "p harm": finding.p_harm,
             "p pass": finding.p_pass,
-            "p sample ratio": decision.ratio_p,
-            "retried": f"{sides['baseline']['retried']}, {sides['candidate']['retried']}",
-            "fallen back": f"{sides['baseline']['fallback']}, {sides['candidate']['fallback']}",
-            "left out": left_out,
         }
         for finding in decision.findings
     ]
+
+
+def _name(decision: Decision) -> str:
+    return f"{decision.number}{NARROW}{decision.what.replace('_', NARROW)}"
+
+
+def _sides(decision: Decision) -> list[dict[str, object]]:
+    """What was counted on each side by a decision that numbers made."""
+    if not _numbers(decision):
+        return []
+    rows: list[dict[str, object]] = []
+    for side, counts in decision.sides.items():
+        left_out = {name.partition(".")[2]: n for name, n in decision.excluded.items() if name.startswith(f"{side}.")}
+        row = {"decision": _name(decision), "side": side, **counts}
+        row["left out"] = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in left_out.items())
+        rows.append(row | {"p sample ratio": decision.ratio_p})
+    return rows
 
 
 def _guardrails(page: Page, machine: Machine, timeline: Timeline, began: float) -> None:

@@ -115,6 +115,19 @@ def test_harm_rolls_back_at_once(rollout_config):
     assert (finding.baseline_units, finding.candidate_units) == (540, 60)
 
 
+def test_evidence_once_seen_stays(rollout_config):
+    """Always-valid p-values are the least over time: they never rise, whatever comes later."""
+    machine = machine_at(rollout_config(alpha=0.0001), state(0.0, 10.0))
+    least = {}
+    for at, bad in enumerate([0.6] * 2 + [0.0] * 40):
+        machine.apply(units(2.0 + at, 20, bad_share=bad, of_candidate=0.5))
+        for finding in machine.evidence.findings():
+            before = least.setdefault(finding.metric, (1.0, 1.0))
+            least[finding.metric] = (finding.p_harm, finding.p_pass)
+            assert all(now <= then for now, then in zip(least[finding.metric], before, strict=True))
+    assert least["error_rate"][0] < 1, "there was some"
+
+
 def test_harm_while_baking_rolls_back(rollout_config):
     events = [state(0.0, 10.0), units(60.0, 600, of_candidate=0.1), state(61.0, 50.0), units(130.0, 1200)]
     machine = machine_at(rollout_config(), *events, state(131.0, 100.0))
