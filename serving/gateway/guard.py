@@ -10,6 +10,7 @@ import resource
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
 
 from serving.config import LimitsConfig
 from serving.gateway.wire import ApiError, Unavailable
@@ -91,6 +92,10 @@ class Connection(web.RequestHandler):
                 self.force_close()
         elif self.unread_since and now - self.unread_since > limits.stalled_seconds and self.transport is not None:
             self.transport.abort()
+
+    def log_exception(self, *args: Any, **more: Any) -> None:
+        if not isinstance(more.get("exc_info"), RequestPayloadError):  # the rest of a body that was refused already
+            super().log_exception(*args, **more)
 
     def handle_error(
         self,

@@ -84,4 +84,4 @@ class EventStream:
     def seconds_per_token(self) -> float | None:
         """Mean seconds between tokens after the first; None below two."""
         tokens = self.usage[1] if self.usage else self.events
-        return (self.last_at - self.first_at) / (tokens - 1) if tokens > 1 and self.events > 1 else None
+        return (self.last_at - self.first_at) / (tokens - 1) if tokens > 1 and self.last_at > self.first_at else None

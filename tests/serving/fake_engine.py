@@ -2,9 +2,9 @@
 
 ``die``: the process exits before it answers; ``die-midway``: after the first events of a stream; ``slow``: answers
 after half a second, ``hang``: never, ``stall``: never ends its stream; ``fail``: status 500; ``no-model``: the model is
-unknown; ``flood``: a stream that does not stop. Where ``schemas`` are given it holds requests to them, as vLLM does.
-Run as a script it takes its port from RAYMILL_ENGINE_PORT and its key from VLLM_API_KEY, and starts a child of its own,
-as vLLM does.
+unknown; ``flood``: a stream that does not stop; ``paced``: 10 ms for each event. Where ``schemas`` are given it holds
+requests to them, as vLLM does. Run as a script it takes its port from RAYMILL_ENGINE_PORT and its key from
+VLLM_API_KEY, and starts a child of its own, as vLLM does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -27,10 +28,12 @@ class FakeEngine:
     def __init__(self, name: str = "", key: str = "", on_death: object = None) -> None:
         self.name, self.key, self.requests = name, key, []
         self.cancelled = 0
+        self.failing = float(os.environ.get("FAKE_ENGINE_FAILS", "0"))
         self.ongoing = 0
         self.adapters: dict[str, str] = {}
         self.go_on: asyncio.Event | None = None
         self.schemas: dict[str, dict] = {}
+        self.embeds = False
         self.headers: list[dict[str, str]] = []
         self.on_death = on_death or (lambda: os._exit(1))
 
@@ -40,6 +43,8 @@ class FakeEngine:
         app.router.add_get("/metrics", self.metrics)
         app.router.add_post("/v1/completions", self.counted)
         app.router.add_post("/v1/chat/completions", self.counted)
+        if self.embeds:
+            app.router.add_post("/v1/embeddings", self.counted)
         app.router.add_post("/v1/load_lora_adapter", self.load_adapter)
         app.router.add_post("/v1/unload_lora_adapter", self.unload_adapter)
         return app
@@ -83,6 +88,8 @@ class FakeEngine:
             error = {"message": problem, "type": "BadRequestError", "param": None, "code": 400}
             return web.json_response({"error": error}, status=400)
         prompt = body.get("prompt", "")
+        if random.random() < self.failing:
+            prompt = "fail"
         if prompt == "no-model":
             error = {"message": f"The model `{body['model']}` does not exist.", "type": "NotFoundError", "code": 404}
             return web.json_response({"error": error}, status=404)
@@ -141,6 +148,10 @@ class FakeEngine:
             if prompt == "step" and self.go_on is not None:
                 await self.go_on.wait()  # the test lets every piece go by itself
                 self.go_on.clear()
+            if prompt == "drip":
+                await asyncio.sleep(0.3)
+            if prompt == "paced":
+                await asyncio.sleep(0.01)
             if prompt == "stall":
                 await asyncio.sleep(600)
             if prompt == "die-midway" and index == 1:

@@ -39,6 +39,7 @@ class Setup:
         self.engines, self.runners, self.addresses = [], [], []
         self.url = self.admin_url = ""
         self.session = None
+        self.embeds = False
 
     async def start(self, weights, **table):
         for name in ("base-0", "base-1", "tuned-0"):
@@ -64,6 +65,7 @@ class Setup:
 
     async def add_engine(self, name):
         engine = fake_engine.FakeEngine(name, KEY)
+        engine.embeds = self.embeds
         index = len(self.runners)
         engine.on_death = lambda: asyncio.ensure_future(self.runners[index].cleanup())
         self.engines.append(engine)

@@ -1,0 +1,121 @@
+"""What a rollout learns: exactly the requests that say something about its two variants."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from serving.gateway import observe
+from serving.gateway.feedback import feedback_of
+from serving.gateway.metrics import GatewayMetrics
+from serving.gateway.observation import Feedback
+from serving.gateway.observe import Observations, unit_of
+from serving.gateway.table import VariantRoute
+from serving.gateway.wire import ApiError
+
+_spec = importlib.util.spec_from_file_location("harness", Path(__file__).with_name("harness.py"))
+harness = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(harness)
+scenario, COMPLETION = harness.scenario, harness.COMPLETION
+
+
+@scenario()
+async def test_nothing_is_observed_without_a_rollout_or_for_other_variants(setup):
+    await setup.post(COMPLETION)
+    setup.push(rollout=("tuned", "third"))
+    await setup.post(COMPLETION)
+    assert setup.gateway.report().observations == ()
+
+
+@scenario()
+async def test_an_answer_is_observed_with_what_the_caller_saw(setup):
+    setup.push(rollout=("base", "tuned"), version=41)
+    await setup.post(COMPLETION, headers={"X-Request-Id": "r-1"})
+    await setup.post({**COMPLETION, "prompt": "paced", "stream": True})
+    await setup.post({"prompt": "x"})
+    whole, stream, keyless = setup.gateway.report().observations
+    assert (whole.unit, whole.keyed, whole.variant, whole.version) == (unit_of("demo", "u1"), True, "base", 41)
+    assert whole.request == "r-1" and not whole.error and whole.latency_s > 0
+    assert whole.first_token_s is None and whole.token_s is None
+    assert stream.unit == whole.unit and 0 < stream.first_token_s <= stream.latency_s and stream.token_s > 0
+    assert not keyless.keyed and re.fullmatch("[0-9a-f]{16}", keyless.unit)
+    assert setup.gateway.report().observations == ()  # taken away
+
+
+@scenario()
+async def test_errors_are_the_variants_and_refusals_are_nobodys(setup):
+    setup.push(rollout=("base", "tuned"), fallback=False)
+    await setup.post({**COMPLETION, "prompt": "fail"})
+    await setup.post({**COMPLETION, "prompt": "die-midway", "stream": True})
+    seen = setup.gateway.report().observations
+    assert [(each.error, each.latency_s, each.first_token_s) for each in seen] == [(True, None, None)] * 2
+    await setup.post(b"{not json")
+    await setup.post({**COMPLETION, "n": 99})
+    await setup.post({**COMPLETION, "model": "other"})
+    assert setup.gateway.report().observations == ()
+
+
+@scenario()
+async def test_a_request_that_another_engine_saved_counts_with_what_the_caller_saw(setup):
+    routes = setup.routes(base=VariantRoute("base", ("http://127.0.0.1:9", setup.addresses[0])))
+    setup.push(rollout=("base", "tuned"), variants=routes)
+    for _ in range(3):
+        await setup.post(COMPLETION)
+    seen = setup.gateway.report().observations
+    assert sum(each.retried for each in seen) == 1
+    assert not any(each.error or each.fallback for each in seen) and all(each.latency_s for each in seen)
+
+
+def test_units_do_not_tell_the_key():
+    assert unit_of("demo", "ann") == unit_of("demo", "ann") != unit_of("other", "ann")
+    assert re.fullmatch("[0-9a-f]{16}", unit_of("demo", "\ud800"))
+    assert unit_of("demo", None) != unit_of("demo", None)
+
+
+def test_the_buffer_is_bounded_and_says_what_it_lost(monkeypatch):
+    monkeypatch.setattr(observe, "MOST_OBSERVATIONS", 3)
+    monkeypatch.setattr(observe, "MOST_FEEDBACK", 2)
+    buffer = Observations(GatewayMetrics())
+    for index in range(5):
+        buffer.add(index)
+        buffer.add_feedback(Feedback("m", index, 0.0))
+    seen, told = buffer.take()
+    assert seen == (2, 3, 4) and [each.value for each in told] == [3, 4] and buffer.dropped == 5
+
+
+@scenario()
+async def test_feedback_reaches_the_report(setup):
+    for body in (
+        {"user": "u1", "metric": "rating", "value": 0.5},
+        {"request_id": "r-1", "metric": "sold", "value": True},
+    ):
+        assert (await setup.post(body, "/v1/feedback"))[0] == 200
+    rating, sold = setup.gateway.report().feedback
+    assert (rating.unit, rating.request, rating.metric, rating.value) == (unit_of("demo", "u1"), "", "rating", 0.5)
+    assert (sold.unit, sold.request, sold.metric, sold.value) == ("", "r-1", "sold", 1.0)
+    assert setup.gateway.report().feedback == ()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"user": "u", "metric": "m"},
+        {"user": "u", "metric": "m", "value": "1"},
+        {"user": "u", "metric": "m", "value": 1e300},
+        {"user": "u", "metric": "m", "value": float("inf")},
+        {"user": "u", "metric": "", "value": 1},
+        {"user": "u", "metric": "m\n", "value": 1},
+        {"user": "", "metric": "m", "value": 1},
+        {"user": "u" * 999, "metric": "m", "value": 1},
+        {"user": 7, "metric": "m", "value": 1},
+        {"metric": "m", "value": 1},
+        {"user": "u", "request_id": "r", "metric": "m", "value": 1},
+        {"request_id": "r\r\nX: y", "metric": "m", "value": 1},
+    ],
+)
+def test_feedback_that_is_none_is_refused(body):
+    with pytest.raises(ApiError) as caught:
+        feedback_of(body, "demo", 0.0)
+    assert caught.value.status == 400
