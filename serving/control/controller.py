@@ -228,7 +228,8 @@ class Controller:
         async with self._on_engines:
             if self._state is not None and self._ending is None:
                 in_use = engines_in_use(self._state, self._engines.sightings, self._routes)
-                await self._engines.reconcile(self._state, in_use)
+                if await self._engines.reconcile(self._state, in_use):
+                    await self._push()
 
     async def _listen(self) -> None:
         async with self._on_gateways:

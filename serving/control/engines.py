@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cluster.errors import RaymillError, UserError
@@ -39,18 +40,20 @@ class EngineFleet:
         self._scales: dict[str, Scale] = {}
         self._slept: set[str] = set()
 
-    async def look(self) -> None:
-        """Ask Serve what there is."""
+    async def look(self) -> bool:
+        """Ask Serve what there is; whether replicas are found to be gone."""
         self.applications = await asyncio.to_thread(ray_serve.applications, self._settings.prefix)
         self._has_run |= {name for name, each in self.applications.items() if each.status == "RUNNING"}
+        alive = {replica for each in self.applications.values() for replica in each.replicas}
+        return self.sightings.forget_dead(alive, time.monotonic())
 
-    async def reconcile(self, state: ServingState, in_use: set[str]) -> None:
-        """Start what is missing and remove what nobody needs.
+    async def reconcile(self, state: ServingState, in_use: set[str]) -> bool:
+        """Start what is missing and remove what nobody needs; whether replicas are found to be gone.
 
         Args:
             in_use: engines that must stay.
         """
-        await self.look()
+        gone = await self.look()
         now = time.monotonic()
         for name, each in self.applications.items():
             if each.status == "DEPLOY_FAILED" and name in state.engines and name not in self._has_run:
@@ -65,6 +68,7 @@ class EngineFleet:
             await asyncio.to_thread(ray_serve.remove_applications, names, wait=False)
         for name in [name for name in self._scales if name not in self.applications]:
             del self._scales[name]
+        return gone
 
     async def scale(self, state: ServingState, ongoing: Mapping[str, int], waiting: Mapping[str, int]) -> None:
         """Change numbers of replicas to what the requests need.
@@ -93,7 +97,7 @@ class EngineFleet:
             if scale.target != application.target:
                 name = self._settings.application(engine.name)
                 await asyncio.to_thread(ray_serve.set_replicas, name, scale.target)
-                self.applications[engine.name] = Application(engine.name, application.status, scale.target)
+                self.applications[engine.name] = replace(application, target=scale.target)
 
     def seen(self, engine: str, models: tuple[str, ...]) -> None:
         """An engine answers for these models."""
@@ -143,7 +147,7 @@ class EngineFleet:
             "key": settings.key,
             "host": settings.engine_host,
             "logs": settings.logs,
-            "command": settings.commands.get(engine.name),
+            "command": settings.commands.get(engine.name) or settings.commands.get("*"),
             "drain_seconds": drain_seconds,
         }
         name, grace = settings.application(engine.name), drain_seconds + END_GRACE_S

@@ -72,7 +72,8 @@ def applications(prefix: str) -> dict[str, Application]:
             own = deployments.get(DEPLOYMENT, {})
             message = own.get("message") or each.get("message") or ""
             target = int(own.get("target_num_replicas", 0))
-            found[engine] = Application(engine, _text(each["status"]), target, message)
+            replicas = frozenset(str(replica["replica_id"]) for replica in own.get("replicas", ()))
+            found[engine] = Application(engine, _text(each["status"]), target, message, replicas)
     return found
 
 

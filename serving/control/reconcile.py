@@ -21,12 +21,14 @@ class Application:
         status: Serve's word: DEPLOYING, RUNNING, DEPLOY_FAILED, UNHEALTHY, DELETING.
         target: replicas that it should have.
         message: what Serve says of it.
+        replicas: the replicas that it has, in whatever state.
     """
 
     engine: str
     status: str
     target: int
     message: str = ""
+    replicas: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Settings:
         device: what engines run on, ``cpu`` or ``gpu``.
         engine_host: the address that engines listen on; empty for their node's own.
         logs: folder for the engines' output.
-        commands: engine name -> another command line than vLLM's, for tests.
+        commands: engine name, or ``*`` for any other -> another command line than vLLM's, for tests.
         attended: whether the deployment ends when nobody asks after it any more (its owner was killed).
         started_by: who started it, for the endpoint's record; ``pid`` and ``machine`` are of its owner, if any.
         started_serve: whether Ray Serve was started for it.

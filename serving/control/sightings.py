@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from serving.engines.announcement import Announcement
 
 SILENCE_S = 30.0
 """A replica not heard of for so long is gone; replicas announce with every health check, every few seconds."""
+
+QUIET_S = 3.0
+"""One that Serve does not know any more is gone when it has been quiet for longer than a health check."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,14 @@ class Sightings:
         for address in stale:
             del self._inherited[address]
         return bool(silent or stale)
+
+    def forget_dead(self, alive: Collection[str], now: float) -> bool:
+        """Drop replicas that are not among ``alive`` and say nothing any more; whether there was any."""
+        limit = now - QUIET_S
+        dead = [name for name, (_, heard) in self._announced.items() if name not in alive and heard < limit]
+        for name in dead:
+            del self._announced[name]
+        return bool(dead)
 
     def all(self) -> tuple[Announcement, ...]:
         """Every replica that answers, in the order of their starts."""
