@@ -87,8 +87,11 @@ class FakeEngine:
         if problem := self.problem(request.path, body):
             error = {"message": problem, "type": "BadRequestError", "param": None, "code": 400}
             return web.json_response({"error": error}, status=400)
+        if request.path == "/v1/embeddings":
+            data = [{"object": "embedding", "index": 0, "embedding": [0.5]}]
+            return web.json_response({"object": "list", "data": data, "usage": {"prompt_tokens": 1, "total_tokens": 1}})
         prompt = body.get("prompt", "")
-        if random.random() < self.failing:
+        if prompt == "x" and random.random() < self.failing:
             prompt = "fail"
         if prompt == "no-model":
             error = {"message": f"The model `{body['model']}` does not exist.", "type": "NotFoundError", "code": 404}
