@@ -1,7 +1,7 @@
 """How many users a guardrail needs, how long that takes, and which effects it can see by then.
 
 All figures come from the tests themselves, run on what an average course of the step would show: a candidate like the
-baseline passes at ``n`` units when the half width of its confidence sequence, with room for chance (the standard normal
+baseline passes at ``n`` units when the upper end of its confidence sequence, with room for chance (the standard normal
 quantile of the power, in standard errors), is within the margin. That is the chance of passing at ``n`` alone; earlier
 looks only add to it.
 """
@@ -126,7 +126,10 @@ def resolution(typical: Tally | Moments | Sketch, units: int, design: Design, qu
         return math.inf
     old, new = _scaled(typical, baseline), _scaled(typical, candidate)
     room = NormalDist().inv_cdf(design.power) * math.hypot(_error(old, quantile), _error(new, quantile))
-    return _half_width(old, new, design.alpha, quantile) + room
+    if isinstance(new, Tally):
+        # more errors than expected also widen the sequence, so that they are put into the outcomes themselves
+        new, room = Tally(new.n, min(max(new.total + room * new.n, 0.0), float(new.n))), 0.0
+    return _upper_end(old, new, design.alpha, quantile) + room
 
 
 def _units_for(typical: Tally | Moments | Sketch, goal: float, design: Design, quantile: float) -> int | None:
@@ -156,10 +159,10 @@ def _scaled(typical: Tally | Moments | Sketch, n: int) -> Tally | Moments | Sket
     return Sketch(n, {index: weight * n / typical.n for index, weight in typical.weights.items()})
 
 
-def _half_width(
+def _upper_end(
     baseline: Tally | Moments | Sketch, candidate: Tally | Moments | Sketch, alpha: float, quantile: float
 ) -> float:
-    """From the estimate to the upper end of the confidence sequence; of logs for quantiles."""
+    """Upper end of the confidence sequence, of logs for quantiles."""
     if isinstance(baseline, Tally) and isinstance(candidate, Tally):
         high = bounded.compare(baseline, candidate, margin=0.0, alpha=alpha).high
     elif isinstance(baseline, Moments) and isinstance(candidate, Moments):
