@@ -12,6 +12,9 @@ from pipelines.commands.deployment import Target, target_of
 from serving.control import status
 from serving.control.status import DeploymentStatus
 
+NODE_LETTERS = 12
+"""Of a node's id in Ray: enough to tell nodes apart."""
+
 
 def show(arguments: Namespace) -> int:
     """Print variants, engines and gateways as the controller last wrote them down; or the changes, newest first."""
@@ -58,7 +61,13 @@ def _print_status(now: DeploymentStatus, wanted: int) -> None:
     print(
         table(
             [
-                {"gateway": each.name, "node": each.node, "pid": each.pid, "port": each.port, "version": each.version}
+                {
+                    "gateway": each.name,
+                    "node": each.node[:NODE_LETTERS],
+                    "pid": str(each.pid),
+                    "port": str(each.port),
+                    "version": str(each.version),
+                }
                 for each in now.gateways
             ]
         )
@@ -75,7 +84,13 @@ def _engine_rows(engine: status.EngineStatus) -> list[dict[str, Any]]:
     """One row a server, and one where there is none."""
     head = {"engine": engine.name, "wanted": f"{engine.target} ({engine.wanted})"}
     rows = [
-        {"server": each.address, "pid": each.pid, "node": each.node, "in flight": each.ongoing, "log": each.log}
+        {
+            "server": each.address,
+            "pid": str(each.pid),
+            "node": each.node[:NODE_LETTERS],
+            "in flight": each.ongoing,
+            "log": each.log,
+        }
         for each in engine.replicas
     ]
     return [head | row for row in rows or [{"server": "none", "pid": "", "node": "", "in flight": "", "log": ""}]]
