@@ -3,7 +3,7 @@
     python benchmarks/serving.py [--quick] [--model FOLDER] [--rounds N] [--seconds S] [--without-ray]
 
 One and the same vLLM server is the engine of both sides, so that it cannot make the difference; the sides are never
-loaded at the same time. Rounds alternate which side begins; every figure is the median over the rounds.
+loaded at the same time. Rounds alternate which side begins; every figure is a median over the rounds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,15 @@ VARIANTS5 = (16, False)
 
 @dataclass(frozen=True)
 class Row:
-    """One result: both sides' medians, the middle half of the rounds' ratios, and what the gateways used."""
+    """One result over the rounds.
+
+    Attributes:
+        ours, peer: medians.
+        ratio: the median of the rounds' ratios, above 1 where ours is better: two measurements that follow each other
+            share what else the machine does. ``spread`` is their middle half.
+        added: the median of the rounds' differences.
+        gateway_cpu_ms: CPU time of the gateways for each request.
+    """
 
     name: str
     ours: float
@@ -46,6 +54,7 @@ class Row:
     unit: str
     ratio: float
     spread: tuple[float, float]
+    added: float | None = None
     gateway_cpu_ms: float | None = None
 
 
@@ -124,20 +133,21 @@ def _rate(name: str, ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> 
     mine, theirs = ([len(each["whole"]) / each["wall"] for each in side] for side in (ours, peer))
     ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
     cpu = statistics.median(1000 * each["cpu"] / len(each["whole"]) for each in ours)
-    a, b = statistics.median(mine), statistics.median(theirs)
-    return Row(name, a, b, "req/s", a / b, _quartiles(ratios), cpu)
+    return _row(name, mine, theirs, ratios, "req/s", gateway_cpu_ms=cpu)
 
 
 def _time(name: str, field: str, ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> Row:
     mine, theirs = ([1000 * statistics.median(each[field]) for each in side] for side in (ours, peer))
     ratios = [b / a for a, b in zip(mine, theirs, strict=True)]
-    a, b = statistics.median(mine), statistics.median(theirs)
-    return Row(name, a, b, "ms", b / a, _quartiles(ratios))
+    added = statistics.median(a - b for a, b in zip(mine, theirs, strict=True))
+    return _row(name, mine, theirs, ratios, "ms", added=added)
 
 
-def _quartiles(ratios: list[float]) -> tuple[float, float]:
+def _row(name: str, ours: list[float], peer: list[float], ratios: list[float], unit: str, **more: float) -> Row:
     ordered = sorted(ratios)
-    return ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
+    spread = ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
+    medians = statistics.median(ours), statistics.median(peer)
+    return Row(name, *medians, unit, statistics.median(ratios), spread, **more)
 
 
 def show(rows: list[Row]) -> None:
@@ -145,7 +155,7 @@ def show(rows: list[Row]) -> None:
     titles = ("raymill", "vllm", "unit", "ratio", "middle half", "added ms", "CPU ms/request")
     print("{:16}{:>10}{:>10}{:>7}{:>7}{:>15}{:>10}{:>16}".format("", *titles))
     for row in rows:
-        added = f"{row.ours - row.peer:.2f}" if row.unit == "ms" else ""
+        added = f"{row.added:.2f}" if row.added is not None else ""
         cpu = f"{row.gateway_cpu_ms:.2f}" if row.gateway_cpu_ms is not None else ""
         spread = f"{row.spread[0]:.2f} … {row.spread[1]:.2f}"
         figures = f"{row.ours:10.2f}{row.peer:10.2f}{row.unit:>7}{row.ratio:7.2f}{spread:>15}{added:>10}{cpu:>16}"
@@ -158,8 +168,8 @@ def report(rows: list[Row], setting: dict[str, Any]) -> dict[str, Any]:
     for row in rows:
         result = {"name": row.name, "ours": round(row.ours, 3), "peer": "vllm", "peer_value": round(row.peer, 3)}
         result |= {"unit": row.unit, "ratio": round(row.ratio, 3)}
-        if row.unit == "ms":
-            result["added_ms"] = round(row.ours - row.peer, 3)
+        if row.added is not None:
+            result["added_ms"] = round(row.added, 3)
         if row.gateway_cpu_ms is not None:
             result["gateway_cpu_ms_per_request"] = round(row.gateway_cpu_ms, 3)
         results.append(result)
