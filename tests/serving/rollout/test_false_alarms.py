@@ -73,7 +73,7 @@ def make(rollout_config, metrics, **others):
     return rollout_config(**settings, guardrails=tuple(RAILS[name] for name in metrics), **others)
 
 
-@pytest.mark.parametrize(("metrics", "rollouts"), [(["first_token_seconds"], 200), (["error_rate"], 60)])
+@pytest.mark.parametrize(("metrics", "rollouts"), [(["first_token_seconds"], 150), (["error_rate"], 40)])
 def test_false_alarms_stay_within_alpha(rollout_config, metrics, rollouts):
     config = make(rollout_config, metrics)
     count = sum(alarmed(aa_rollout(config, seed, units_a_look=10)) for seed in range(rollouts))

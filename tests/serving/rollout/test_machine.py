@@ -119,13 +119,13 @@ def test_evidence_once_seen_stays(rollout_config):
     """Always-valid p-values are the least over time: they never rise, whatever comes later."""
     machine = machine_at(rollout_config(alpha=0.0001), state(0.0, 10.0))
     least = {}
-    for at, bad in enumerate([0.6] * 2 + [0.0] * 40):
-        machine.apply(units(2.0 + at, 20, bad_share=bad, of_candidate=0.5))
+    for at, bad in enumerate([0.6] * 2 + [0.0] * 100 + [0.6] * 60):
+        machine.apply(units(2.0 + at, 40, bad_share=bad, of_candidate=0.5))
         for finding in machine.evidence.findings():
             before = least.setdefault(finding.metric, (1.0, 1.0))
             least[finding.metric] = (finding.p_harm, finding.p_pass)
             assert all(now <= then for now, then in zip(least[finding.metric], before, strict=True))
-    assert least["error_rate"][0] < 1, "there was some"
+    assert max(least["error_rate"]) < 1, "there was some, first of harm and then of holding"
 
 
 def test_harm_while_baking_rolls_back(rollout_config):

@@ -84,11 +84,10 @@ def test_units_that_were_counted_do_not_count_again_after_a_crash(world):
 
 
 def test_users_of_an_earlier_step_count_again_after_a_crash(world):
-    w = world(population=300, **BUSY)
-    w.until(lambda: w.run.machine.step == 1 and w.run.machine.phase == "comparing", 600)
-    w.until(lambda: not w.run.log.pending, 30)
+    w = world(population=300, rollout={"minimum_units": 20}, **BUSY)
+    assert w.until(lambda: w.run.machine.step == 1 and w.run.machine.phase == "comparing", 600)
     w.crash()
-    w.until(lambda: w.run.machine.elapsed(w.now) > 50, 100)
+    assert w.until(lambda: w.run.machine.elapsed(w.now) > 50, 100)
     assert sum(side["units"] for side in w.run.machine.evidence.sides.values()) > 200
 
 
