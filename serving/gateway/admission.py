@@ -119,9 +119,9 @@ def _count(body: Mapping[str, Any], name: str) -> int | None:
     value = body.get(name)
     if value is None:
         return None
-    if type(value) is not int or abs(value) > LARGEST_COUNT:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > LARGEST_COUNT or value % 1:
         raise ApiError(400, f"{name} must be a whole number", code="invalid_type", param=name)
-    return value
+    return int(value)  # JSON does not tell 1 from 1.0 (RFC 8259, 6)
 
 
 async def begin(limiter: UsageLimiter, key: ApiKey, tokens: int, clock: Callable[[], float]) -> Admitted:

@@ -24,6 +24,8 @@ LINGER_S = 2.0
 HEAD_BYTES = 32 << 10
 SWEEP_S = 0.5
 REFUSAL_S = 2.0
+REFUSALS = 2
+"""Of the connections too many, so many times the limit are told so; the rest are just closed."""
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +131,7 @@ class Refusing(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)
-        if len(self._guard.refusing) >= self._guard.limits.max_connections:
+        if len(self._guard.refusing) >= REFUSALS * self._guard.limits.max_connections:
             transport.abort()
             return
         self._guard.refusing.add(self)

@@ -171,7 +171,15 @@ async def test_a_request_is_held_to_the_limits(setup):
         assert (await setup.problem(400, {**COMPLETION, **body}))["code"] == "max_tokens_too_large"
     for body in ({"n": 5}, {"best_of": 5}):
         assert (await setup.problem(400, {**COMPLETION, **body}))["code"] == "too_many_choices"
-    for body in ({"n": "2"}, {"max_tokens": "9999"}, {"max_tokens": 1e9}, {"n": True}, {"n": [1]}, {"n": 10**30}):
+    for body in (
+        {"n": "2"},
+        {"max_tokens": "9999"},
+        {"max_tokens": 1e10},
+        {"n": 1.5},
+        {"n": True},
+        {"n": [1]},
+        {"n": 10**30},
+    ):
         assert (await setup.problem(400, {**COMPLETION, **body}))["code"] == "invalid_type"
     assert setup.asked == []
     chat = {"model": "demo", "messages": [{"role": "user", "content": "x"}]}

@@ -1,0 +1,102 @@
+"""The description of the public surface is true: schemathesis asks a live gateway for everything it says."""
+
+import asyncio
+import importlib.util
+import threading
+from pathlib import Path
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import ignored_auth
+
+from serving.access.keys import ApiKey, hash_secret
+from serving.gateway import openapi
+
+_spec = importlib.util.spec_from_file_location("harness", Path(__file__).with_name("harness.py"))
+harness = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(harness)
+
+KEY = ApiKey(
+    id="k", name="k", sha256=hash_secret("good"), scopes=("call", "admin"), created_at=0, created_by="test"
+)  # fmt: skip
+
+
+class Weights:
+    """Takes any weights."""
+
+    def status(self):
+        return {}
+
+    def set_weights(self, weights, by, reason):
+        return {"weights": weights}
+
+
+@pytest.fixture(scope="module")
+def live():
+    """A gateway with keys, on a thread of its own; its engines check bodies as vLLM does."""
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+    setup = harness.Setup(admin=Weights())
+    setup.embeds = True
+
+    async def start():
+        await setup.start({"base": 1, "tuned": 1}, require_keys=True, keys=(KEY,))
+        for engine in setup.engines:
+            engine.schemas = openapi.request_schemas(setup.table.limits)
+        ready.set()
+
+    def run():
+        loop.run_until_complete(start())
+        loop.run_forever()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    yield setup
+    asyncio.run_coroutine_threadsafe(setup.close(), loop).result(15)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(5)
+
+
+def examples(live, mode, count):
+    """Calls a check with cases of every operation; those without input have no invalid ones."""
+
+    def run(check):
+        schema = schemathesis.openapi.from_url(f"{live.url}/openapi.json")
+        paths = []
+        for operation in (each.ok() for each in schema.get_all_operations()):
+            if mode is GenerationMode.NEGATIVE and operation.method.upper() == "GET":
+                continue
+            paths.append(operation.path)
+            bounded = settings(
+                max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+            )
+            bounded(given(case=operation.as_strategy(generation_mode=mode))(check))()
+        assert len(paths) >= 5
+
+    return run
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_the_gateway_does_what_its_description_says(live, mode):
+    def check(case):
+        case.call_and_validate(headers={"Authorization": "Bearer good"}, excluded_checks=[ignored_auth])
+
+    examples(live, mode, 25)(check)
+
+
+def test_without_a_key_nothing_but_health_answers(live):
+    def check(case):
+        public = case.path in ("/health", "/ready", "/-/healthz", "/metrics", "/openapi.json")
+        assert case.call().status_code == (200 if public else 401)
+
+    examples(live, GenerationMode.POSITIVE, 2)(check)
+
+
+def test_the_fields_that_engines_check_are_those_of_the_document():
+    document = openapi.description(None)
+    for path, schema in openapi.request_schemas(openapi.LimitsConfig()).items():
+        reference = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        described = document["components"]["schemas"][reference.rpartition("/")[2]]
+        assert described["properties"] == {**schema["properties"], "model": {"const": "model"}}
