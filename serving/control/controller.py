@@ -172,6 +172,7 @@ class Controller:
         await self._push()
         loops = (
             ("state", FOLLOW_S, self._follow),
+            ("end", FOLLOW_S, self._end_where_wanted),
             ("gateways", REPORT_S, self._take_reports),
             ("engines", RECONCILE_S, self._reconcile),
             ("listening", RECONCILE_S, self._listen),
@@ -195,8 +196,11 @@ class Controller:
             self._state = newest
             self._remember(newest)
         await self._push()
-        if self._ending is None and (self._state.stopped or self._abandoned()):
-            self._ending = asyncio.create_task(self._end_and_leave(self._state.limits.drain_seconds))
+
+    async def _end_where_wanted(self) -> None:
+        state = self._state
+        if state is not None and self._ending is None and (state.stopped or self._abandoned()):
+            self._ending = asyncio.create_task(self._end_and_leave(state.limits.drain_seconds))
 
     async def _push(self) -> None:
         """Tell gateways, where there is anything new."""

@@ -23,6 +23,7 @@ from serving.control.endpoint import read_endpoint
 from serving.control.journal import Journal
 from serving.control.leftovers import ProcessLedger
 from serving.control.ports import require_free
+from serving.control.readiness import wait_until_ready
 from serving.control.redeploy import first_state, intend
 from serving.control.settings import LOOPBACK, NAMESPACE, Settings, controller_name
 from serving.control.state import ServingState
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Deployment", "ReplicaStatus", "VariantStatus", "deploy", "remove"]
 
-POLL_INTERVAL_S, SCHEDULING_NOTE_S, ATTEND_S = 0.2, 15.0, 5.0
+POLL_INTERVAL_S, ATTEND_S = 0.1, 5.0
 MOVE_S = 10.0
 """A change is on every gateway within 2 s; one that was just killed is back within this."""
 
@@ -337,55 +338,9 @@ class Deployment:
 
     def _wait_until_ready(self) -> None:
         assert self._wanted is not None
-        state, began, noted = self._wanted, time.monotonic(), False
-        expected = {name for name in state.variants if name in self.config.weights()}
-        limit = max(each.config.startup_timeout_seconds for each in state.engines.values()) + ray_serve.CALL_TIMEOUT_S
         ray_serve.get(self._controller.refresh.remote())
-        while True:
-            snapshot = self._snapshot()
-            if snapshot.problem is not None:
-                raise snapshot.problem
-            self._raise_failure(snapshot, state, expected)
-            if snapshot.status is not None:
-                ready = {each.name for each in snapshot.status.variants if each.state in ("ready", "asleep")}
-                engines = {state.variants[name].engine for name in expected & ready}
-                # Serve replaces a replica that dies only once it has counted it as up.
-                up = {name for name in engines if snapshot.applications.get(name) == "RUNNING"}
-                full = {each.name for each in snapshot.status.engines if len(each.replicas) >= each.target}
-                self._tracker.update(len(up & full))
-                if (
-                    snapshot.url
-                    and expected <= ready
-                    and engines <= up & full
-                    and snapshot.status.applied(state.version)
-                ):
-                    self.url = f"{snapshot.url}/v1"
-                    return
-            waited = time.monotonic() - began
-            if waited > limit:
-                raise InfraError(
-                    f"the engines were not ready within {limit:.0f} s",
-                    where="serving",
-                    next_step="`raymill doctor` says what the cluster has; see the logs in " + str(self._logs),
-                    attempts=tuple(f"{name}: {word}" for name, word in snapshot.applications.items()),
-                )
-            if waited > SCHEDULING_NOTE_S and not noted and not any(self._logs.glob("engine-*.log")):
-                noted = True
-                self._tracker.note("the engines wait for free CPUs: " + "; ".join(ray_serve.free_resources()))
-            time.sleep(POLL_INTERVAL_S)
-
-    def _raise_failure(self, snapshot: Snapshot, state: ServingState, expected: set[str]) -> None:
-        for name in sorted(expected):
-            variant = state.variants[name]
-            error = snapshot.failures.get(variant.engine) or snapshot.failures.get(variant.engine_model)
-            if error is None:
-                continue
-            if f"variant {name}" not in error.where:
-                names = ", ".join(each.name for each in state.variants.values() if each.engine == variant.engine)
-                source = variant.adapter or state.engines[variant.engine].source
-                where = f"serving: variant {names} ({source})"
-                error = type(error)(error.what, where=where, next_step=error.next_step)
-            raise error
+        expected = {name for name in self._wanted.variants if name in self.config.weights()}
+        self.url = wait_until_ready(self._wanted, expected, self._snapshot, self._tracker, self._logs)
 
     def _wait_applied(self, version: int) -> None:
         deadline = time.monotonic() + MOVE_S
@@ -394,7 +349,7 @@ class Deployment:
             status = self._snapshot().status
             if status is not None and status.applied(version):
                 return
-            time.sleep(POLL_INTERVAL_S / 2)
+            time.sleep(POLL_INTERVAL_S)
         raise InfraError(
             f"version {version} is written, but not on every gateway after {MOVE_S:.0f} s",
             where=f"deployment {self.name}",
