@@ -33,7 +33,7 @@ from benchmarks.sides import Pair, Target  # noqa: E402
 
 PROMPTS, TOKENS = 64, 16
 CELLS = {"c1": (1, False), "c1_stream": (1, True), "c16": (16, False), "c16_stream": (16, True)}
-VARIANTS5 = (16, False)
+VARIANTS5 = {"variants5": (16, False)}
 
 
 @dataclass(frozen=True)
@@ -219,10 +219,12 @@ def main() -> None:
                 with sides.without_ray(folder, options.gateways) as pair:
                     rows = measure(load, pair, CELLS, rounds, seconds)
             else:
-                with sides.deployed(folder, options.gateways) as pair:
-                    rows = measure(load, pair, CELLS, rounds, seconds)
-                with sides.deployed(folder, options.gateways, idle=4) as pair:
-                    rows += measure(load, pair, {"variants5": VARIANTS5}, rounds, seconds)
+                # A quick run starts engines once only.
+                with sides.deployed(folder, options.gateways, idle=4 if options.quick else 0) as pair:
+                    rows = measure(load, pair, CELLS | (VARIANTS5 if options.quick else {}), rounds, seconds)
+                if not options.quick:
+                    with sides.deployed(folder, options.gateways, idle=4) as pair:
+                        rows += measure(load, pair, VARIANTS5, rounds, seconds)
     finally:
         load.close()
     show(rows)
