@@ -145,7 +145,7 @@ def _reference(name: str) -> Schema:
 def _answer(what: str, schema: Schema, *, stream: bool = False, marks: bool = False) -> Schema:
     content: Schema = {"application/json": schema}
     if stream:
-        content["text/event-stream"] = {"schema": TEXT}
+        content["text/event-stream"] = {"schema": {"description": "server-sent events; the last one is [DONE]"}}
     answer: Schema = {"description": what, "content": content}
     if marks:
         answer["headers"] = {

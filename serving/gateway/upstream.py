@@ -33,12 +33,13 @@ class EngineLost(Exception):
 
     Attributes:
         unanswered: the connection was closed before the first byte; a kept one may merely have been too old.
+        late: it said nothing for too long, and may yet be well.
         refused: there was no connection, so the request cannot be what ended the engine.
     """
 
-    def __init__(self, reason: str, *, unanswered: bool = False, refused: bool = False) -> None:
+    def __init__(self, reason: str, *, unanswered: bool = False, refused: bool = False, late: bool = False) -> None:
         super().__init__(reason)
-        self.unanswered, self.refused = unanswered, refused
+        self.unanswered, self.refused, self.late = unanswered, refused, late
 
 
 class UpstreamAnswer:
@@ -288,15 +289,15 @@ class _Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _fail(self, reason: str, *, unanswered: bool = False) -> None:
+    def _fail(self, reason: str, *, unanswered: bool = False, late: bool = False) -> None:
         if self._lost is None:
-            self._lost = EngineLost(f"{self.address} {reason}", unanswered=unanswered)
+            self._lost = EngineLost(f"{self.address} {reason}", unanswered=unanswered, late=late)
         self.abort()
         self._wake()
 
     def _late(self, timeout: float) -> None:
         if not self.status:
-            self._fail(f"sent nothing within {timeout:g} s")
+            self._fail(f"sent nothing within {timeout:g} s", late=True)
 
     # asyncio.Protocol
 
