@@ -32,6 +32,9 @@ def headline(artifact: Artifact) -> str:
         return f"{size}, {what} {metrics['validation.perplexity']:,.1f}"
     if artifact.kind == "EvalReport":
         return _scores(artifact)
+    if artifact.kind == "RolloutRecord" and "outcome" in artifact.details:
+        told = artifact.details
+        return f"{told['candidate']} against {told['baseline']}: {told['outcome'].replace('_', ' ')}; {told['why']}"
     plain = {name: value for name, value in counts.items() if "." not in name}
     return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in plain.items())
 

@@ -190,6 +190,8 @@ def test_a_rollback_is_seen_in_json_and_in_the_exit_code(journal: Journal, capsy
     assert json.loads(capsys.readouterr().out)["equal"] is True
     assert rollout(journal, "status", "--json") == 0
     assert json.loads(capsys.readouterr().out)["weights"] == {"base": 100.0, "tuned": 0.0}
+    assert run_command(["show", "--store", journal.store.url]) == 0
+    assert "tuned against base: rolled back; tuned is worse than base" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("command", "weights"), [("promote", (0, 100)), ("rollback", (100, 0))])

@@ -124,6 +124,7 @@ class World:
         self.now = START
         self.users = 0
         self.serial = 0
+        self._decoded: tuple[ServingState, Allocation] | None = None
         self.journal = Journal(self.store, self.name)
         self.journal.create(make_state(self.config))
         self.change(lambda state: with_rollout(state, self.config), by="tester", reason="begin")
@@ -163,7 +164,7 @@ class World:
     def traffic(self) -> tuple[list[Observation], list[Feedback]]:
         """The requests that end in this tick."""
         draw, state = self.random, self.state
-        allocation = state.allocation()
+        allocation = self.allocation(state)
         seen: list[Observation] = []
         feedback: list[Feedback] = []
         mean = self.users_per_second * self.tick_s
@@ -182,13 +183,19 @@ class World:
                 continue
             for _ in range(1 + draw.randrange(self.requests)):
                 self.serial += 1
-                seen.append(self.request(arm, variant, key if keyed else f"one-{self.serial}", keyed))
+                seen.append(self.request(arm, variant, key if keyed else f"one-{self.serial}", keyed, state.version))
                 if arm.liked is not None:
                     liked = float(draw.random() < arm.liked)
                     feedback.append(Feedback("liked", liked, self.now, request=seen[-1].request))
         return seen, feedback
 
-    def request(self, arm: Arm, variant: str, unit: str, keyed: bool) -> Observation:
+    def allocation(self, state: ServingState) -> Allocation:
+        """Decoded once for each set of owners."""
+        if self._decoded is None or self._decoded[0] is not state:
+            self._decoded = (state, state.allocation())
+        return self._decoded[1]
+
+    def request(self, arm: Arm, variant: str, unit: str, keyed: bool, version: int) -> Observation:
         draw = self.random
         fallback = draw.random() < arm.fallback
         error = fallback or draw.random() < arm.errors
@@ -197,7 +204,7 @@ class World:
             unit=unit,
             keyed=keyed,
             variant=variant,
-            version=self.state.version,
+            version=version,
             at=self.now - draw.random() * self.tick_s / 2,
             error=error,
             first_token_s=arm.first_token_s * factor,

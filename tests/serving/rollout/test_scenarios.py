@@ -98,10 +98,12 @@ def test_users_without_a_key_are_left_out_and_counted(world):
 
 
 def test_returning_users_count_once_a_step(world):
-    w = world(population=600, **BUSY)
-    w.until(lambda: w.run.machine.step == 1 and w.run.machine.elapsed(w.now) > 400, 2000)
+    rails = ({"metric": "error_rate", "margin": 0.15},)
+    w = world(population=400, rollout={"minimum_units": 20, "guardrails": rails}, **BUSY)
+    assert w.to_the_end() == "promoted"
     for decision in w.run.machine.decisions:
-        assert sum(side["units"] for side in decision.sides.values()) <= 600
+        assert sum(side["units"] for side in decision.sides.values()) <= 400
+    assert sum(w.run.machine.decisions[-1].sides["candidate"].values()) > 0, "they count again in the next step"
 
 
 def test_pause_resume_and_the_hand_on_the_weights(world):
