@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import UserError
 from serving.config import EngineConfig
 from serving.control.state import EngineState
 
@@ -133,86 +132,6 @@ def cache_bytes_for(settings: Mapping[str, Any], config: EngineConfig) -> int:
     blocks = -(-tokens // CACHE_BLOCK_TOKENS) * CACHE_BLOCK_TOKENS
     needed = 2 * 4 * layers * kv_heads * head_dim * blocks * min(FULL_REQUESTS_CACHED, config.max_num_seqs)
     return min(max(needed, MIN_CACHE_BYTES), MAX_CACHE_BYTES)
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A variant's model, as files.
-
-    Attributes:
-        name: the variant's name.
-        folder: a Hugging Face model folder with full weights (the base's, where there is an adapter).
-        adapter_folder: a peft LoRA folder applied to it, if any.
-        artifact: the id of the artifact it came from, for messages and records.
-    """
-
-    name: str
-    folder: Path
-    adapter_folder: Path | None = None
-    artifact: str = ""
-
-
-@dataclass(frozen=True)
-class EngineSpec:
-    """One vLLM server, to be run in one or more replicas.
-
-    Attributes:
-        name: its name, from the variants it serves.
-        folder: the model folder.
-        models: names under which the full weights answer.
-        adapters: (name, folder) of each adapter on them.
-        device: ``cpu`` or ``gpu``.
-    """
-
-    name: str
-    folder: str
-    models: tuple[str, ...]
-    adapters: tuple[tuple[str, str], ...]
-    device: str
-    config: EngineConfig
-
-    @property
-    def variants(self) -> tuple[str, ...]:
-        """The variants that it answers for; each is a model name of the server."""
-        return (*self.models, *(name for name, _ in self.adapters))
-
-
-def plan_engines(models: Sequence[ServedModel], config: EngineConfig, device: str) -> list[EngineSpec]:
-    """The servers that the variants need: one for each base model.
-
-    Raises:
-        UserError: a folder or its description is missing.
-    """
-    groups: dict[str, list[ServedModel]] = {}
-    for model in models:
-        _check_folders(model)
-        groups.setdefault(str(model.folder.resolve()), []).append(model)
-    return [
-        EngineSpec(
-            name="-".join(member.name for member in members),
-            folder=folder,
-            models=tuple(member.name for member in members if member.adapter_folder is None),
-            adapters=tuple(
-                (member.name, str(member.adapter_folder.resolve())) for member in members if member.adapter_folder
-            ),
-            device=device,
-            config=config,
-        )
-        for folder, members in groups.items()
-    ]
-
-
-def _check_folders(model: ServedModel) -> None:
-    required = [(model.folder, "config.json")]
-    if model.adapter_folder is not None:
-        required.append((model.adapter_folder, "adapter_config.json"))
-    for folder, name in required:
-        if not (folder / name).is_file():
-            raise UserError(
-                f"{name} is not in {folder}",
-                where=f"serving: variant {model.name}{f' ({model.artifact})' if model.artifact else ''}",
-                next_step="name a Hugging Face model folder, a peft LoRA folder, or the stage that makes one",
-            )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def tiny_llama(vocabulary: int, width: int) -> Any:
         num_attention_heads=2,
         num_key_value_heads=2,
         head_dim=32,
-        max_position_embeddings=256,
+        max_position_embeddings=2048,
         bos_token_id=0,
         eos_token_id=1,
         tie_word_embeddings=True,
