@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import time
 from pathlib import Path
 
@@ -10,9 +12,10 @@ import pytest
 
 from cluster.artifact import Artifact, Identity
 from cluster.attempt import Attempt
+from cluster.config import parse_document
 from cluster.stage import provenance
 from cluster.store_local import LocalStore
-from pipelines.cli import run_command
+from pipelines.cli import build_parser, run_command
 from serving.config import ServingConfig
 from serving.control.changes import moved_by_rollout
 from serving.control.journal import Journal
@@ -221,3 +224,18 @@ def test_a_tampered_record_fails_its_replay(
     capsys.readouterr()
     assert rollout(journal, "replay") == 1
     assert "NOT as recorded: decisions 1, 2" in capsys.readouterr().out
+
+
+GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "rollout.md").read_text(encoding="utf-8")
+
+
+def test_the_guides_recipe_is_a_recipe() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.S)
+    config = ServingConfig.model_validate(parse_document(text, "docs/rollout.md").data["serving"])
+    assert config.rollout is not None
+    assert config.weights()[config.rollout.candidate] == 0
+
+
+@pytest.mark.parametrize("line", re.findall(r"^raymill rollout .*$", GUIDE, re.M))
+def test_the_guides_commands_are_commands(line: str) -> None:
+    build_parser().parse_args(shlex.split(line, comments=True)[1:])
