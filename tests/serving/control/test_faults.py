@@ -56,8 +56,8 @@ class Site:
         (self.folder / name / "config.json").write_text("{}")
         return VariantSource(ModelSource(folder=str(self.folder / name)))
 
-    def serve(self, variants=("base", "tuned"), replicas=2, **section):
-        weights = {name: 50 if number < 2 else 0 for number, name in enumerate(variants)}
+    def serve(self, weights=(("base", 50), ("tuned", 50)), replicas=2, **section):
+        weights = dict(weights)
         config = ServingConfig(
             port=0,
             admin_port=0,
@@ -66,7 +66,7 @@ class Site:
             limits={"drain_seconds": 10, "try_seconds": 20},
             **section,
         )
-        sources = {name: self.source(name) for name in variants}
+        sources = {name: self.source(name) for name in weights}
         with Progress(stream=io.StringIO(), live=False).track("serving") as tracker:
             options = {"store": self.store, "name": "faults", "logs": self.folder, "commands": COMMANDS}
             self.deployment = deploy(config, sources, tracker, **options)
@@ -284,7 +284,7 @@ def test_fewer_and_more_replicas_lose_nothing(site):
 
 
 def test_an_engine_falls_asleep_and_a_request_wakes_it(site):
-    user = next(key for key, variant in site.deployment.variants_of(["a", "b", "c", "d", "e"]).items() if variant)
+    user = "somebody"
     variant = site.deployment.variants_of([user])[user]
     site.applied(operations.scale(site.journal, variant, "0:2", **BY))
     wait_for(lambda: site.variant(variant).state == "asleep")
@@ -341,7 +341,7 @@ def test_a_rollout_promotes_the_good_and_rolls_back_the_bad_though_its_controlle
         guardrails=[GuardrailConfig(metric="error_rate", margin=0.5)],
         gate="none",
     )
-    site.serve(("base", candidate), replicas=1, rollout=rollout)
+    site.serve({"base": 100, candidate: 0}, replicas=1, rollout=rollout)
     ended = {"promoted", "rolled_back"}
     killed = actor("Controller").pid
     deadline, number = time.monotonic() + 40, 0
