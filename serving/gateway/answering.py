@@ -129,10 +129,11 @@ class Answering:
         trouble: Reply | None = None
         how, may_fall_back = exchange.how, exchange.how != "override"
         while True:
-            route = table.variants[exchange.variant]
-            payload = wire.engine_body(with_prompt(body, exchange.path, route.prompt), route.engine_model)
-            other = self.stand_in(table, shares, exchange.variant) if may_fall_back else None
-            reply = await self._from_variant(exchange, table, payload, desperate=other is None)
+            reply = None
+            if (route := table.variants.get(exchange.variant)) is not None:
+                payload = wire.engine_body(with_prompt(body, exchange.path, route.prompt), route.engine_model)
+                other = self.stand_in(table, shares, exchange.variant) if may_fall_back else None
+                reply = await self._from_variant(exchange, table, payload, desperate=other is None)
             if reply is not None and not reply.is_trouble:
                 return reply
             trouble = trouble or reply

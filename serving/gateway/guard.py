@@ -18,7 +18,7 @@ from serving.gateway.wire import ApiError, Unavailable
 KEEPALIVE_S = 75.0
 """An idle connection is closed after it."""
 
-LINGER_S = 2.0
+LINGER_S = 1.0
 """After an answer that came before its request's end: how long the rest is read away, so that the answer arrives."""
 
 HEAD_BYTES = 32 << 10

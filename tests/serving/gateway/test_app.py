@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from serving.gateway import wire
 from serving.gateway.table import VariantRoute
 
 _spec = importlib.util.spec_from_file_location("harness", Path(__file__).with_name("harness.py"))
@@ -267,3 +268,40 @@ async def test_before_it_is_told_anything_the_gateway_says_that_it_starts(setup)
         assert fresh.report().version == -1
     finally:
         await fresh.close()
+
+
+@scenario({"base": 1, "tuned": 1})
+async def test_the_metrics_page_tells_of_every_variant(setup):
+    for stream in (False, True):
+        for user in ("u1", "u2", "u3", "u4", "u5", "u6"):
+            await setup.post({"prompt": "paced", "user": user, "stream": stream})
+    await setup.post({"prompt": "x", "n": 99})
+    setup.gateway.engines.pool.eject(setup.addresses[0])
+    samples = await setup.samples()
+    for variant in ("base", "tuned"):
+        assert samples[f'raymill_variant_share{{variant="{variant}"}}'] == 0.5
+        whole = samples[f'raymill_requests_total{{variant="{variant}",path="/v1/completions",status="200"}}']
+        assert whole == 2 * samples[f'raymill_time_to_first_token_seconds_count{{variant="{variant}"}}']
+        assert whole == 2 * samples[f'raymill_time_per_token_seconds_count{{variant="{variant}"}}']
+        assert whole == samples[f'raymill_request_seconds_count{{variant="{variant}",path="/v1/completions"}}']
+    assert samples['raymill_requests_refused_total{reason="too_many_choices"}'] == 1
+    assert samples['raymill_engines{variant="base",state="out_of_rotation"}'] == 1
+    assert samples['raymill_limit{limit="max_ongoing"}'] == 256
+    assert samples["raymill_table_version"] == 0 and samples["raymill_requests_ongoing"] == 0
+
+
+@scenario()
+async def test_a_variant_without_a_route_is_unavailable_and_no_failure_of_the_gateway(setup):
+    setup.push(variants={"tuned": setup.table.variants["tuned"]}, fallback=False)
+    await setup.problem(503, COMPLETION)
+    setup.push(fallback=True)
+    assert (await setup.post(COMPLETION))[1]["X-Raymill-Assignment"] == "fallback"
+
+
+def test_an_engines_usage_is_found_without_reading_its_json():
+    text = json.dumps('"usage":{"completion_tokens":9}')
+    said = f'{{"choices":[{{"text":{text}}}],"usage": {{"prompt_tokens":3,"completion_tokens":5}}}}'
+    assert wire.usage(said.encode()) == (3, 5)
+    assert wire.usage(b'{"choices":[],"usage":null}') is None
+    long = b'{"usage":{"prompt_tokens":1,"completion_tokens":2},"choices":["' + b"x" * 5000 + b'"]}'
+    assert wire.usage(long) == (1, 2)

@@ -83,7 +83,7 @@ def test_the_gateway_does_what_its_description_says(live, mode):
     def check(case):
         case.call_and_validate(headers={"Authorization": "Bearer good"}, excluded_checks=[ignored_auth])
 
-    examples(live, mode, 25)(check)
+    examples(live, mode, 15)(check)
 
 
 def test_without_a_key_nothing_but_health_answers(live):
