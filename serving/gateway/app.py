@@ -26,7 +26,7 @@ from serving.gateway.engines import Engines
 from serving.gateway.exchange import error_response
 from serving.gateway.feedback import feedback_of
 from serving.gateway.generating import Generating
-from serving.gateway.guard import Connection, GuardedServer, raise_open_files
+from serving.gateway.guard import GuardedServer, raise_open_files
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.observation import GatewayReport, OthersUse
 from serving.gateway.observe import Observations
@@ -193,9 +193,6 @@ class Gateway:
 
     async def _answer(self, request: web.BaseRequest, paths: dict[str, dict[str, Handler]]) -> web.StreamResponse:
         try:
-            connection = request.protocol
-            assert isinstance(connection, Connection)
-            await connection.flushed()
             _check_headers(request)
             response = await self._handler(request, paths)(request)
         except wire.ApiError as error:

@@ -73,11 +73,6 @@ class Connection(web.RequestHandler):
         """Whether no request is being answered."""
         return self._waiter is not None and not self._messages
 
-    async def flushed(self) -> None:
-        """Wait until the client has read earlier answers: pipelining does not pile them up."""
-        if self._paused:
-            await self._drain_helper()
-
     def refuse(self, error: ApiError) -> None:
         """Say why and close."""
         if self.transport is not None:

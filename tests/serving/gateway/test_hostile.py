@@ -170,7 +170,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_the_engine_stopped(set
 
 @scenario()
 async def test_unread_pipelined_answers_do_not_pile_up(setup):
-    setup.push(limits={"stalled_seconds": 0.5})
+    setup.push(limits={"stalled_seconds": 1.5})
     _, writer = await asyncio.open_connection("127.0.0.1", setup.port)
     writer.transport.pause_reading()
     for _ in range(200):
