@@ -196,7 +196,9 @@ def test_an_embedding_model_is_warmed_up_and_embeds_as_transformers_do(tiny_mode
             return answer.data[0].embedding
 
     extra = ("--runner", "pooling", "--convert", "embed")
-    got = run_engine(tiny_models.base, tmp_path / "log", use, max_model_len=128, extra_arguments=extra)
+    # Named as if it were another interpreter, it gets an environment without a trace of this one's.
+    config = {"max_model_len": 128, "extra_arguments": extra, "python": sys.executable}
+    got = run_engine(tiny_models.base, tmp_path / "log", use, **config)
     tokenizer = AutoTokenizer.from_pretrained(tiny_models.base)
     model = AutoModel.from_pretrained(tiny_models.base, dtype=torch.float32)
     with torch.no_grad():
