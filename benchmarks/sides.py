@@ -87,7 +87,10 @@ def deployed(folder: Path, gateways: int, idle: int = 0) -> Iterator[Pair]:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raymill-benchmark-")))
         stack.enter_context(connect(ClusterConfig()))
         tracker = stack.enter_context(Progress(stream=sys.stderr, live=False).track("serving"))
-        variants: list[dict[str, object]] = [{"name": name, "model": "given"} for name in PAIR]
+        # The rollout gives the candidate its users.
+        variants: list[dict[str, object]] = [
+            {"name": name, "model": "given", "weight": int(name == PAIR[0])} for name in PAIR
+        ]
         sources = dict.fromkeys(PAIR, VariantSource(ModelSource(folder=str(folder))))
         for name in (f"idle{number}" for number in range(idle)):
             (place / name).mkdir()
