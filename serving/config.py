@@ -223,6 +223,13 @@ class ServingConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _candidate_has_no_users_yet(self) -> ServingConfig:
+        candidate = self.rollout.candidate if self.rollout else None
+        if any(variant.name == candidate and variant.weight > 0 for variant in self.variants):
+            raise ValueError(f"the rollout gives {candidate} its users: its weight must be 0")
+        return self
+
+    @model_validator(mode="after")
     def _engines_are_valid(self) -> ServingConfig:
         for variant in self.variants:
             self.engine_of(variant)

@@ -40,6 +40,10 @@ class GuardrailConfig(StrictModel):
     bounded: bool = Field(
         default=True, description="a reported metric's values are all within 0 and 1; otherwise only their mean is used"
     )
+    optional: bool = Field(
+        default=False,
+        description="no obstacle while neither side has measured it: callers that never stream have no first token",
+    )
 
     @property
     def reported(self) -> bool:
@@ -120,8 +124,8 @@ class RolloutConfig(StrictModel):
     guardrails: tuple[GuardrailConfig, ...] = Field(
         (
             GuardrailConfig(metric="error_rate", margin=0.01),
-            GuardrailConfig(metric="first_token_seconds", margin=0.2),
-            GuardrailConfig(metric="token_seconds", margin=0.2),
+            GuardrailConfig(metric="first_token_seconds", margin=0.2, optional=True),
+            GuardrailConfig(metric="token_seconds", margin=0.2, optional=True),
             GuardrailConfig(metric="latency_p95_seconds", margin=0.3),
         ),
         min_length=1,

@@ -214,9 +214,8 @@ class Machine:
         if self.evidence.ratio_p <= config.alarm_alpha:
             return None
         if last or config.require == "every_step":
-            unmet = [each for each in self.evidence.findings() if each.p_pass > config.alpha]
-            if unmet:
-                return self._once("hold", self._unmet([each.metric for each in unmet]), "not_shown")
+            if unmet := self._not_shown():
+                return self._once("hold", self._unmet(unmet), "not_shown")
             return "advance", f"every guardrail is shown to hold in {self.name}", ""
         return "advance", f"no harm is shown in {self.name}, with {units:,} units or more on each side", ""
 
@@ -249,7 +248,17 @@ class Machine:
         few = [f"{getattr(self.config, side)} has {n:,}" for side, n in units.items() if n < self.config.minimum_units]
         if few:
             return f"{' and '.join(few)} of {self.config.minimum_units:,} units"
-        return self._unmet([each.metric for each in self.evidence.findings() if each.p_pass > self.config.alpha])
+        return self._unmet(self._not_shown())
+
+    def _not_shown(self) -> list[str]:
+        """Guardrails that the step still waits for; an optional one that neither side ever measured is none."""
+        optional = {rail.metric for rail in self.config.guardrails if rail.optional}
+        return [
+            each.metric
+            for each in self.evidence.findings()
+            if each.p_pass > self.config.alpha
+            and (each.metric not in optional or each.baseline_units or each.candidate_units)
+        ]
 
     def _unmet(self, metrics: list[str]) -> str:
         empty = [

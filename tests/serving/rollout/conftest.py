@@ -102,6 +102,7 @@ class Arm:
     retried: float = 0.0
     fallback: float = 0.0
     liked: float | None = None
+    streams: bool = True
 
 
 @dataclass
@@ -214,6 +215,8 @@ class World:
             fallback=fallback,
             request=f"r-{self.serial}",
         )
+        if not arm.streams:
+            seen = replace(seen, first_token_s=None, token_s=None)
         return replace(seen, first_token_s=None, token_s=None, latency_s=None) if error else seen
 
     def tick(self, traffic: bool = True) -> None:

@@ -25,6 +25,16 @@ def test_an_equal_candidate_is_promoted(world):
     assert w.state.changed_by == f"rollout {w.state.rollout.id}"
 
 
+def test_callers_that_never_stream_are_no_obstacle_unless_only_one_side_has_them(world, arm):
+    rails = ({"metric": "error_rate", "margin": 0.1}, {"metric": "first_token_seconds", "margin": 0.2, "optional": True})
+    whole = world(rollout={"guardrails": rails}, base=arm(streams=False), tuned=arm(streams=False), **BUSY)
+    assert whole.to_the_end() == "promoted"
+    strange = world(rollout={"guardrails": rails}, tuned=arm(streams=False), **BUSY)
+    strange.until(lambda: False, 900)
+    assert strange.status == "running"
+    assert "never measured: first_token_seconds" in strange.run.machine.decisions[-1].why
+
+
 @pytest.mark.parametrize("worse", [{"errors": 0.15}, {"first_token_s": 0.4}], ids=["errors", "first_token"])
 def test_a_worse_candidate_is_rolled_back(world, arm, worse):
     w = world(tuned=arm(**worse), **BUSY)
