@@ -140,7 +140,8 @@ class Answering:
             if (route := table.variants.get(exchange.variant)) is not None:
                 payload = wire.engine_body(with_prompt(body, exchange.path, route.prompt), route.engine_model)
                 other = self.stand_in(table, shares, exchange.variant) if may_fall_back else None
-                reply = await self._from_variant(exchange, table, payload, desperate=other is None)
+                renamed = wire.renamed(route.engine_model, table.model)
+                reply = await self._from_variant(exchange, table, payload, renamed, desperate=other is None)
             if reply is not None and not reply.is_trouble:
                 return reply
             trouble = trouble or reply
@@ -157,7 +158,7 @@ class Answering:
         raise wire.Unavailable(f"variant {exchange.assigned} cannot answer now: no engine of it works")
 
     async def _from_variant(
-        self, exchange: Exchange, table: RouteTable, payload: bytes, *, desperate: bool
+        self, exchange: Exchange, table: RouteTable, payload: bytes, renamed: tuple[bytes, bytes], *, desperate: bool
     ) -> Reply | None:
         """Ask one engine after the other until one answers well; otherwise its trouble, or nothing."""
         trouble: Reply | None = None
@@ -171,7 +172,7 @@ class Answering:
             self._engines.pool.begin(address)
             keep = False
             try:
-                reply = await self._ask(exchange, table, address, payload)
+                reply = await self._ask(exchange, table, address, payload, renamed)
                 keep = not reply.is_trouble
                 if keep:
                     return reply
@@ -196,7 +197,9 @@ class Answering:
         while desperate and (address := pool.pick(variant, tried, desperate=True)) is not None:
             yield address
 
-    async def _ask(self, exchange: Exchange, table: RouteTable, address: str, payload: bytes) -> Reply:
+    async def _ask(
+        self, exchange: Exchange, table: RouteTable, address: str, payload: bytes, renamed: tuple[bytes, bytes]
+    ) -> Reply:
         """One try.
 
         Raises:
@@ -214,8 +217,9 @@ class Answering:
             content_type = answer.headers.get("content-type", wire.JSON)
             if not answer.is_stream:
                 with answer:
-                    return Reply(address, answer.status, content_type, await answer.read())
-            stream = EventStream(answer, hide_usage=not exchange.show_usage)
+                    body = await answer.read()
+                    return Reply(address, answer.status, content_type, body.replace(*renamed, 1))
+            stream = EventStream(answer, hide_usage=not exchange.show_usage, renamed=renamed)
             try:
                 async with asyncio.timeout(max(0.0, began + seconds - loop.time())):
                     first = await stream.next()  # until it has come, another engine can still take over

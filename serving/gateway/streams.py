@@ -20,6 +20,7 @@ class EventStream:
     Args:
         answer: the engine's; this closes it.
         hide_usage: leave out the usage event, which the gateway asked for and the caller did not.
+        renamed: what the engine calls the model, and what callers do; see :func:`serving.gateway.wire.renamed`.
 
     Attributes:
         events: handed on so far.
@@ -28,8 +29,8 @@ class EventStream:
         first_at, last_at: when the first and the last event came (``perf_counter``).
     """
 
-    def __init__(self, answer: UpstreamAnswer, *, hide_usage: bool) -> None:
-        self.answer, self._hide_usage = answer, hide_usage
+    def __init__(self, answer: UpstreamAnswer, *, hide_usage: bool, renamed: tuple[bytes, bytes] | None = None) -> None:
+        self.answer, self._hide_usage, self._renamed = answer, hide_usage, renamed
         self.events = 0
         self.usage: tuple[int, int] | None = None
         self.finished = False
@@ -71,6 +72,8 @@ class EventStream:
             self.usage = wire.usage(events) or self.usage
         if self._hide_usage and USAGE_EVENT in events:
             events = b"".join(event + b"\n\n" for event in events.split(b"\n\n") if event and USAGE_EVENT not in event)
+        if self._renamed:
+            events = events.replace(*self._renamed)
         last = events.rstrip().endswith(LAST_EVENT)
         self.finished = self.finished or last
         said = events.count(b"data: ") - last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -158,6 +159,15 @@ def usage(body: bytes) -> tuple[int, int] | None:
         return None
     counts = {name: int(number) for name, number in _COUNT.findall(found.group())}
     return (counts.get(b"prompt_tokens", 0), counts.get(b"completion_tokens", 0)) if counts else None
+
+
+@functools.lru_cache(maxsize=256)
+def renamed(engine_model: str, public: str) -> tuple[bytes, bytes]:
+    """The engine's name of the model in an answer, and what takes its place: callers asked for the public one.
+
+    Within a JSON string the quotes would be escaped, so that a generated text is never touched.
+    """
+    return f'"model":{json.dumps(engine_model)}'.encode(), f'"model":{json.dumps(public)}'.encode()
 
 
 def error_event(message: str) -> bytes:

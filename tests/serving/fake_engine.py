@@ -112,6 +112,7 @@ class FakeEngine:
         if body.get("stream"):
             return await self.stream(request, prompt, body)
         answer = {"id": "x", "object": "text_completion", "created": 1, "model": body["model"], "engine": self.name}
+        answer["asked"] = body["model"]  # the gateway gives callers the public name in its place
         choice = {
             "index": 0,
             "text": "ok",
@@ -119,7 +120,8 @@ class FakeEngine:
             "message": {"role": "assistant", "content": "ok"},
         }
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        return web.json_response({**answer, "choices": [choice], "usage": usage})
+        whole = json.dumps({**answer, "choices": [choice], "usage": usage}, separators=(",", ":"))  # as vLLM writes it
+        return web.json_response(text=whole)
 
     def problem(self, path: str, body: object) -> str:
         """What a schema says against a request; nothing where it fits."""
@@ -146,7 +148,7 @@ class FakeEngine:
             await response.write(compact_event({"choices": [{"index": 0, "text": "x" * 4000}]}))
         for index in range(PIECES):
             choice = {"index": 0, "text": f"{index} ", "delta": {"content": f"{index} "}, "finish_reason": None}
-            event = {"id": "x", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+            event = {"id": "x", "object": "text_completion", "created": 1, "model": body["model"], "choices": [choice]}
             await response.write(compact_event(event))
             if prompt == "step" and self.go_on is not None:
                 await self.go_on.wait()  # the test lets every piece go by itself

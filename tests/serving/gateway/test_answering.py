@@ -25,7 +25,7 @@ async def test_another_variant_answers_marked_where_no_engine_of_its_own_works(s
     for _ in range(3):
         status, headers, raw = await setup.post(COMPLETION)
         assert (status, headers["X-Raymill-Variant"], headers["X-Raymill-Assignment"]) == (200, "tuned", "fallback")
-        assert json.loads(raw)["model"] == "tuned"
+        assert json.loads(raw)["asked"] == "tuned"
     seen = setup.gateway.report().observations
     assert [(each.variant, each.error, each.fallback, each.latency_s) for each in seen] == [
         ("base", True, True, None)

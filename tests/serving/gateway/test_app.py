@@ -25,7 +25,7 @@ async def test_the_engine_gets_its_own_model_name_and_the_rest_untouched(setup):
     body = {**COMPLETION, "session": "s", "temperature": 0.5, "stop": ["é", "\u2028"], "extra": {"deep": [1, None]}}
     status, headers, raw = await setup.post(body, headers={"X-Request-Id": "my-id.1", "Authorization": "Bearer mine"})
     assert status == 200
-    assert json.loads(raw)["model"] == "base"
+    assert (json.loads(raw)["model"], json.loads(raw)["asked"]) == ("demo", "base")
     assert headers["X-Request-Id"] == "my-id.1"
     assert headers["X-Raymill-Variant"] == "base"
     assert headers["X-Raymill-Assignment"] == "sticky"
@@ -48,6 +48,7 @@ async def test_a_stream_passes_piece_by_piece_as_the_engine_sends_it(setup):
             # The engine waits: only what it has sent can be here, and it must be here.
             piece = await asyncio.wait_for(reply.content.readany(), 5)
             assert piece.startswith(b"data: {") and piece.endswith(b"\n\n") and f'"{index} "'.encode() in piece
+            assert b'"model":"demo"' in piece
             busy.go_on.set()
         rest = await reply.content.read()
     assert rest == b"data: [DONE]\n\n"

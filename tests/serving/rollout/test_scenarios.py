@@ -26,7 +26,10 @@ def test_an_equal_candidate_is_promoted(world):
 
 
 def test_callers_that_never_stream_are_no_obstacle_unless_only_one_side_has_them(world, arm):
-    rails = ({"metric": "error_rate", "margin": 0.1}, {"metric": "first_token_seconds", "margin": 0.2, "optional": True})
+    rails = (
+        {"metric": "error_rate", "margin": 0.1},
+        {"metric": "first_token_seconds", "margin": 0.2, "optional": True},
+    )
     whole = world(rollout={"guardrails": rails}, base=arm(streams=False), tuned=arm(streams=False), **BUSY)
     assert whole.to_the_end() == "promoted"
     strange = world(rollout={"guardrails": rails}, tuned=arm(streams=False), **BUSY)
