@@ -20,6 +20,9 @@ CACHE_BLOCK_TOKENS = 128  # vLLM's block on a CPU; a request takes whole ones
 INTERPRETERS_OWN = ("VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "__PYVENV_LAUNCHER__")
 SEARCH_PATHS = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD")
 
+BESIDE = Path(__file__).with_name("beside")
+"""On every server's PYTHONPATH, also where another interpreter runs it; see the package's text."""
+
 
 @dataclass(frozen=True)
 class ServerSpec:
@@ -50,6 +53,7 @@ class ServerSpec:
             "--port": port,
             "--max-num-seqs": config.max_num_seqs,
             "--dtype": "float32" if self.device == "cpu" and config.dtype == "auto" else config.dtype,
+            "--middleware": "raymill_bearer.BearerGuard",  # vLLM's own key leaves paths open
         }
         if config.max_model_len is not None:
             arguments["--max-model-len"] = config.max_model_len
@@ -76,6 +80,7 @@ class ServerSpec:
         if self.engine.config.python is not None:
             kept = without_own_interpreter(kept, self.interpreter)
         kept |= {
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(BESIDE), kept.get("PYTHONPATH")])),
             "VLLM_API_KEY": key,
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",

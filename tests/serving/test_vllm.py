@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -284,6 +285,15 @@ def engine_models(address: str, served: Deployment) -> bytes:
     )
     with urllib.request.urlopen(request, timeout=10) as reply:
         return bytes(reply.read())
+
+
+def test_an_engine_answers_nobody_without_its_key(served):
+    address = served.status()[0].replicas[0].address
+    for method, path in (("POST", "/invocations"), ("POST", "/adapters"), ("DELETE", "/adapters"), ("GET", "/version")):
+        request = urllib.request.Request(address + path, data=b"{}", method=method)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=10)
+        assert caught.value.code == 401
 
 
 def test_the_openai_client_gets_what_it_asks_for(ask):

@@ -8,7 +8,7 @@ import pytest
 
 from serving.config import EngineConfig
 from serving.control.state import EngineState, LoraCapacity, ModelSource
-from serving.engines.spec import MIN_CACHE_BYTES, ServerSpec, cache_bytes_for, without_own_interpreter
+from serving.engines.spec import BESIDE, MIN_CACHE_BYTES, ServerSpec, cache_bytes_for, without_own_interpreter
 
 
 @pytest.fixture
@@ -76,8 +76,9 @@ def test_another_interpreter_finds_nothing_of_this_one(spec):
     environment = made.environment(inherited, "k")
     assert environment["PATH"] == "/other/bin:/usr/bin"
     assert environment["HOME"] == "/h"
-    assert not {"PYTHONPATH", "VIRTUAL_ENV"} & set(environment)
-    assert spec().environment(inherited, "k")["PYTHONPATH"] == "/mine"  # its own interpreter may need it
+    assert environment["PYTHONPATH"] == str(BESIDE)
+    assert "VIRTUAL_ENV" not in environment
+    assert spec().environment(inherited, "k")["PYTHONPATH"] == f"{BESIDE}:/mine"  # its own interpreter may need it
 
 
 def test_places_in_this_virtual_environment_leave_the_search_paths():
