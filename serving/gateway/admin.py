@@ -10,8 +10,6 @@ from cluster.errors import RaymillError, UserError
 from serving.gateway.report import Reporting
 from serving.gateway.wire import ApiError, Unavailable
 
-PATHS = ("/admin/status", "/admin/weights")
-
 
 class AdminCalls(Protocol):
     """What admin calls need of the deployment's state; blocking, called in a thread."""

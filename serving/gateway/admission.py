@@ -83,10 +83,12 @@ class Demand:
 
     Attributes:
         body: the request, with ``max_tokens`` where a limit holds and the caller left it open.
+        prompt_tokens: an estimate of the prompt.
         tokens: an estimate of prompt and answer together, to reserve.
     """
 
     body: dict[str, Any]
+    prompt_tokens: int
     tokens: int
 
 
@@ -112,7 +114,8 @@ def bounded(body: dict[str, Any], path: str, size: int, limits: LimitsConfig) ->
     if most is not None and not tokens and (path == CHAT or default > most):
         body, default = {**body, "max_tokens": most}, most
     answer = max(0, max(tokens)) if tokens else default
-    return Demand(body, size // BYTES_PER_TOKEN + answer * choices)
+    prompt = size // BYTES_PER_TOKEN
+    return Demand(body, prompt, prompt + answer * choices)
 
 
 def _count(body: Mapping[str, Any], name: str) -> int | None:

@@ -104,7 +104,7 @@ class Answering:
         """The answer, passed on.
 
         Raises:
-            ApiError: 503 nobody can answer, 504 it takes too long.
+            ApiError: 503 nobody can answer, 504 it takes too long, or every engine took too long to begin.
             ClientGone: nobody waits for it.
         """
         seconds = table.limits.answer_seconds
@@ -155,6 +155,9 @@ class Answering:
         if trouble is not None and trouble.status >= 500:
             self._engines.pool.begin(trouble.address)
             return trouble
+        if exchange.tries and exchange.late_tries == exchange.tries:
+            message = f"no engine of variant {exchange.assigned} began to answer within {table.limits.try_seconds:g} s"
+            raise wire.ApiError(504, message, kind="server_error", code="timeout")
         raise wire.Unavailable(f"variant {exchange.assigned} cannot answer now: no engine of it works")
 
     async def _from_variant(
@@ -169,6 +172,7 @@ class Answering:
                 exchange.retried = True
                 self._metrics.retries.add(exchange.variant)
             tried.append(address)
+            exchange.tries += 1
             self._engines.pool.begin(address)
             keep = False
             try:
@@ -182,6 +186,7 @@ class Answering:
                 self._engines.lost(address)
                 killed += not lost.refused
             except TimeoutError:
+                exchange.late_tries += 1
                 self._engines.suspect(address)
             finally:
                 if not keep:
@@ -211,8 +216,8 @@ class Answering:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            answer = await self._engines.upstream.post(
-                address, exchange.path, headers, payload, first_byte_timeout=seconds
+            answer = await self._engines.post(
+                address, exchange.path, headers, payload, try_seconds=seconds, streamed=exchange.streamed
             )
             content_type = answer.headers.get("content-type", wire.JSON)
             if not answer.is_stream:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import functools
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.pool import EnginePool
 from serving.gateway.table import RouteTable
-from serving.gateway.upstream import EngineLost, Upstream
+from serving.gateway.upstream import EngineLost, Upstream, UpstreamAnswer
 
 PROBE_INTERVAL_S = 0.5
 PROBE_TIMEOUT_S = 2.0
@@ -38,6 +39,20 @@ class Engines:
         for address in self.pool.update({name: route.addresses for name, route in table.variants.items()}):
             self.upstream.forget(address)
         self._changed()
+
+    async def post(
+        self, address: str, path: str, headers: Mapping[str, str], body: bytes, *, try_seconds: float, streamed: bool
+    ) -> UpstreamAnswer:
+        """Send a request to one engine. A stream has to begin within ``try_seconds``; an answer in one piece begins
+        with its end, and is waited for as long as its engine answers health checks.
+
+        Raises:
+            EngineLost: there will be no answer, or (``late``) none in time.
+        """
+        still_well = None if streamed else functools.partial(self.healthy, address)
+        return await self.upstream.post(
+            address, path, headers, body, first_byte_timeout=try_seconds, still_well=still_well
+        )
 
     def lost(self, address: str) -> None:
         """An engine failed to answer: out of rotation at once, back when it answers a probe."""

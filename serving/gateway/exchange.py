@@ -23,6 +23,11 @@ How = Literal["sticky", "random", "override", "fallback"]
 CLIENT_LEFT = 499
 """Written down for an answer that its caller did not wait for."""
 
+GAVE_UP_IS_ERROR_S = 10.0
+"""Whoever leaves after so long without a first byte was failed, not merely impatient: people keep their attention on
+what does not answer for about ten seconds (Nielsen, Usability Engineering, 1993, chapter 5). Those who left earlier
+tell only how long it took at least."""
+
 
 class Exchange:
     """One request on its way.
@@ -34,9 +39,12 @@ class Exchange:
         how: how the variant was chosen.
         status: of the answer; :data:`CLIENT_LEFT` until there is one.
         asked: whether an engine was asked or waited for: earlier refusals say nothing about a variant.
+        tries, late_tries: engines asked so far, and those of them that did not begin in time.
         broken: whether a stream ended with an error event.
         usage: (prompt, completion) tokens as the engine counted them.
         stream, response: of an answer that is passed on event by event.
+        streamed: whether the caller asked for a stream.
+        prompt_tokens: about how long its prompt is.
         show_usage: whether the caller asked for a stream's usage event.
     """
 
@@ -56,7 +64,8 @@ class Exchange:
         self.usage: tuple[int, int] | None = None
         self.stream: EventStream | None = None
         self.response: web.StreamResponse | None = None
-        self.show_usage = False
+        self.show_usage = self.streamed = False
+        self.tries = self.late_tries = self.prompt_tokens = 0
 
     def arrived(self) -> None:
         """The whole request is here: its answer is waited for from now on."""
@@ -91,9 +100,12 @@ class Exchange:
             return sum(self.usage)
         if self.admitted is None or (self.status >= 400 and self.status != CLIENT_LEFT):
             return 0
+        reserved = self.admitted.tokens_reserved
         if self.stream is not None:
-            return min(self.stream.events, self.admitted.tokens_reserved)
-        return self.admitted.tokens_reserved if self.status < 400 else 0
+            return min(self.prompt_tokens + self.stream.events, reserved)
+        if self.status == CLIENT_LEFT and not self.has_place:
+            return 0  # no engine has seen it
+        return min(self.prompt_tokens, reserved) if self.streamed else reserved
 
     def observation(self, table: RouteTable, ended: float) -> Observation | None:
         """What a rollout learns from it, if anything (see :class:`Observation`).
@@ -103,10 +115,12 @@ class Exchange:
         """
         if not table.rollout or self.assigned not in table.rollout or not self.asked:
             return None
-        if self.how == "override" or self.status == CLIENT_LEFT:
+        gave_up = self.status == CLIENT_LEFT
+        if self.how == "override" or (gave_up and self.stream is not None):
             return None
+        waited = ended - self.began
         fallback = self.variant != self.assigned
-        error = self.failed or fallback
+        error = self.failed or fallback or (gave_up and waited >= GAVE_UP_IS_ERROR_S)
         timed = not error and self.status < 400
         stream = self.stream if timed else None
         return Observation(
@@ -118,10 +132,11 @@ class Exchange:
             error=error,
             first_token_s=stream.first_at - self.began if stream is not None and stream.first_at else None,
             token_s=stream.seconds_per_token if stream is not None else None,
-            latency_s=ended - self.began if timed else None,
+            latency_s=waited if timed or (gave_up and not fallback) else None,
             retried=self.retried,
             fallback=fallback,
             request=self.id,
+            gave_up=gave_up,
         )
 
 

@@ -53,14 +53,21 @@ class Generating:
             stopping = wire.Unavailable("the gateway is stopping; try again")
             exchange.status = stopping.status
             return error_response(stopping, exchange.headers())
+        except Exception as error:
+            if not isinstance(error, ConnectionError):  # that is the caller's leaving
+                exchange.status = 500  # the gateway's own fault, which the server answers and logs
+            raise
         finally:
             self._tasks.discard(task)
             self._settle(exchange, table)
 
     async def finished(self, seconds: float) -> None:
-        """Wait until every request is answered; after ``seconds`` those that are not are broken off, and say so."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
+        """Wait until every request is answered, also those that still come on open connections; after ``seconds``
+        those that are not are broken off, and say so.
+        """
+        until = time.monotonic() + seconds
+        while self._tasks and (left_s := until - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left_s)
         self._gateway.answering.stopping = True
         left = list(self._tasks)
         for task in left:
@@ -80,7 +87,9 @@ class Generating:
         body = wire.parse_body(raw)
         wire.check_model(body, table.model)
         exchange.user = wire.user_key(request.headers, body)
+        exchange.streamed = body.get("stream") is True
         demand = admission.bounded(body, exchange.path, len(raw), limits)
+        exchange.prompt_tokens = demand.prompt_tokens
         if override is not None:
             exchange.assign(override, "override", table)
         else:
@@ -114,9 +123,13 @@ class Generating:
         gateway, limits, variant = self._gateway, table.limits, exchange.variant
         until = time.monotonic() + limits.queue_seconds
         if variant in table.variants and table.variants[variant].asleep and not gateway.engines.pool.has(variant):
-            woken = await gateway.places.for_engine(
-                variant, limits, lambda: gateway.engines.pool.has(variant), limits.queue_seconds
-            )
+            try:
+                woken = await gateway.places.for_engine(
+                    variant, limits, lambda: gateway.engines.pool.has(variant), limits.queue_seconds
+                )
+            except asyncio.CancelledError:
+                exchange.asked = True  # who gives up waiting for it tells of it
+                raise
             if not woken:
                 exchange.asked = True
                 message = f"variant {variant} is asleep and did not wake within {limits.queue_seconds:g} s"

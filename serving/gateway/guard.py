@@ -180,10 +180,13 @@ class GuardedServer(web.Server):
                     connection.check(now, self.limits)
 
     async def shutdown(self, timeout: float | None = None) -> None:
-        """Close every connection; requests still in flight have ``timeout`` seconds."""
+        """Close every connection: idle ones at once, those with a request in flight after ``timeout`` seconds."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
+        for connection in self.connections:
+            if isinstance(connection, Connection) and connection.is_idle:
+                connection.force_close()
         await super().shutdown(timeout)
 
 

@@ -11,8 +11,10 @@ class Observation:
     """One request, as it counts for the variant that its user was assigned to (intention to treat).
 
     A request that another engine of the variant saved counts with what the caller saw. One that another variant
-    answered, or nobody, is an error of the assigned variant and has no times. Overridden requests, shadow copies,
-    requests that the gateway itself refused (4xx, limits) and answers that the caller gave up are no observations.
+    answered, or nobody, is an error of the assigned variant and has no times. One that its caller gave up before the
+    first byte came tells how long it waited: an answer would have taken longer. After ten seconds it is an error too.
+    Overridden requests, shadow copies, requests that the gateway itself refused (4xx, limits) and streams that the
+    caller left after they had begun are no observations.
 
     Attributes:
         unit: the user key, hashed; for a request without one, its own random name.
@@ -20,13 +22,15 @@ class Observation:
         variant: the assigned variant.
         version: the state's version at the assignment.
         at: when it began, seconds since the epoch.
-        error: whether the assigned variant failed to answer it (5xx, broken stream, nobody there).
+        error: whether the assigned variant failed to answer it (5xx, broken stream, nobody there, ten seconds of
+            silence until the caller left).
         first_token_s: seconds to the first byte of a stream's first event; None for an answer in one piece.
         token_s: seconds for each token after the first; None below two tokens.
-        latency_s: seconds to the end of the answer.
+        latency_s: seconds to the end of the answer; where the caller gave up, to that: a lower bound.
         retried: another engine of the variant answered it.
         fallback: another variant answered it.
         request: the request's id, by which feedback may name it.
+        gave_up: the caller left before the first byte of an answer.
     """
 
     unit: str
@@ -41,6 +45,7 @@ class Observation:
     retried: bool = False
     fallback: bool = False
     request: str = ""
+    gave_up: bool = False
 
 
 @dataclass(frozen=True)

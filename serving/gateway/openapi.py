@@ -51,7 +51,8 @@ def request_schemas(limits: LimitsConfig) -> dict[str, Schema]:
 
 
 def _body(own: Schema, required: tuple[str, ...], more: Schema) -> Schema:
-    shared = {"user": USER, "session": {**USER, "description": "as user, for sessions; not passed on"}}
+    user = {**USER, "type": ["string", "null"]}
+    shared = {"user": user, "session": {**user, "description": "as user, for sessions; not passed on"}}
     return {"type": "object", "required": list(required), "properties": {**own, **more, **shared}}
 
 
@@ -75,10 +76,12 @@ def _messages() -> Schema:
 
 def _generation(limits: LimitsConfig) -> Schema:
     tokens: Schema = {"type": ["integer", "null"], "minimum": 1, "maximum": limits.max_tokens or 1 << 20}
+    choices: Schema = {"type": ["integer", "null"], "minimum": 1, "maximum": limits.max_choices}
     return {
         "max_tokens": tokens,
         "max_completion_tokens": tokens,
-        "n": {"type": ["integer", "null"], "minimum": 1, "maximum": limits.max_choices},
+        "n": choices,
+        "best_of": choices,
         "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
         "top_p": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1},
         "seed": {"type": ["integer", "null"], "minimum": -(1 << 62), "maximum": 1 << 62},

@@ -49,9 +49,10 @@ class Shadow:
         try:
             async with asyncio.timeout(table.limits.answer_seconds):
                 outcome = await self._measured(table, variant, address, path, body, began)
-        except EngineLost:
-            outcome = "lost"
-            engines.lost(address)
+        except EngineLost as lost:
+            # The engine may be the answering variant's too: a copy that is merely late does not take it away.
+            outcome = "timeout" if lost.late else "lost"
+            (engines.suspect if lost.late else engines.lost)(address)
         except TimeoutError:
             outcome = "timeout"
         except wire.ApiError:
@@ -67,8 +68,8 @@ class Shadow:
         payload = wire.engine_body(with_prompt(body, path, route.prompt), route.engine_model)
         headers = engine_headers(table, "shadow")
         limits: LimitsConfig = table.limits
-        answer = await self._engines.upstream.post(
-            address, path, headers, payload, first_byte_timeout=limits.try_seconds
+        answer = await self._engines.post(
+            address, path, headers, payload, try_seconds=limits.try_seconds, streamed=body.get("stream") is True
         )
         with answer:
             if answer.is_stream:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -24,6 +24,9 @@ STREAM_BYTES = 256 << 10
 """Bytes of a stream that may wait for its caller; above it the engine is not read."""
 
 EVENT_STREAM = "text/event-stream"
+StillWell = Callable[[], Awaitable[bool]]
+"""Asked where nothing has come in time: whether it makes sense to wait as long again."""
+
 _LINE_BREAKING = re.compile(r"[\r\n\0]")
 _TARGET = re.compile(r"^/[!-~]*$")
 
@@ -101,7 +104,14 @@ class Upstream:
         self._origins: dict[str, tuple[str, int, str]] = {}
 
     async def post(
-        self, address: str, path: str, headers: Mapping[str, str], body: bytes, *, first_byte_timeout: float
+        self,
+        address: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        first_byte_timeout: float,
+        still_well: StillWell | None = None,
     ) -> UpstreamAnswer:
         """Send a request; returns with a stream's head, or with the whole of another answer.
 
@@ -109,12 +119,13 @@ class Upstream:
             address: the engine's base URL, ``http://host:port``.
             headers: sent besides ``Host`` and ``Content-Length``.
             first_byte_timeout: seconds.
+            still_well: asked when they are over; they begin anew where it says so.
 
         Raises:
             EngineLost: there will be no answer.
             ValueError: a header or the path would break the request apart.
         """
-        return await self._ask("POST", address, path, headers, body, first_byte_timeout)
+        return await self._ask("POST", address, path, headers, body, first_byte_timeout, still_well)
 
     async def get(
         self, address: str, path: str, headers: Mapping[str, str] | None = None, *, first_byte_timeout: float
@@ -136,29 +147,38 @@ class Upstream:
             connection.abort()
 
     async def _ask(
-        self, method: str, address: str, path: str, headers: Mapping[str, str], body: bytes | None, timeout: float
+        self,
+        method: str,
+        address: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout: float,
+        still_well: StillWell | None = None,
     ) -> UpstreamAnswer:
         host, port, authority = self._origin(address)
         request = _encode(method, authority, path, headers, body)
         connection = self._kept(address)
         if connection is not None:
             try:
-                return await self._on(connection, request, timeout)
+                return await self._on(connection, request, timeout, still_well)
             except EngineLost as lost:
                 if not lost.unanswered:
                     raise
             # The server may close a kept connection at the moment it is used again: that says nothing about the engine.
             try:
-                return await self._on(await self._connect(address, host, port), request, timeout)
+                return await self._on(await self._connect(address, host, port), request, timeout, still_well)
             except EngineLost as lost:
                 lost.refused = False  # it had the request, and may have ended of it
                 raise
-        return await self._on(await self._connect(address, host, port), request, timeout)
+        return await self._on(await self._connect(address, host, port), request, timeout, still_well)
 
-    async def _on(self, connection: _Connection, request: bytes, timeout: float) -> UpstreamAnswer:
+    async def _on(
+        self, connection: _Connection, request: bytes, timeout: float, still_well: StillWell | None
+    ) -> UpstreamAnswer:
         self._busy.add(connection)
         try:
-            await connection.ask(request, timeout)
+            await connection.ask(request, timeout, still_well)
         except BaseException:
             self._busy.discard(connection)
             connection.abort()
@@ -223,6 +243,8 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._lost: EngineLost | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._look: asyncio.Task[None] | None = None
         self._asked = self._paused = self._keep = False
         self._expect()
 
@@ -240,19 +262,22 @@ class _Connection(asyncio.Protocol):
     def reusable(self) -> bool:
         return self.complete and self._keep and not self._pieces and self.open
 
-    async def ask(self, request: bytes, timeout: float) -> None:
+    async def ask(self, request: bytes, timeout: float, still_well: StillWell | None) -> None:
         """Send, and wait until there is something to hand on: a stream's head, or the whole answer."""
         if self._transport is None or self._lost:
             raise EngineLost(f"{self.address} closed the connection", unanswered=True)
         self._expect()
         self._asked = True
-        timer = self._loop.call_later(timeout, self._late, timeout)
+        self._timer = self._loop.call_later(timeout, self._late, timeout, still_well)
         try:
             self._transport.write(request)
             while not (self.complete or (self.is_stream and self.status)):
                 await self._wait()
         finally:
-            timer.cancel()
+            self._timer.cancel()
+            if self._look is not None:
+                self._look.cancel()
+                self._look = None
 
     async def take(self) -> bytes:
         """What has come of the body; nothing at its end."""
@@ -295,9 +320,20 @@ class _Connection(asyncio.Protocol):
         self.abort()
         self._wake()
 
-    def _late(self, timeout: float) -> None:
-        if not self.status:
+    def _late(self, timeout: float, still_well: StillWell | None) -> None:
+        if self.status:
+            return
+        if still_well is None:
             self._fail(f"sent nothing within {timeout:g} s", late=True)
+        else:
+            self._look = self._loop.create_task(self._look_again(timeout, still_well))
+
+    async def _look_again(self, timeout: float, still_well: StillWell) -> None:
+        """Wait on where the engine is well; cancelled when there is something to hand on."""
+        if await still_well():
+            self._timer = self._loop.call_later(timeout, self._late, timeout, still_well)
+        else:
+            self._late(timeout, None)
 
     # asyncio.Protocol
 

@@ -102,17 +102,15 @@ def user_key(headers: Mapping[str, str], body: Mapping[str, Any]) -> str | None:
     """The user or session that a request belongs to: a header first, then a field of the body.
 
     Raises:
-        ApiError: 400, the key is too long.
+        ApiError: 400, one of them, used or not, is too long or no text.
     """
-    key: Any = None
-    for name in USER_HEADERS:
-        key = key or headers.get(name)
-    for name in USER_FIELDS:
-        if not key and isinstance(body.get(name), str):
-            key = body[name]
-    if key and len(key) > MAX_KEY_LENGTH:
-        raise ApiError(400, f"a user key may have at most {MAX_KEY_LENGTH} characters", param="user")
-    return key or None
+    keys = [headers.get(name) for name in USER_HEADERS] + [body.get(name) for name in USER_FIELDS]
+    for name, key in zip(USER_HEADERS + USER_FIELDS, keys, strict=True):
+        if key is not None and not isinstance(key, str):
+            raise ApiError(400, f"`{name}` must be a string", param=name)
+        if key is not None and len(key) > MAX_KEY_LENGTH:
+            raise ApiError(400, f"`{name}` may have at most {MAX_KEY_LENGTH} characters", param=name)
+    return next((key for key in keys if key), None)
 
 
 def request_id(given: str | None, fresh: str) -> str:

@@ -183,4 +183,5 @@ if __name__ == "__main__":
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     engine = FakeEngine(key=os.environ.get("VLLM_API_KEY", ""))
     app = engine.application()
-    web.run_app(app, host="127.0.0.1", port=int(os.environ["RAYMILL_ENGINE_PORT"]), print=None, handle_signals=True)
+    host = os.environ.get("FAKE_ENGINE_HOST", "127.0.0.1")
+    web.run_app(app, host=host, port=int(os.environ["RAYMILL_ENGINE_PORT"]), print=None, handle_signals=True)

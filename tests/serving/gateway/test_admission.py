@@ -130,6 +130,31 @@ async def test_a_failed_request_gives_its_reservation_back(setup):
     assert setup.gateway.limiter.use()["k-few"].tokens == 0
 
 
+@scenario(require_keys=True, keys=(key("few", tokens_per_minute=1000),))
+async def test_hanging_up_is_not_free(setup):
+    async def used(prompt, stream, until):
+        before = setup.gateway.limiter.use()["k-few"].tokens
+        body = {**COMPLETION, "prompt": prompt, "stream": stream, "max_tokens": 200, "pad": "x" * 400}
+        call = asyncio.create_task(setup.post(body, headers=bearer("few")))
+        await harness.until(until)
+        call.cancel()
+        await harness.until(lambda: not setup.gateway.limiter.use()["k-few"].ongoing)
+        return setup.gateway.limiter.use()["k-few"].tokens - before
+
+    assert 300 <= await used("hang", False, lambda: len(setup.asked) == 1) <= 350  # the prompt and all it asked for
+    assert 100 <= await used("hang", True, lambda: len(setup.asked) == 2) <= 150  # the prompt
+    setup.push(limits={"max_ongoing": 1})
+    holding = asyncio.create_task(setup.post({**COMPLETION, "prompt": "hang"}, headers=bearer("few")))
+    await harness.until(lambda: len(setup.asked) == 3)
+    before = setup.gateway.limiter.use()["k-few"].tokens
+    call = asyncio.create_task(setup.post({**COMPLETION, "max_tokens": 200}, headers=bearer("few")))
+    await harness.until(lambda: setup.gateway.places.waiting)
+    call.cancel()
+    await harness.until(lambda: not setup.gateway.places.waiting)
+    assert setup.gateway.limiter.use()["k-few"].tokens == before  # no engine has seen it
+    holding.cancel()
+
+
 @scenario(require_keys=True, keys=KEYS)
 async def test_one_request_at_a_time_means_one(setup):
     slow = asyncio.create_task(setup.post({**COMPLETION, "prompt": "slow"}, headers=bearer("one")))

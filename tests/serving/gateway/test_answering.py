@@ -16,6 +16,30 @@ _spec = importlib.util.spec_from_file_location("harness", Path(__file__).with_na
 harness = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(harness)
 scenario, until, COMPLETION = harness.scenario, harness.until, harness.COMPLETION
+
+
+async def hang(request):
+    await asyncio.sleep(60)
+
+
+async def half(request):
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    await asyncio.sleep(60)
+
+
+def engine_like(handler, health):
+    """An engine that answers so, and its health check with a status."""
+
+    async def check(request):
+        return web.Response(status=health)
+
+    app = web.Application()
+    app.router.add_post("/v1/completions", handler)
+    app.router.add_get("/health", check)
+    return app
+
+
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "user": "u1"}
 
 
@@ -96,6 +120,19 @@ async def test_a_shadow_copy_is_measured_and_changes_nothing_for_the_caller(setu
 
 
 @scenario()
+async def test_a_late_shadow_copy_does_not_take_an_engine_from_its_callers(setup):
+    shared = (setup.addresses[0],)
+    routes = {"base": VariantRoute("base", shared), "tuned": VariantRoute("tuned", shared)}
+    setup.push(variants=routes, shadow=ShadowConfig(variant="tuned", share=1.0), limits={"try_seconds": 0.1})
+    ejections, copies = setup.gateway.metrics.ejections.values, setup.gateway.metrics.shadow_requests.values
+    call = asyncio.create_task(setup.post({**COMPLETION, "prompt": "hang", "stream": True}))
+    await until(lambda: copies.get(("tuned", "timeout")) == 1)
+    assert (await call)[0] == 504
+    assert (await setup.post(COMPLETION))[0] == 200
+    assert not ejections and not setup.gateway.engines.pool.ejected
+
+
+@scenario()
 async def test_shadow_copies_are_bounded(setup):
     setup.push(shadow=ShadowConfig(variant="tuned", share=1.0, max_ongoing=2))
     calls = [asyncio.create_task(setup.post({**COMPLETION, "prompt": "hang"})) for _ in range(5)]
@@ -108,28 +145,40 @@ async def test_shadow_copies_are_bounded(setup):
 
 @scenario()
 async def test_an_engine_that_is_slow_to_begin_is_left_for_another_one(setup):
-    async def hang(request):
-        await asyncio.sleep(60)
-
-    async def half(request):
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        await asyncio.sleep(60)
-
-    async def healthy(request):
-        return web.Response()
-
     for handler in (hang, half):
-        app = web.Application()
-        app.router.add_post("/v1/completions", handler)
-        app.router.add_get("/health", healthy)
-        address = await setup.serve(app)
+        address = await setup.serve(engine_like(handler, 200))
         setup.push(
-            variants=setup.routes(base=VariantRoute("base", (address, setup.addresses[0]))), limits={"try_seconds": 0.2}
+            variants=setup.routes(base=VariantRoute("base", (address, setup.addresses[0]))), limits={"try_seconds": 0.1}
         )
-        outcomes = [await setup.post({**COMPLETION, "stream": handler is half}) for _ in range(3)]
+        outcomes = [await setup.post({**COMPLETION, "stream": True}) for _ in range(3)]
         assert [status for status, _, _ in outcomes] == [200] * 3
         assert setup.gateway.engines.pool.ejected == set()  # it answers its health check: slow is not gone
+
+
+@scenario()
+async def test_an_answer_in_one_piece_may_take_longer_than_a_try(setup):
+    setup.push(limits={"try_seconds": 0.1})
+    assert (await setup.post({**COMPLETION, "prompt": "slow"}))[0] == 200  # half a second
+    assert len(setup.asked) == 1 and not setup.gateway.metrics.retries.values
+    setup.push(limits={"answer_seconds": 0.3})
+    assert (await setup.problem(504, {**COMPLETION, "prompt": "hang"}))["code"] == "timeout"
+    assert len(setup.asked) == 2
+
+
+@scenario()
+async def test_an_engine_that_is_late_and_unwell_is_left_for_another_one(setup):
+    address = await setup.serve(engine_like(hang, 500))
+    routes = setup.routes(base=VariantRoute("base", (address, setup.addresses[0])))
+    setup.push(variants=routes, limits={"try_seconds": 0.1})
+    assert [(await setup.post(COMPLETION))[0] for _ in range(2)] == [200] * 2
+    await until(lambda: setup.gateway.engines.pool.ejected == {address})
+
+
+@scenario(fallback=False)
+async def test_where_every_engine_is_late_the_caller_hears_of_the_time(setup):
+    setup.push(limits={"try_seconds": 0.1})
+    error = await setup.problem(504, {**COMPLETION, "prompt": "hang", "stream": True})
+    assert error["code"] == "timeout" and "0.1 s" in error["message"] and len(setup.asked) == 2
 
 
 @scenario()
@@ -191,6 +240,24 @@ async def test_draining_lets_streams_finish_and_takes_nobody_new(setup):
     status, _, raw = await call
     assert status == 200 and raw.endswith(b"data: [DONE]\n\n")
     await drain
+
+
+@scenario()
+async def test_requests_that_come_while_draining_are_answered_too(setup):
+    first = asyncio.create_task(setup.post({**COMPLETION, "prompt": "slow"}))
+    await until(lambda: setup.asked)
+    reader, writer = await asyncio.open_connection("127.0.0.1", setup.port)
+    (server, _), _ = setup.gateway._servers
+    await until(lambda: len(server.connections) == 2)
+    drain = asyncio.create_task(setup.gateway.drain(10))
+    await asyncio.sleep(0.2)
+    body = json.dumps({**COMPLETION, "prompt": "slow"}).encode()
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    late = await asyncio.wait_for(reader.read(), 5)
+    assert late.startswith(b"HTTP/1.1 200") and b'"choices"' in late
+    assert (await first)[0] == 200
+    await drain
+    writer.close()
 
 
 @scenario()

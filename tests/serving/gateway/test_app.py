@@ -89,6 +89,9 @@ async def test_errors_have_openais_shape(setup):
     assert (await problem(400, b"[" * 200_000))["code"] == "invalid_json"
     assert (await problem(404, {"model": "gpt-9", "prompt": "x"}))["code"] == "model_not_found"
     assert (await problem(400, {"user": "u" * 1000, "prompt": "x"}))["param"] == "user"
+    both = {"user": "u", "session": "s" * 1000, "prompt": "x"}
+    assert (await problem(400, both))["param"] == "session"  # also where another one is used
+    assert (await problem(400, {"session": 5, "prompt": "x"}))["param"] == "session"
     assert (await problem(404, {}, "/v1/nothing"))["code"] == "not_found"
     assert (await problem(413, b"x" * (setup.table.limits.max_body_bytes + 1)))["code"] == "request_too_large"
     await problem(405, {}, "/v1/models")

@@ -1,12 +1,13 @@
 """What a rollout learns: exactly the requests that say something about its two variants."""
 
+import asyncio
 import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
-from serving.gateway import observe
+from serving.gateway import exchange, observe
 from serving.gateway.feedback import feedback_of
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.observation import Feedback
@@ -17,7 +18,7 @@ from serving.gateway.wire import ApiError
 _spec = importlib.util.spec_from_file_location("harness", Path(__file__).with_name("harness.py"))
 harness = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(harness)
-scenario, COMPLETION = harness.scenario, harness.COMPLETION
+scenario, until, COMPLETION = harness.scenario, harness.until, harness.COMPLETION
 
 
 @scenario()
@@ -65,6 +66,77 @@ async def test_a_request_that_another_engine_saved_counts_with_what_the_caller_s
     seen = setup.gateway.report().observations
     assert sum(each.retried for each in seen) == 1
     assert not any(each.error or each.fallback for each in seen) and all(each.latency_s for each in seen)
+
+
+async def give_up(setup, body, wait_s=0.0):
+    """Ask, and leave when an engine has the request and ``wait_s`` have passed."""
+    before = len(setup.asked)
+    call = asyncio.create_task(setup.post(body))
+    await until(lambda: len(setup.asked) > before)
+    await asyncio.sleep(wait_s)
+    call.cancel()
+    await until(lambda: not setup.gateway.generating._tasks)
+
+
+@scenario()
+async def test_callers_that_give_up_an_answer_that_does_not_begin_are_seen(setup):
+    setup.push(rollout=("base", "tuned"))
+    for stream in (False, True):
+        await give_up(setup, {**COMPLETION, "prompt": "hang", "stream": stream}, 0.1)
+    seen = setup.gateway.report().observations
+    assert [(each.unit, each.variant, each.gave_up, each.error) for each in seen] == [
+        (unit_of("demo", "u1"), "base", True, False)
+    ] * 2
+    assert all(0.1 <= each.latency_s < 5 and each.first_token_s is None for each in seen)
+    await give_up(setup, {**COMPLETION, "prompt": "stall", "stream": True}, 0.1)  # had its first event
+    await setup.post(COMPLETION)
+    assert [each.gave_up for each in setup.gateway.report().observations] == [False]
+
+
+def test_whoever_gives_up_after_a_long_silence_was_failed(monkeypatch):
+    monkeypatch.setattr(exchange, "GAVE_UP_IS_ERROR_S", 0.1)
+
+    @scenario()
+    async def run(setup):
+        setup.push(rollout=("base", "tuned"))
+        await give_up(setup, {**COMPLETION, "prompt": "hang"}, 0.15)
+        (seen,) = setup.gateway.report().observations
+        assert seen.gave_up and seen.error and seen.latency_s >= 0.1
+
+    run()
+
+
+@scenario({"base": 0, "tuned": 1}, rollout=("base", "tuned"))
+async def test_giving_up_a_variant_that_does_not_wake_is_seen_and_waiting_for_a_place_is_not(setup):
+    setup.push(variants=setup.routes(tuned=VariantRoute("tuned", (), asleep=True)))
+    call = asyncio.create_task(setup.post(COMPLETION))
+    await until(lambda: setup.gateway.places.waiting)
+    call.cancel()
+    await until(lambda: not setup.gateway.generating._tasks)
+    (seen,) = setup.gateway.report().observations
+    assert (seen.variant, seen.gave_up, seen.error) == ("tuned", True, False)
+    setup.push(variants=setup.routes(tuned=VariantRoute("tuned", (setup.addresses[2],))), limits={"max_ongoing": 1})
+    holding = asyncio.create_task(setup.post({**COMPLETION, "prompt": "hang"}))
+    await until(lambda: setup.asked)
+    call = asyncio.create_task(setup.post(COMPLETION))
+    await until(lambda: setup.gateway.places.waiting)
+    call.cancel()
+    await until(lambda: not setup.gateway.places.waiting)
+    assert setup.gateway.report().observations == ()
+    holding.cancel()
+
+
+@scenario(rollout=("base", "tuned"))
+async def test_a_fault_of_the_gateway_itself_is_a_500_that_is_written_down(setup):
+    async def fail(*_):
+        raise RuntimeError("a fault")
+
+    setup.gateway.answering.answer = fail
+    assert (await setup.problem(500, COMPLETION))["code"] == "internal_error"
+    (seen,) = setup.gateway.report().observations
+    assert seen.error and not seen.gave_up and seen.latency_s is None
+    assert setup.gateway.metrics.requests.values == {("base", "/v1/completions", "500"): 1}
+    assert setup.gateway.metrics.errors.values == {("base", "500"): 1}
 
 
 def test_units_do_not_tell_the_key():
