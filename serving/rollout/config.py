@@ -95,13 +95,17 @@ class RolloutConfig(StrictModel):
         "is missing. For mode aa: by default one step of 50, and none of 100",
     )
     minimum_seconds: float = Field(600.0, ge=0, allow_inf_nan=False, description="a step lasts at least so long")
-    minimum_units: int = Field(100, ge=1, description="users (units) that each side needs in a step before it can pass")
+    minimum_units: int = Field(
+        100,
+        ge=1,
+        description="users (units) that each side needs in a step before it can pass; the candidate also at 100 %",
+    )
     maximum_seconds: float = Field(86_400.0, gt=0, description="a step that has not passed by then times out")
     on_timeout: Literal["hold", "rollback"] = Field(
         default="hold", description="what a step that times out does; one that holds can still pass later"
     )
     bake_seconds: float = Field(
-        600.0, ge=0, allow_inf_nan=False, description="how long the baseline is kept warm at 100 per cent"
+        600.0, ge=0, allow_inf_nan=False, description="how long, at least, the baseline is kept warm at 100 per cent"
     )
     require: Literal["last_step", "every_step"] = Field(
         default="last_step",

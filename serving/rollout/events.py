@@ -10,6 +10,7 @@ Events are plain JSON objects with ``kind`` and ``at`` (seconds since the epoch)
 - ``state``: a state of the deployment that differs from the one before for the rollout.
 - ``units``: units that were closed by then (none, where time alone made a decision), and requests left out.
 - ``decision``: what was decided, to be compared with; replaying does not read it.
+- ``away``: for so many ``seconds`` nobody observed: the endpoint was stopped, or the controller not there.
 - ``end``: everything was done.
 """
 
@@ -32,6 +33,8 @@ QUIET_SECONDS = 10.0
 """Longest time that a closed unit waits to be written, unless something was decided."""
 BUSY_UNITS = 200
 """Units that are worth a file of their own."""
+HEARTBEAT_SECONDS = 300.0
+"""Longest time without any event while a step runs, so that a later gap says how long nobody observed."""
 PENDING_UNITS = 100_000
 """Above so many unwritten units (the store is away) no more are closed."""
 

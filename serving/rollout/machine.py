@@ -59,6 +59,7 @@ class Machine:
         self._noted: set[str] = set()
         self._paused_at: float | None = None
         self._paused_seconds = 0.0
+        self._away_seconds = 0.0
 
     def apply(self, event: Event) -> None:
         """Fold one event."""
@@ -72,6 +73,8 @@ class Machine:
                 self._close()
         elif kind == "state":
             self._see(event, at)
+        elif kind == "away":
+            self._skip(float(event["seconds"]))
         elif kind == "units":
             self.evidence.fold([Unit.decode(values) for values in event["units"]], event["excluded"])
             self._judge(at)
@@ -94,8 +97,8 @@ class Machine:
         return f"step {self.step + 1} of {len(self.shares)}, {share:g} %"
 
     def elapsed(self, at: float) -> float:
-        """Seconds that the step has lasted."""
-        return at - self.began if self.version is not None else 0.0
+        """Seconds that the step has lasted while somebody observed it."""
+        return at - self.began - self._away_seconds if self.version is not None else 0.0
 
     def due(self, at: float) -> bool:
         """Whether time alone makes a decision at this moment."""
@@ -120,6 +123,12 @@ class Machine:
                 at, "weights", f"the weights were changed by hand: {reason}; the step begins anew later", by=by
             )
 
+    def _skip(self, seconds: float) -> None:
+        """Time that nobody observed is no time of the step; nor is it of a pause, as pauses are taken off as well."""
+        self._away_seconds += seconds
+        if self._paused_at is not None:
+            self._paused_at += seconds
+
     def _change_by_hand(self, at: float, status: Status, by: str, reason: str) -> None:
         if status == "paused":
             self._decide(at, "pause", reason, by=by)
@@ -140,7 +149,7 @@ class Machine:
         baking = self.shares[self.step] == FULL
         self.version, self.began = int(event["version"]), at
         self.experiments += 1
-        self._noted, self._paused_seconds = set(), 0.0
+        self._noted, self._paused_seconds, self._away_seconds = set(), 0.0, 0.0
         self.phase = "baking" if baking else "comparing"
         if baking:
             self.evidence = Evidence(self.config, None, reference=self._last)
@@ -237,7 +246,12 @@ class Machine:
                 return "rollback", _harm(self.config, self.name, finding.metric, finding.p_harm, level), ""
         if self.elapsed(at) < self.config.bake_seconds:
             return None
-        return "promote", f"every step has passed, and {self.config.bake_seconds:,.0f} s at 100 % showed no harm", ""
+        units = self.evidence.sides["candidate"]["units"]
+        shown = f"{self.config.bake_seconds:,.0f} s and {units:,} units at 100 %"
+        if units < self.config.minimum_units:
+            why = f"{shown} showed no harm, but it takes {self.config.minimum_units:,} units to promote"
+            return self._once("hold", why, "few_units")
+        return "promote", f"every step has passed, and {shown} showed no harm", ""
 
     def _once(self, what: What, why: str, name: str) -> Verdict | None:
         return None if name in self._noted else (what, why, name)

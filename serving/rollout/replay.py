@@ -23,12 +23,14 @@ class Folded:
         units: the units of the step that runs, which must not count again.
         seen: the last state of the deployment that was recorded; None before the first.
         ended: whether everything was done.
+        at: when the last of them was; 0 where there is none.
     """
 
     machine: Machine
     units: list[Unit]
     seen: Event | None
     ended: bool
+    at: float
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,9 @@ def fold(
     machine = Machine(config)
     units: list[Unit] = []
     seen: Event | None = None
-    ended = False
+    ended, at = False, 0.0
     for event in events:
+        at = float(event["at"])
         experiment = machine.experiments
         machine.apply(event)
         if machine.experiments != experiment:
@@ -80,7 +83,7 @@ def fold(
         ended |= event["kind"] == "end"
         if on_event is not None:
             on_event(event, machine)
-    return Folded(machine, units, seen, ended)
+    return Folded(machine, units, seen, ended, at)
 
 
 def read_events(store: Store, deployment: str, rollout: str) -> tuple[RolloutConfig, Recorded]:

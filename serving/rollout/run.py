@@ -17,7 +17,7 @@ from serving.control.journal import Journal
 from serving.control.state import RolloutState, ServingState
 from serving.gateway.observation import Feedback, Observation
 from serving.rollout.config import RolloutConfig
-from serving.rollout.events import PENDING_UNITS, Event, EventLog, Overtaken
+from serving.rollout.events import HEARTBEAT_SECONDS, PENDING_UNITS, Event, EventLog, Overtaken
 from serving.rollout.gate import model_of, required_decision
 from serving.rollout.machine import ENDED, Machine, pair_share
 from serving.rollout.plan import plan_rollout, plan_sentence
@@ -28,6 +28,8 @@ from serving.rollout.units import Collector
 
 MISSED_VERSIONS = 200
 RETRY_SECONDS = 30.0
+AWAY_SECONDS = 30.0
+"""Longer between two ticks is time that nobody observed: no time of the step."""
 _SAME = 1e-9
 _log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class RolloutRun:
         self._seen_version = 0
         self._publish_again = float("-inf")
         self._now = 0.0
+        self._recorded_at = 0.0
 
     @classmethod
     def open(cls, store: Store, deployment: str, state: ServingState) -> RolloutRun:
@@ -93,10 +96,12 @@ class RolloutRun:
         Raises:
             InfraError, OSError: the store cannot be written; nothing is lost, and nothing is decided until it can.
         """
-        self._now = now
+        before, self._now = self._now, now
         if self.done or state.rollout is None or state.rollout.id != self.rollout.id:
             return None
         try:
+            if self.machine.version is not None and now - before > AWAY_SECONDS:
+                self._fold({"kind": "away", "at": now, "seconds": now - before})
             self._look(now, state)
             self._close_units(now)
             if self.log.due(now):
@@ -129,6 +134,7 @@ class RolloutRun:
         folded = fold(self.config, recorded.events)
         self.machine, self._seen, self.done = folded.machine, folded.seen, folded.ended
         self._seen_version = int(folded.seen["version"]) if folded.seen else state.version - 1
+        self._now = self._recorded_at = folded.at
         self.collector.begin(self.machine.version)
         self.collector.known(folded.units)
 
@@ -187,6 +193,7 @@ class RolloutRun:
         known, experiment = len(self.machine.decisions), (self.machine.experiments, self.machine.version)
         self.machine.apply(event)
         self.log.add(event)
+        self._recorded_at = event["at"]
         for decision in self.machine.decisions[known:]:
             self.log.add({"kind": "decision", "at": decision.at, "decision": decision.encode()})
         if (self.machine.experiments, self.machine.version) != experiment:
@@ -231,7 +238,7 @@ class RolloutRun:
         if self.machine.version is None or self.log.pending_units >= PENDING_UNITS:
             return
         units = self.collector.close(now)
-        if units or self.machine.due(now):
+        if units or self.machine.due(now) or now - self._recorded_at >= HEARTBEAT_SECONDS:
             values = [unit.encode() for unit in units]
             self._fold({"kind": "units", "at": now, "units": values, "excluded": self.collector.take_excluded()})
 

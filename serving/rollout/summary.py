@@ -58,13 +58,15 @@ def _left(machine: Machine, now: float, units: dict[Any, int]) -> float | None:
     config, elapsed = machine.config, machine.elapsed(now)
     if machine.status != "running" or machine.version is None:
         return None
-    if machine.phase == "baking":
-        return max(config.bake_seconds - elapsed, 0.0)
-    smaller, total = min(units.values()), sum(units.values())
+    baking = machine.phase == "baking"
+    smaller, total = units["candidate"] if baking else min(units.values()), sum(units.values())
     busy = elapsed - config.window_seconds
     if smaller == 0 or busy <= 0:
         return None
-    waits = [(config.minimum_units - smaller) * busy / smaller, config.minimum_seconds - elapsed, 0.0]
+    least = config.bake_seconds if baking else config.minimum_seconds
+    waits = [(config.minimum_units - smaller) * busy / smaller, least - elapsed, 0.0]
+    if baking:
+        return max(waits)
     deciding = config.require == "every_step" or machine.step == len(config.compared_steps) - 1
     if config.mode == "ab" and deciding:
         share, here = config.compared_steps[-1] / 100, machine.shares[machine.step] / 100

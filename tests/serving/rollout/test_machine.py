@@ -136,6 +136,36 @@ def test_harm_while_baking_rolls_back(rollout_config):
     assert (machine.status, machine.target) == ("rolled_back", 0)
 
 
+def test_nothing_is_promoted_that_nobody_asked_at_full_share(rollout_config):
+    events = [state(0.0, 10.0), units(60.0, 600, of_candidate=0.1), state(61.0, 50.0), units(130.0, 1200)]
+    machine = machine_at(rollout_config(), *events, state(131.0, 100.0), units(191.0, 49, of_candidate=1.0))
+    assert (kinds(machine)[-1], machine.status) == ("hold", "running")
+    assert "49 units at 100 % showed no harm, but it takes 50" in machine.decisions[-1].why
+    assert not machine.due(99_999.0), "said once"
+    machine.apply(units(99_999.0, 1, of_candidate=1.0))
+    assert machine.status == "promoted"
+
+
+def test_time_that_nobody_observed_is_no_time_of_the_step(rollout_config):
+    night = {"kind": "away", "at": 50_000.0, "seconds": 40_000.0}
+    machine = machine_at(rollout_config(on_timeout="rollback"), state(9_990.0, 10.0), night)
+    assert machine.elapsed(50_001.0) == 11.0
+    machine.apply(units(50_020.0, 600, of_candidate=0.1))
+    assert kinds(machine)[-1] == "begin", "the least time is not over"
+    machine.apply(units(50_050.0, 0))
+    assert kinds(machine)[-1] == "advance"
+
+
+def test_a_night_within_a_pause_is_taken_off_once(rollout_config):
+    events = [state(0.0, 10.0), state(10.0, 10.0, "paused"), {"kind": "away", "at": 9_000.0, "seconds": 8_000.0}]
+    machine = machine_at(rollout_config(on_timeout="rollback"), *events, state(9_010.0, 10.0, "running"))
+    # 9,010 s less 8,000 s of nobody and 1,000 s of pause: 10 s of the 7,200 have gone by.
+    machine.apply(units(9_010.0 + 7_189.0, 20))
+    assert machine.status == "running"
+    machine.apply(units(9_010.0 + 7_190.0, 20))
+    assert machine.status == "rolled_back"
+
+
 def test_a_wrong_sample_ratio_holds_and_never_promotes(rollout_config):
     config = rollout_config(minimum_units=10)
     machine = machine_at(config, state(0.0, 10.0), units(60.0, 2000, of_candidate=0.05))
@@ -309,6 +339,7 @@ def check(decision, machine, kind, status_before, phase, elapsed, version):
         assert phase == "baking"
         assert decision.share == 100
         assert elapsed >= config.bake_seconds
+        assert decision.sides["candidate"]["units"] >= config.minimum_units
     if decision.what == "rollback":
         assert harmed
         assert machine.status == "rolled_back"

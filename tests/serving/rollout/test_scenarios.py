@@ -244,3 +244,34 @@ def test_the_summary_is_plain_json_at_every_moment(world):
         assert summary["id"] == "tuned-2"
         assert summary["status"] in ("running", "promoted")
     assert summary["decision"]["what"] == "promote"
+
+
+@pytest.mark.parametrize("share", [10, 100])
+def test_a_night_without_the_endpoint_promotes_and_rolls_back_nothing(world, share):
+    """Stopped in a step or in the bake, and started again long after every time of it has gone by."""
+    rollout = {"on_timeout": "rollback", "maximum_seconds": 3600, "bake_seconds": 600}
+    w = world(rollout=rollout, users_per_second=20.0)
+    assert w.until(lambda: w.share == share and w.run.machine.phase in ("comparing", "baking"), 2000)
+    w.until(lambda: not w.run.log.pending, 30)
+    elapsed = w.run.machine.elapsed(w.now)
+    w.now += 50_000
+    w.crash()
+    for _ in range(5):
+        w.tick(traffic=False)
+    assert w.status == "running"
+    assert w.run.machine.elapsed(w.now) < elapsed + 20
+    w.tick(traffic=False)
+    assert w.to_the_end() == "promoted"
+    assert replay_recorded(w.store, w.name, "tuned-2").equal
+
+
+def test_a_bake_without_traffic_waits_for_users(world):
+    w = world(users_per_second=20.0)
+    assert w.until(lambda: w.run.machine.phase == "baking", 2000)
+    files = len(w.store.objects)
+    for _ in range(3000):
+        w.tick(traffic=False)
+    assert (w.status, w.kinds[-1]) == ("running", "hold")
+    assert 8 <= len(w.store.objects) - files <= 15, "a heartbeat now and then, so that a stop is told from quiet"
+    assert w.run.machine.elapsed(w.now) > 2900, "quiet is time of the step"
+    assert w.to_the_end() == "promoted"
