@@ -1,13 +1,10 @@
-"""What the commands on a deployment share: which one is meant, who asks, and when a change is everywhere.
+"""What the commands on a deployment share: which one is meant, and when a change is everywhere.
 
 They write to the store and need no connection to Ray.
 """
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,12 +65,3 @@ def target_of(arguments: Namespace) -> Target:
     store = open_store(arguments.store)
     name = deployment_name(store, arguments.deployment)
     return Target(store, name, Journal(store, name))
-
-
-def who() -> str:
-    """The person at the command line, for the journal: user@machine."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

@@ -9,10 +9,11 @@ from argparse import Namespace
 
 from cluster.errors import UserError
 from cluster.progress import table
-from pipelines.commands.deployment import target_of, who
+from pipelines.commands.deployment import target_of
 from serving.access.keys import ApiKey, KeyLimits
 from serving.control import operations
 from serving.control.changes import find_key
+from serving.control.names import who
 
 LONGEST_NAME = 64
 

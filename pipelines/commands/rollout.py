@@ -11,11 +11,12 @@ from typing import Any
 
 from cluster.config import Document, apply_overrides, validate
 from cluster.errors import UserError
-from pipelines.commands.deployment import Target, target_of, who
+from pipelines.commands.deployment import Target, target_of
 from pipelines.recipe import load_recipe
 from serving.control import operations, status
 from serving.control.changes import with_rollout
 from serving.control.journal import Journal
+from serving.control.names import who
 from serving.control.state import ServingState
 from serving.rollout.config import RolloutConfig
 

@@ -8,10 +8,11 @@ from argparse import Namespace
 from cluster.config import Document, apply_overrides, validate
 from cluster.errors import UserError
 from cluster.progress import table
-from pipelines.commands.deployment import target_of, who
+from pipelines.commands.deployment import target_of
 from serving.config import LimitsConfig, ShadowConfig
 from serving.control import operations, status
 from serving.control.changes import sharing
+from serving.control.names import who
 
 
 def scale(arguments: Namespace) -> int:

@@ -8,9 +8,10 @@ from argparse import Namespace
 
 from cluster.errors import InfraError, UserError
 from cluster.progress import duration
-from pipelines.commands.deployment import Target, target_of, who
+from pipelines.commands.deployment import Target, target_of
 from serving.control import operations, status
 from serving.control.endpoint import remove_endpoint
+from serving.control.names import who
 
 POLL_SECONDS = 0.2
 SHUTDOWN_SECONDS = 90.0

@@ -10,16 +10,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.errors import RaymillError, causes
 from cluster.store import open_store
-from serving.control import ray_serve, status
-from serving.control.endpoint import Endpoint, remove_endpoint, write_endpoint
+from serving.control import ray_serve
+from serving.control.endpoint import Endpoint
 from serving.control.engines import EngineFleet
 from serving.control.gateways import GatewayFleet
 from serving.control.journal import Journal
 from serving.control.overview import overview
+from serving.control.records import Records
 from serving.control.rollouts import RolloutDriver
 from serving.control.routes import engines_in_use, inherited_from, route_table, variant_routes
 from serving.control.settings import Settings, url_host
@@ -29,9 +30,7 @@ from serving.engines.announcement import Announcement
 from serving.gateway.table import RouteTable, VariantRoute
 
 FOLLOW_S, REPORT_S, RECONCILE_S, ROLLOUT_S, STATUS_S = 0.5, 0.5, 1.0, 1.0, 0.5
-STATUS_REPEAT_S = 5.0
-"""How old a written status may be where only counts changed."""
-
+END_PAUSE_S = 1.0
 UNATTENDED_S = 60.0
 """A deployment whose owner was killed ends after so long."""
 
@@ -82,10 +81,11 @@ class Controller:
         self._table: RouteTable | None = None
         self._adapters: dict[str, ModelSource] = {}
         self._problems: dict[str, str] = {}
-        self._written: tuple[DeploymentStatus, float] | None = None
-        self._published = ""
+        self._records = Records(self._store, settings.name)
+        self._started_at = time.time()
         self._attended = time.monotonic()
         self._ending: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
         self._on_engines, self._on_gateways = asyncio.Lock(), asyncio.Lock()
         self._ray_address = context.gcs_address
         self._tasks = [asyncio.create_task(self._begin())]
@@ -133,6 +133,10 @@ class Controller:
             applications={name: each.status for name, each in self._engines.applications.items()},
             problem=self._gateways.problem,
         )
+
+    async def settings(self) -> Settings:
+        """What it was started with, but for the engines' key."""
+        return replace(self._settings, key="")
 
     async def attend(self) -> None:
         """The owner lives."""
@@ -200,7 +204,8 @@ class Controller:
     async def _end_where_wanted(self) -> None:
         state = self._state
         if state is not None and self._ending is None and (state.stopped or self._abandoned()):
-            self._ending = asyncio.create_task(self._end_and_leave(state.limits.drain_seconds))
+            self._ending = asyncio.create_task(self._end(state.limits.drain_seconds))
+            self._leaving = asyncio.create_task(self._leave(self._ending))
 
     async def _push(self) -> None:
         """Tell gateways, where there is anything new."""
@@ -243,19 +248,18 @@ class Controller:
         if self._gateways.problem is not None:
             raise self._gateways.problem
         url = self._url(self._settings.host, self._gateways.port)
-        if self._gateways.listening and url != self._published:
+        if self._gateways.listening:
             endpoint = Endpoint(
                 name=self._settings.name,
                 url=url,
                 admin_url=self._url("127.0.0.1", self._gateways.admin_port),
                 ray_address=self._ray_address,
-                started_at=time.time(),
+                started_at=self._started_at,
                 started_by=self._settings.started_by,
                 pid=self._settings.pid,
                 host=self._settings.machine,
             )
-            await asyncio.to_thread(write_endpoint, self._store, endpoint)
-            self._published = url
+            await self._records.publish(endpoint)
 
     async def _step_rollout(self) -> None:
         if self._state is None or self._ending is not None:
@@ -264,14 +268,7 @@ class Controller:
             await self._follow()
 
     async def _write_status(self) -> None:
-        now = self._overview()
-        if self._written is not None:
-            before, at = self._written
-            same = _structure(now) == _structure(before)
-            if same and time.monotonic() - at < STATUS_REPEAT_S:
-                return
-        await asyncio.to_thread(status.write, self._store, self._settings.name, now)
-        self._written = (now, time.monotonic())
+        await self._records.write(self._overview())
 
     # How it ends.
 
@@ -279,22 +276,25 @@ class Controller:
         return self._settings.attended and time.monotonic() - self._attended > UNATTENDED_S
 
     async def _end(self, drain_seconds: float) -> None:
+        await until_done(lambda: self._close(drain_seconds), lambda error: self._note("end", error))
+        settings = self._settings
+        try:
+            await self._records.forget(settings.pid, settings.machine, self._ray_address)
+        except (RaymillError, OSError) as error:
+            _log.error("the endpoint's record stays in the store", exc_info=error)
+        for task in self._tasks:
+            task.cancel()
+
+    async def _close(self, drain_seconds: float) -> None:
         async with self._on_gateways:
             await self._gateways.close(drain_seconds)
         async with self._on_engines:
             await self._engines.remove_all()
-        for task in self._tasks:
-            task.cancel()
-        try:
-            await asyncio.to_thread(remove_endpoint, self._store, self._settings.name)
-            await asyncio.to_thread(status.remove, self._store, self._settings.name)
-        except (RaymillError, OSError) as error:
-            _log.error("the endpoint's record stays in the store", exc_info=error)
 
-    async def _end_and_leave(self, drain_seconds: float) -> None:
+    async def _leave(self, ending: asyncio.Task[None]) -> None:
         import ray
 
-        await self._end(drain_seconds)
+        await ending
         while self._settings.attended and not self._abandoned():
             await asyncio.sleep(1)  # its owner sees it, and ends this actor
         if self._settings.started_serve:
@@ -346,12 +346,13 @@ class Controller:
         self._problems[name] = text
 
 
-def _structure(status: DeploymentStatus) -> DeploymentStatus:
-    """A status without what changes all the time."""
-    engines = tuple(
-        engine.model_copy(
-            update={"replicas": tuple(each.model_copy(update={"ongoing": 0}) for each in engine.replicas)}
-        )
-        for engine in status.engines
-    )
-    return status.model_copy(update={"engines": engines, "rollout": {}, "written_at": 0.0})
+async def until_done(
+    step: Callable[[], Awaitable[None]], note: Callable[[Exception], None], pause_s: float = END_PAUSE_S
+) -> None:
+    """Repeat a step until it succeeds: what ends a deployment must not give up half-way, with engines still there."""
+    while True:
+        try:
+            return await step()
+        except Exception as error:  # noqa: BLE001 - whatever fails now, such as Serve's patience, may work later
+            note(error)
+            await asyncio.sleep(pause_s)

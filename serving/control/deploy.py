@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import secrets
 import shutil
@@ -19,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import InfraError, RaymillError, UserError
 from serving.config import ServingConfig
 from serving.control import operations, ray_serve, takedown
-from serving.control.endpoint import read_endpoint
 from serving.control.journal import Journal
 from serving.control.leftovers import ProcessLedger
+from serving.control.names import who
 from serving.control.ports import require_free
 from serving.control.readiness import wait_until_ready
+from serving.control.records import served_elsewhere
 from serving.control.redeploy import first_state, intend
-from serving.control.settings import LOOPBACK, NAMESPACE, Settings, controller_name
+from serving.control.settings import LOOPBACK, NAMESPACE, Settings, controller_name, require_same_address
 from serving.control.state import ServingState
 from serving.control.takedown import remove
 from serving.split.assignment import bucket_of
@@ -99,21 +99,23 @@ def deploy(
             no evaluation decision allows.
         InfraError: the engines were not ready in time.
     """
-    deployment = Deployment(config, store, state or store, name, by or user(), logs, tracker, detached)
+    deployment = Deployment(config, store, state or store, name, by or who(), logs, tracker, detached)
     fresh = first_state(config, sources, name=name, by=deployment._by, now=time.time())
     decision = deployment._decision(fresh)
     if deployment._join():
         deployment._wanted = intend(deployment._journal, fresh)
         deployment._wait_until_ready()
-    else:
-        deployment._require_alone()
-        try:
-            deployment._start(fresh, commands or {})
-        except BaseException as error:
+        deployment._start_rollout(decision)
+        return deployment
+    deployment._require_alone()
+    try:
+        deployment._start(fresh, commands or {})
+        deployment._start_rollout(decision)
+    except BaseException as error:
+        if not (detached and deployment.url):  # what answers already, on a cluster, goes on without its rollout
             deployment._keep_logs = isinstance(error, RaymillError)
             deployment._give_up(error)
-            raise
-    deployment._start_rollout(decision)
+        raise
     return deployment
 
 
@@ -147,6 +149,7 @@ class Deployment:
         self._logs = logs or Path(tempfile.mkdtemp(prefix="raymill-serving-"))
         self._controller: Any = None
         self._settings: Settings | None = None
+        self._created = False
         self._processes = ProcessLedger()
         self._closed = False
         self._attending = threading.Event()
@@ -227,7 +230,7 @@ class Deployment:
         self._attending.set()
         import ray
 
-        if self._settings is not None and ray.is_initialized():
+        if self._created and self._settings is not None and ray.is_initialized():
             with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
                 self._snapshot()  # engines that were started again since
             drain = self.config.limits.drain_seconds if drain_seconds is None else drain_seconds
@@ -258,12 +261,14 @@ class Deployment:
             self._controller = ray.get_actor(name, namespace=NAMESPACE)
         if self._controller is not None and not self.detached:
             raise self._served_already("in this Ray")
+        if self._controller is not None:
+            require_same_address(ray_serve.get(self._controller.settings.remote()), self.config)
         return self._controller is not None
 
     def _require_alone(self) -> None:
-        endpoint = read_endpoint(self._state_store, self.name)
-        if endpoint is not None and endpoint.pid and endpoint.host == socket.gethostname() and _lives(endpoint.pid):
-            raise self._served_already(f"at {endpoint.url} by process {endpoint.pid}")
+        where = served_elsewhere(self._state_store, self.name, time.time())
+        if where:
+            raise self._served_already(where)
         require_free(self.config.host, self.config.port)
         require_free("127.0.0.1", self.config.admin_port, key="admin_port")
 
@@ -284,6 +289,7 @@ class Deployment:
 
     def _start_controller(self, commands: Mapping[str, list[str]]) -> None:
         import ray
+        from ray._common.constants import HEAD_NODE_RESOURCE_NAME
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from serving.control.controller import Controller
@@ -316,10 +322,21 @@ class Deployment:
             "num_cpus": 0,
             "max_restarts": -1,
             "max_concurrency": 10_000,
-            # The state of an exercise is in a folder of this node.
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=self.detached),
         }
-        self._controller = ray.remote(Controller).options(**options).remote(settings)
+        if self.detached and not settings.loopback:
+            # Where Ray's own control is: no other node's death takes the controller with it.
+            options["resources"] = {HEAD_NODE_RESOURCE_NAME: 0.001}
+        else:
+            # The state of an exercise is in a folder of this node, and so is who may call on loopback.
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=self.detached)
+        self._created = True  # before the call: an interrupt in it must leave nothing
+        try:
+            self._controller = ray.remote(Controller).options(**options).remote(settings)
+        except ray.exceptions.ActorAlreadyExistsError:  # somebody else deploys it at this moment
+            self._created = False
+            if not self._join():
+                raise
+            return
         if not self.detached:
             threading.Thread(target=self._attend, daemon=True, name="attend").start()
 
@@ -364,24 +381,12 @@ class Deployment:
         self._wait_applied(state.version)
 
     def _give_up(self, error: BaseException) -> None:
-        """Nothing is left running, and nobody waits for a deployment that never came up."""
+        """Nothing that began here is left running, and nobody waits for a deployment that never came up."""
+        if not self._created:  # it is another's, or there is none
+            self.shutdown()
+            return
         with contextlib.suppress(RaymillError, OSError):
             if self._wanted is not None:
                 reason = "it did not come up" if isinstance(error, Exception) else "interrupted"
                 operations.stop(self._journal, by=self._by, reason=reason)
         self.shutdown(drain_seconds=0)
-
-
-def user() -> str:
-    """Who runs this process: user@machine."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        name = str(os.getuid())
-    return f"{name}@{socket.gethostname()}"
-
-
-def _lives(pid: int) -> bool:
-    import psutil
-
-    return pid != os.getpid() and psutil.pid_exists(pid)

@@ -73,6 +73,11 @@ def is_abandoned(endpoint: Endpoint) -> bool:
     return bool(endpoint.pid) and endpoint.host == socket.gethostname() and not psutil.pid_exists(endpoint.pid)
 
 
+def owned_by(endpoint: Endpoint, pid: int, host: str, ray_address: str) -> bool:
+    """Whether a record is that of this foreground process, or (``pid`` 0) of the detached deployment of this Ray."""
+    return (endpoint.pid, endpoint.host) == (pid, host) and (pid != 0 or endpoint.ray_address == ray_address)
+
+
 def remove_endpoint(store: Store, name: str) -> None:
     """Nobody serves the deployment any more."""
     store.delete(endpoint_key(name))

@@ -39,6 +39,7 @@ class GatewayFleet:
     def __init__(self, settings: Settings, node: str) -> None:
         self._settings, self._node = settings, node
         self._gateways: dict[str, _Gateway] = {}
+        self._addresses: dict[str, str] = {}
         self._use = UseTotals()
         self.port, self.admin_port = 0, 0
         self.problem: RaymillError | None = None
@@ -137,7 +138,7 @@ class GatewayFleet:
 
     async def _listen(self, gateway: _Gateway, table: RouteTable | None) -> None:
         alone = not any(
-            other.listening is not None and other.listening.port and other.node == gateway.node
+            other.listening is not None and other.listening.port and self._machine(other) == self._machine(gateway)
             for other in self._gateways.values()
             if other is not gateway
         )
@@ -185,7 +186,13 @@ class GatewayFleet:
 
         if self._settings.loopback:
             return [self._node]
-        return sorted(each["NodeID"] for each in ray.nodes() if each["Alive"])
+        alive = [each for each in ray.nodes() if each["Alive"]]
+        self._addresses |= {each["NodeID"]: each["NodeManagerAddress"] for each in alive}
+        return sorted(each["NodeID"] for each in alive)
+
+    def _machine(self, gateway: _Gateway) -> str:
+        """Where a gateway's port is taken: several nodes may share an address."""
+        return self._addresses.get(gateway.node, gateway.node)
 
     def _start(self, name: str, node: str) -> Any:
         import ray

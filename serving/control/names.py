@@ -1,14 +1,26 @@
-"""Names as people write them: which are possible, and what was meant by one that does not exist."""
+"""Names: which people may give, what was meant by one that does not exist, and that of who asks."""
 
 from __future__ import annotations
 
 import difflib
+import getpass
+import os
 import re
+import socket
 from collections.abc import Iterable
 
 from cluster.errors import UserError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+def who() -> str:
+    """The person who runs this process, for the journal: user@machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def check_name(name: str) -> str:

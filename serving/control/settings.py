@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cluster.errors import UserError
+from serving.config import ServingConfig
+
 NAMESPACE = "raymill"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -65,6 +68,25 @@ class Settings:
     def loopback(self) -> bool:
         """Whether only this machine can call."""
         return self.host in LOOPBACK
+
+
+def require_same_address(settings: Settings, config: ServingConfig) -> None:
+    """Refuse a recipe that would have a running deployment listen elsewhere: what listens stays as it was started.
+
+    Raises:
+        UserError: host, ports or the number of gateways differ. Port 0, any free one, is every port.
+    """
+    wanted = {"host": config.host, "gateways": config.gateways}
+    wanted |= {name: port for name in ("port", "admin_port") if (port := getattr(config, name)) != 0}
+    changed = [name for name, value in wanted.items() if value != getattr(settings, name)]
+    if changed:
+        was = ", ".join(f"{name} {getattr(settings, name)}" for name in changed)
+        now = ", ".join(f"{name} {wanted[name]}" for name in changed)
+        raise UserError(
+            f"it runs with {was}, and the recipe says {now}",
+            where=", ".join(f"serving.{name}" for name in changed),
+            next_step=f"`raymill undeploy --deployment {settings.name}` and serve it again, or put the recipe back",
+        )
 
 
 def controller_name(deployment: str) -> str:

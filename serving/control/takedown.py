@@ -6,8 +6,9 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import UserError
-from serving.control import ray_serve, status
-from serving.control.endpoint import Endpoint, remove_endpoint
+from serving.control import ray_serve
+from serving.control.endpoint import Endpoint
+from serving.control.records import forget
 from serving.control.settings import NAMESPACE, Settings
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ def take_down(settings: Settings, store: Store, controller: Any, drain_seconds: 
     if settings.started_serve:
         with contextlib.suppress(*gone):
             ray_serve.end_serve()
-    remove_endpoint(store, settings.name)
-    status.remove(store, settings.name)
+    forget(store, settings.name, settings.pid, settings.machine, ray.get_runtime_context().gcs_address)
 
 
 def remove_actors(controller: str) -> None:
