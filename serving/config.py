@@ -11,6 +11,9 @@ from cluster.config import StrictModel, execution
 from serving.rollout.config import RolloutConfig
 
 VARIANT_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Hosts on which only this machine can call."""
+
 REPLICAS = r"^\d{1,4}(:\d{1,4})?$"
 
 

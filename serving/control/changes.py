@@ -7,18 +7,15 @@ Versions and who, when and why are the journal's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from cluster.errors import UserError
 from serving.access.keys import ApiKey, KeyLimits
 from serving.config import LimitsConfig, ShadowConfig, VariantConfig, replica_bounds
 from serving.control.names import unknown
-from serving.control.state import RolloutState, ServingState, VariantState
+from serving.control.state import RolloutState, RolloutStatus, ServingState, VariantState
 from serving.engines import plan
 from serving.rollout.config import RolloutConfig
 from serving.split.assignment import check_weights
-
-RolloutStatus = Literal["running", "paused", "promoted", "rolled_back", "finished"]
 
 
 def variant_of(state: ServingState, name: str, *, where: str = "variant") -> VariantState:
@@ -30,7 +27,7 @@ def variant_of(state: ServingState, name: str, *, where: str = "variant") -> Var
 
 def active_rollout(state: ServingState) -> RolloutState | None:
     """The rollout that runs or is paused."""
-    return state.rollout if state.rollout and state.rollout.status in ("running", "paused") else None
+    return state.rollout if state.rollout and state.rollout.active else None
 
 
 def with_weights(state: ServingState, weights: Mapping[str, float]) -> ServingState:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InfraError, RaymillError, UserError
-from serving.config import ServingConfig
+from serving.config import LOOPBACK, ServingConfig
 from serving.control import operations, ray_serve, takedown
 from serving.control.journal import Journal
 from serving.control.leftovers import ProcessLedger
@@ -25,7 +25,7 @@ from serving.control.ports import require_free
 from serving.control.readiness import wait_until_ready
 from serving.control.records import served_elsewhere
 from serving.control.redeploy import first_state, intend
-from serving.control.settings import LOOPBACK, NAMESPACE, Settings, controller_name, require_same_address
+from serving.control.settings import NAMESPACE, Settings, controller_name, require_same_address
 from serving.control.state import ServingState
 from serving.control.takedown import remove
 from serving.split.assignment import bucket_of

@@ -18,8 +18,13 @@ def first_state(
 ) -> ServingState:
     """What the recipe alone makes; see :func:`serving.engines.plan.initial_state`."""
     state = initial_state(config, sources, name=name, by=by, now=now)
-    update = {"recipe_sha256": recipe_digest(config, sources), "recipe_weights": config.weights()}
-    return state.model_copy(update=update)
+    return state.model_copy(
+        update={
+            "recipe_sha256": recipe_digest(config, sources, state.require_keys),
+            "recipe_weights": config.weights(),
+            "recipe_require_keys": state.require_keys,
+        }
+    )
 
 
 def intend(journal: Journal, fresh: ServingState) -> ServingState:
@@ -40,18 +45,22 @@ def intend(journal: Journal, fresh: ServingState) -> ServingState:
     return journal.change(lambda state: renewed(state, fresh), by=fresh.changed_by, reason="the recipe changed")
 
 
-def recipe_digest(config: ServingConfig, sources: Mapping[str, VariantSource]) -> str:
-    """SHA-256 of everything in the section that makes the wanted state; where it listens is not part of it."""
+def recipe_digest(config: ServingConfig, sources: Mapping[str, VariantSource], require_keys: bool) -> str:
+    """SHA-256 of everything in the section that makes the wanted state.
+
+    Where it listens is not part of it, but that decides whether callers need keys, which is.
+    """
     section = config.model_dump(mode="json", exclude={"host", "port", "admin_port", "gateways"})
     models = {name: [str(source.base), str(source.adapter or "")] for name, source in sources.items()}
-    return hashlib.sha256(json.dumps([section, models], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([section, models, require_keys], sort_keys=True).encode()).hexdigest()
 
 
 def renewed(old: ServingState, fresh: ServingState) -> ServingState:
     """The state after the recipe changed: what the recipe says, on engines that stay wherever they can.
 
-    Keys stay. Where the recipe names the same variants with the same models and weights as before, the split stays as
-    it is now, by hand or by a rollout; otherwise the recipe's weights hold, and only as many users move as must.
+    Keys stay, and whether callers need one, unless the recipe or its address now say otherwise than before. Where the
+    recipe names the same variants with the same models and weights as before, the split stays as it is now, by hand
+    or by a rollout; otherwise the recipe's weights hold, and only as many users move as must.
 
     Args:
         fresh: what the recipe alone would make.
@@ -59,7 +68,7 @@ def renewed(old: ServingState, fresh: ServingState) -> ServingState:
     Raises:
         UserError: a rollout is under way.
     """
-    if old.rollout is not None and old.rollout.status in ("running", "paused"):
+    if old.rollout is not None and old.rollout.active:
         raise UserError(
             f"rollout {old.rollout.id} is under way, and the recipe changed",
             where="serving",
@@ -92,10 +101,17 @@ def renewed(old: ServingState, fresh: ServingState) -> ServingState:
             "weights": old.weights if same else fresh.weights,
             "owners": old.owners if after.owners == before.owners else after.encode(),
             "keys": old.keys,
+            "require_keys": _keys_required(old, fresh),
             "rollout": old.rollout if same else None,
             "stopped": False,
         }
     )
+
+
+def _keys_required(old: ServingState, fresh: ServingState) -> bool:
+    if old.recipe_require_keys is None:  # an older record: whoever wanted keys goes on wanting them
+        return old.require_keys or fresh.require_keys
+    return old.require_keys if old.recipe_require_keys == fresh.recipe_require_keys else fresh.require_keys
 
 
 def _answers(state: ServingState) -> dict[str, tuple[object, ...]]:

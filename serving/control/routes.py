@@ -70,7 +70,7 @@ def route_table(
         fallback=state.fallback,
         shadow=state.shadow,
         rollout=(rollout.config.baseline, rollout.config.candidate)
-        if rollout is not None and rollout.status in ("running", "paused")  # a paused one goes on observing
+        if rollout is not None and rollout.active  # a paused one goes on observing
         else None,
     )
 

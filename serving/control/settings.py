@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cluster.errors import UserError
-from serving.config import ServingConfig
+from serving.config import LOOPBACK, ServingConfig
 
 NAMESPACE = "raymill"
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)

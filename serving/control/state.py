@@ -16,6 +16,8 @@ from serving.config import EngineConfig, LimitsConfig, PromptConfig, ShadowConfi
 from serving.rollout.config import RolloutConfig
 from serving.split.assignment import Allocation
 
+RolloutStatus = Literal["running", "paused", "promoted", "rolled_back", "finished"]
+
 
 class ModelSource(StrictModel):
     """Where weights come from, resolved on each node that needs them: an artifact of the store, or a folder."""
@@ -88,8 +90,13 @@ class RolloutState(StrictModel):
     id: str
     config: RolloutConfig
     decision: str = ""
-    status: Literal["running", "paused", "promoted", "rolled_back", "finished"] = "running"
+    status: RolloutStatus = "running"
     before: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def active(self) -> bool:
+        """Whether it runs or is paused: it is not over."""
+        return self.status in ("running", "paused")
 
 
 class ServingState(StrictModel):
@@ -108,6 +115,7 @@ class ServingState(StrictModel):
         require_keys: whether callers need one.
         recipe_sha256: of the serving section that was deployed last; the same section again changes nothing.
         recipe_weights: the weights in that section; the split may have changed since, by hand or by a rollout.
+        recipe_require_keys: whether that section, with its address, wants keys; None in records that do not say it.
         stopped: the deployment is to go.
     """
 
@@ -130,6 +138,7 @@ class ServingState(StrictModel):
     rollout: RolloutState | None = None
     recipe_sha256: str = ""
     recipe_weights: dict[str, float] = Field(default_factory=dict)
+    recipe_require_keys: bool | None = None
     stopped: bool = False
 
     def allocation(self) -> Allocation:

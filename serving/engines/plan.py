@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import UserError
-from serving.config import EngineConfig, ServingConfig, VariantConfig
+from serving.config import LOOPBACK, EngineConfig, ServingConfig, VariantConfig
 from serving.control.state import EngineState, LoraCapacity, ModelSource, ServingState, VariantState
 from serving.split.assignment import Allocation
 
@@ -22,7 +22,6 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 DEFAULT_RANK = 16
 SPARE_SLOTS = 2
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
