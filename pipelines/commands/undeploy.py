@@ -36,9 +36,14 @@ def undeploy(arguments: Namespace) -> int:
     if arguments.force:
         from serving.control import takedown
 
-        takedown.remove(target.name, endpoint)
+        outcome = "what was left of it is removed"
+        try:
+            takedown.remove(target.store, target.name, endpoint)
+        except InfraError as error:  # a cluster that is gone took everything with it
+            print(f"{error.where}: {error.what}", file=sys.stderr)
+            outcome = "its cluster cannot be joined; if it lives, what is left there ends by itself"
         _forget(target)
-        print(f"{target.name} is stopped (version {state.version}); what was left of it is removed")
+        print(f"{target.name} is stopped (version {state.version}); {outcome}")
         return 0
     print(f"waiting for the answers in flight at {endpoint.url}", file=sys.stderr, flush=True)
     seconds = _wait_gone(target, state.limits.drain_seconds + SHUTDOWN_SECONDS)

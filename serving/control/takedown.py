@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import UserError
 from serving.control import ray_serve
 from serving.control.endpoint import Endpoint
-from serving.control.records import forget
+from serving.control.records import forget, served_elsewhere
 from serving.control.settings import NAMESPACE, Settings
 
 if TYPE_CHECKING:
@@ -49,24 +50,24 @@ def remove_actors(controller: str) -> None:
                 ray.kill(ray.get_actor(each["name"], namespace=NAMESPACE))
 
 
-def remove(name: str, endpoint: Endpoint) -> None:
+def remove(store: Store, name: str, endpoint: Endpoint) -> None:
     """End what is left of a deployment whose controller does not answer, on the cluster that its record names.
 
     Raises:
-        UserError: it is served in the foreground; what started it ends it.
+        UserError: a process serves it in the foreground, here or on another machine, and lives.
         InfraError: the cluster cannot be joined.
     """
     from cluster.session import ClusterConfig, connect
     from serving.control.settings import application_prefix, controller_name
 
     if endpoint.pid:
-        import psutil
-
-        if psutil.pid_exists(endpoint.pid):
+        where = served_elsewhere(store, name, time.time())
+        if where:
             raise UserError(
-                f"process {endpoint.pid} on {endpoint.host} serves it",
+                f"it is served {where}",
                 where=f"deployment {name}",
-                next_step="end that process: everything that it started goes with it",
+                next_step=f"`raymill undeploy --deployment {name}` waits for its end; or end that process on "
+                f"{endpoint.host}: everything that it started goes with it",
             )
         return  # its Ray went with it
     with connect(ClusterConfig(address=endpoint.ray_address)):

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -222,7 +223,9 @@ def test_undeploy_by_force_removes_what_is_left(
     journal: Journal, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removed = []
-    monkeypatch.setattr("serving.control.takedown.remove", lambda name, endpoint: removed.append((name, endpoint.url)))
+    monkeypatch.setattr(
+        "serving.control.takedown.remove", lambda store, name, endpoint: removed.append((name, endpoint.url))
+    )
     assert isinstance(journal.store, LocalStore)
     Controller(journal.store)  # dead
     status.write(journal.store, "docs", DeploymentStatus(version=1))
@@ -232,6 +235,41 @@ def test_undeploy_by_force_removes_what_is_left(
     assert list(journal.store.files("deployments/docs.json")) == []
     assert status.read(journal.store, "docs") is None
     assert journal.current().stopped
+
+
+def test_undeploy_by_force_forgets_a_deployment_whose_cluster_is_gone(
+    journal: Journal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert isinstance(journal.store, LocalStore)
+    Controller(journal.store)  # dead
+    endpoint = read_endpoint(journal.store, "docs")
+    assert endpoint is not None
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        write_endpoint(journal.store, endpoint.model_copy(update={"ray_address": address}))
+        assert raymill(journal, "undeploy", "--force") == 0
+    out, err = capsys.readouterr()
+    assert "docs is stopped (version 2); its cluster cannot be joined" in out
+    assert f"cluster.address: {address}: nothing answers there" in err
+    assert read_endpoint(journal.store, "docs") is None
+
+
+@pytest.mark.parametrize(("age_seconds", "code"), [(3.0, 2), (300.0, 0)])
+def test_undeploy_by_force_leaves_a_foreground_process_of_another_machine_alone_while_it_lives(
+    journal: Journal, capsys: pytest.CaptureFixture[str], age_seconds: float, code: int
+) -> None:
+    assert isinstance(journal.store, LocalStore)
+    Controller(journal.store)  # writes the record, and never runs
+    endpoint = read_endpoint(journal.store, "docs")
+    assert endpoint is not None
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    write_endpoint(journal.store, endpoint.model_copy(update={"pid": process.pid, "host": "elsewhere"}))
+    status.write(journal.store, "docs", DeploymentStatus(version=1, written_at=time.time() - age_seconds))
+    assert raymill(journal, "undeploy", "--force") == code
+    assert (f"by process {process.pid} on elsewhere" in capsys.readouterr().err) == bool(code)
+    assert (read_endpoint(journal.store, "docs") is not None) == bool(code)
 
 
 def test_a_damaged_endpoint_record_can_be_removed(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
