@@ -31,6 +31,7 @@ def intend(journal: Journal, fresh: ServingState) -> ServingState:
     """Write what is to be deployed: what the recipe makes where nothing was, else what there is, as far as it may stay.
 
     The same recipe again goes on with the newest version: weights, keys and limits that were changed by hand stay.
+    It is a version of its own, as engines that failed are then tried again.
 
     Raises:
         UserError: the recipe changed while a rollout is under way.
@@ -40,7 +41,9 @@ def intend(journal: Journal, fresh: ServingState) -> ServingState:
         return journal.create(fresh)
     if latest.recipe_sha256 == fresh.recipe_sha256:
         return journal.change(
-            lambda state: state.model_copy(update={"stopped": False}), by=fresh.changed_by, reason="served again"
+            lambda state: state.model_copy(update={"stopped": False, "served": state.served + 1}),
+            by=fresh.changed_by,
+            reason="served again",
         )
     return journal.change(lambda state: renewed(state, fresh), by=fresh.changed_by, reason="the recipe changed")
 
@@ -103,6 +106,7 @@ def renewed(old: ServingState, fresh: ServingState) -> ServingState:
             "keys": old.keys,
             "require_keys": _keys_required(old, fresh),
             "rollout": old.rollout if same else None,
+            "served": old.served + 1,
             "stopped": False,
         }
     )

@@ -116,6 +116,7 @@ class ServingState(StrictModel):
         recipe_sha256: of the serving section that was deployed last; the same section again changes nothing.
         recipe_weights: the weights in that section; the split may have changed since, by hand or by a rollout.
         recipe_require_keys: whether that section, with its address, wants keys; None in records that do not say it.
+        served: counts how often it was served; with every time, what failed is tried again.
         stopped: the deployment is to go.
     """
 
@@ -139,6 +140,7 @@ class ServingState(StrictModel):
     recipe_sha256: str = ""
     recipe_weights: dict[str, float] = Field(default_factory=dict)
     recipe_require_keys: bool | None = None
+    served: int = 1
     stopped: bool = False
 
     def allocation(self) -> Allocation:

@@ -321,7 +321,7 @@ def test_a_shutdown_finishes_streams_and_the_next_start_goes_on_from_the_store(s
         site.ask()
     site.serve()
     again = site.journal.current()
-    assert again.version == state.version  # nothing was changed by serving it again
+    assert (again.version, again.reason) == (state.version + 1, "served again")
     assert again.weights == {"base": 10, "tuned": 30} and [each.id for each in again.keys] == [key.id]
     assert site.deployment.variants_of(users) == assigned
     assert {user: site.ask(user)[0] for user in users[:20]} == {user: assigned[user] for user in users[:20]}

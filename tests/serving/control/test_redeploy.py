@@ -33,12 +33,15 @@ def journal(store: LocalStore) -> Journal:
     return Journal(store, "docs")
 
 
-def test_the_same_recipe_changes_nothing_and_ends_a_stop(journal: Journal) -> None:
-    assert intend(journal, recipe()).version == 1
-    assert intend(journal, recipe()).version == 1
+def test_the_same_recipe_changes_nothing_but_ends_a_stop_and_asks_for_another_try(journal: Journal) -> None:
+    first, second = intend(journal, recipe()), intend(journal, recipe())
+    assert (second.version, second.reason, second.served) == (2, "served again", first.served + 1)
+    same = {"version", "served", "reason", "changed_at", "changed_by"}
+    assert second.model_dump(exclude=same) == first.model_dump(exclude=same)
     operations.stop(journal, **WHO)
     again = intend(journal, recipe())
-    assert (again.version, again.stopped) == (3, False)
+    assert (again.version, again.stopped) == (4, False)
+    assert intend(journal, recipe(seqs=5)).served == again.served + 1
 
 
 def test_a_public_address_requires_keys_where_loopback_did_not(journal: Journal) -> None:
