@@ -264,7 +264,7 @@ class Controller:
     async def _step_rollout(self) -> None:
         if self._state is None or self._ending is not None:
             return
-        if await self._rollout.step(self._state) is not None:
+        if await self._rollout.step(self._state, self._routes) is not None:
             await self._follow()
 
     async def _write_status(self) -> None:

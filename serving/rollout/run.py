@@ -7,7 +7,7 @@ on where the last one stopped; only units that were still open are lost, on both
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,6 +65,7 @@ class RolloutRun:
         self._journal = Journal(store, deployment)
         self._seen: Event | None = None
         self._seen_version = 0
+        self._waits_for = ""
         self._publish_again = float("-inf")
         self._now = 0.0
         self._recorded_at = 0.0
@@ -88,15 +89,22 @@ class RolloutRun:
         self.collector.observe(observations)
         self.collector.report(feedback)
 
-    def tick(self, now: float, state: ServingState) -> Action | None:
+    def tick(self, now: float, state: ServingState, ready: Collection[str] | None = None) -> Action | None:
         """Look at the deployment and at what came in; what is to be changed, if anything.
 
         The same action is given again and again until the state shows it.
+
+        Args:
+            now: seconds since the epoch.
+            state: the newest.
+            ready: variants that an engine answers for; by default all. Users move only to these, unless the rollout
+                ends with it: a rollback waits for nobody.
 
         Raises:
             InfraError, OSError: the store cannot be written; nothing is lost, and nothing is decided until it can.
         """
         before, self._now = self._now, now
+        self._waits_for = ""
         if self.done or state.rollout is None or state.rollout.id != self.rollout.id:
             return None
         try:
@@ -113,11 +121,18 @@ class RolloutRun:
             _log.warning("another controller runs this rollout as well, its events count: %s", other)
             self._load(state)
             return None
-        return self._action(state)
+        return self._action(state, state.variants if ready is None else ready)
 
     def summary(self) -> dict[str, Any]:
         """Where the rollout stands, as plain JSON values for the deployment's status."""
-        return summarise(self.rollout.id, self.machine, self._now, open_units=self.collector.open, damaged=self.damaged)
+        return summarise(
+            self.rollout.id,
+            self.machine,
+            self._now,
+            open_units=self.collector.open,
+            damaged=self.damaged,
+            waits_for=self._waits_for,
+        )
 
     def _load(self, state: ServingState) -> None:
         """Everything from the store; a rollout that begins is recorded as such."""
@@ -242,13 +257,18 @@ class RolloutRun:
             values = [unit.encode() for unit in units]
             self._fold({"kind": "units", "at": now, "units": values, "excluded": self.collector.take_excluded()})
 
-    def _action(self, state: ServingState) -> Action | None:
+    def _action(self, state: ServingState, ready: Collection[str]) -> Action | None:
         if state.rollout is None or state.rollout.status != "running":
             return None
         status = self.machine.status if self.machine.status in ENDED else None
         weights = self._weights(state.weights)
-        if status is None and weights is None:
-            return None
+        if status is None:
+            if weights is None:
+                return None
+            raised = [name for name, weight in weights.items() if weight > state.weights.get(name, 0.0)]
+            self._waits_for = next((name for name in raised if name not in ready), "")
+            if self._waits_for:
+                return None  # the step has not begun, so its time does not run either
         return Action(weights, status, self.machine.decisions[-1].why)
 
     def _weights(self, now: Mapping[str, float]) -> dict[str, float] | None:

@@ -14,7 +14,13 @@ ALARMS = ("hold", "timeout", "rollback", "false_alarm")
 
 
 def summarise(
-    rollout: str, machine: Machine, now: float, *, open_units: int = 0, damaged: Sequence[str] = ()
+    rollout: str,
+    machine: Machine,
+    now: float,
+    *,
+    open_units: int = 0,
+    damaged: Sequence[str] = (),
+    waits_for: str = "",
 ) -> dict[str, Any]:
     """The rollout at a moment.
 
@@ -22,6 +28,7 @@ def summarise(
         now: seconds since the epoch.
         open_units: users whose window lasts.
         damaged: files of events that cannot be read.
+        waits_for: the variant without an engine that answers, for which the next step waits; empty where none.
     """
     config, last = machine.config, machine.decisions[-1] if machine.decisions else None
     units = {side: machine.evidence.sides[side]["units"] for side in SIDES}
@@ -32,6 +39,7 @@ def summarise(
         "mode": config.mode,
         "status": machine.status,
         "phase": machine.phase,
+        "waits_for": waits_for,
         "step": machine.step + 1,
         "steps": list(machine.shares),
         "share": machine.target if machine.target is not None else machine.shares[machine.step],

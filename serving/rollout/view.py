@@ -26,6 +26,8 @@ def status_text(summary: Mapping[str, Any]) -> str:
     state = summary["status"].replace("_", " ")
     if summary["status"] == "running":
         state = _WORDS[summary["phase"]]
+        if summary.get("waits_for"):
+            state = f"waiting until an engine of {summary['waits_for']} answers"
     lines = [
         f"rollout {summary['id']}: {summary['candidate']} against {summary['baseline']}, {state}",
         f"step {summary['step']} of {len(summary['steps'])} ({steps} %), {summary['share']:g} % on the candidate",

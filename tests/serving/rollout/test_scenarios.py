@@ -275,3 +275,21 @@ def test_a_bake_without_traffic_waits_for_users(world):
     assert 8 <= len(w.store.objects) - files <= 15, "a heartbeat now and then, so that a stop is told from quiet"
     assert w.run.machine.elapsed(w.now) > 2900, "quiet is time of the step"
     assert w.to_the_end() == "promoted"
+
+
+def test_a_candidate_without_an_engine_delays_the_step_but_no_rollback(world):
+    """Its engine is away when a step is passed: nobody moves and no clock runs; a rollback waits for nobody."""
+    w = world(rollout={"on_timeout": "rollback", "maximum_seconds": 300}, **BUSY)
+    assert w.until(lambda: w.run.machine.phase == "comparing", 10)
+    for _ in range(1000):
+        w.now += 1
+        w.run.observe(*w.traffic())
+        assert w.run.tick(w.now, w.state, {"base"}) is None
+    summary = w.run.summary()
+    assert (w.share, summary["step"], summary["waits_for"], summary["elapsed_seconds"]) == (10, 2, "tuned", 0)
+    assert w.until(lambda: w.run.machine.phase == "comparing", 10)
+    action = None
+    while action is None:
+        w.now += 1
+        action = w.run.tick(w.now, w.state, {"tuned"})
+    assert (action.status, action.weights) == ("rolled_back", {"base": 100.0, "tuned": 0.0})
