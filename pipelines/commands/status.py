@@ -67,6 +67,7 @@ def _print_status(now: DeploymentStatus, wanted: int) -> None:
                     "pid": str(each.pid),
                     "port": str(each.port),
                     "version": str(each.version),
+                    "requests": str(each.requests),
                 }
                 for each in now.gateways
             ]
@@ -75,6 +76,11 @@ def _print_status(now: DeploymentStatus, wanted: int) -> None:
     for problem in (
         *(f"variant {each.name}: {each.reason}" for each in now.variants if each.reason),
         *(f"engine {each.name}: {each.refusal}" for each in now.engines if each.refusal),
+        *(
+            f"gateway {each.name}: {each.dropped} observations of the rollout are lost since it started"
+            for each in now.gateways
+            if each.dropped
+        ),
         *now.problems,
     ):
         print(f"\nproblem: {problem}")

@@ -1,14 +1,15 @@
 """The gateways of a deployment: there when they should be, told of changes, asked what they see.
 
-They are Ray actors of their own that outlive the controller; a new controller finds them by name.
+They are Ray actors of their own that outlive the controller; a new controller finds them by name. Each is asked and
+told by tasks of its own: one that hangs delays nobody, and what it says late is not lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import RaymillError, find_raymill_error
@@ -20,17 +21,31 @@ from serving.gateway.observation import GatewayReport
 from serving.gateway.table import RouteTable
 
 CALL_TIMEOUT_S = 5.0
+PATIENCE_S = 1.0
+"""So long a round waits for the slowest gateway; later it asks and tells the others alone."""
+
 STUCK_S = 20.0
 """A gateway that answers no call for so long is ended; Ray starts it again."""
 
 
 @dataclass
 class _Gateway:
+    """One gateway.
+
+    Attributes:
+        report: the last one; it stands until the next, or until the gateway is known to be gone.
+        heard: when it last answered, ``time.monotonic()``.
+        answers: whether it answered when it was last asked.
+        late: calls that it owes an answer to for longer than a round waits.
+    """
+
     handle: Any
     node: str
     listening: Listening | None = None
     report: GatewayReport | None = None
     heard: float = 0.0
+    answers: bool = False
+    late: set[asyncio.Future[None]] = field(default_factory=set)
 
 
 class GatewayFleet:
@@ -41,6 +56,7 @@ class GatewayFleet:
         self._gateways: dict[str, _Gateway] = {}
         self._addresses: dict[str, str] = {}
         self._use = UseTotals()
+        self._taken: list[GatewayReport] = []
         self.port, self.admin_port = 0, 0
         self.problem: RaymillError | None = None
 
@@ -76,13 +92,14 @@ class GatewayFleet:
                 await self._listen(gateway, table)
 
     async def push(self, table: RouteTable) -> None:
-        """Tell every gateway; those that cannot be reached now are told when they are back."""
-        await asyncio.gather(*(_ask(each.handle.update.remote(table)) for each in self._gateways.values()))
+        """Tell every gateway; those that cannot be reached now are told when they are back (see :meth:`behind`)."""
+        await self._each(lambda name, gateway: _ask(gateway.handle.update.remote(table), None))
 
     async def poll(self) -> list[GatewayReport]:
-        """Ask every gateway; the reports of those that answered."""
-        reports = await asyncio.gather(*(self._report(name, each) for name, each in list(self._gateways.items())))
-        return [report for report in reports if report is not None]
+        """Ask every gateway; the reports that came since the last poll, each once, those of earlier questions too."""
+        await self._each(self._report)
+        taken, self._taken = self._taken, []
+        return taken
 
     async def close(self, drain_seconds: float) -> None:
         """Stop listening everywhere, let answers in flight finish, and end the gateways."""
@@ -94,10 +111,13 @@ class GatewayFleet:
 
     def behind(self, serial: int) -> bool:
         """Whether a gateway that answers works by an older table than this."""
-        return any(each.report is not None and each.report.serial < serial for each in self._gateways.values())
+        return any(each.answers and each.report and each.report.serial < serial for each in self._gateways.values())
 
     def ongoing(self) -> dict[str, int]:
-        """Engine address -> requests in flight there, over all gateways, as of the last reports."""
+        """Engine address -> requests in flight there, over all gateways, as of the last reports.
+
+        One that does not answer now may still have those that it had.
+        """
         return _sum(each.report.ongoing for each in self._gateways.values() if each.report)
 
     def waiting(self) -> dict[str, int]:
@@ -111,8 +131,10 @@ class GatewayFleet:
                 name=name,
                 node=each.listening.node if each.listening else each.node,
                 pid=each.listening.pid if each.listening else 0,
-                port=each.report.port if each.report else 0,
-                version=each.report.version if each.report else -1,
+                port=each.report.port if each.report and each.answers else 0,
+                version=each.report.version if each.report and each.answers else -1,
+                requests=sum(each.report.requests.values()) if each.report else 0,
+                dropped=each.report.dropped if each.report else 0,
             )
             for name, each in self._gateways.items()
         ]
@@ -124,17 +146,35 @@ class GatewayFleet:
             each.listening is not None and each.listening.port for each in self._gateways.values()
         )
 
-    async def _report(self, name: str, gateway: _Gateway) -> GatewayReport | None:
+    async def _each(self, call: Callable[[str, _Gateway], Awaitable[None]]) -> None:
+        """Call every gateway that owes no answer, and wait for them, but not long."""
+        calls: dict[asyncio.Future[None], _Gateway] = {
+            asyncio.ensure_future(call(name, each)): each for name, each in self._gateways.items() if not each.late
+        }
+        if not calls:
+            return
+        done, late = await asyncio.wait(calls, timeout=PATIENCE_S)
+        for each in late:  # it goes on: a report that was asked for has taken the observations away
+            gateway = calls[each]
+            gateway.answers = False
+            gateway.late.add(each)
+            each.add_done_callback(gateway.late.discard)
+        for each in done:
+            each.result()
+
+    async def _report(self, name: str, gateway: _Gateway) -> None:
         others = self._use.others(name, self._gateways.keys())
-        report = await _ask(gateway.handle.report.remote(others))
-        gateway.report = report if isinstance(report, GatewayReport) else None
-        if gateway.report is None:
-            return None
-        gateway.heard = time.monotonic()
-        self._use.report(name, gateway.report.use)
-        if not gateway.report.port:
+        report = await _ask(gateway.handle.report.remote(others), None)
+        gateway.answers = isinstance(report, GatewayReport)
+        if not isinstance(report, GatewayReport):
+            return
+        self._taken.append(report)
+        if self._gateways.get(name) is not gateway:  # it was ended meanwhile
+            return
+        gateway.report, gateway.heard = report, time.monotonic()
+        self._use.report(name, report.use)
+        if not report.port:
             gateway.listening = None  # it was killed and is back
-        return gateway.report
 
     async def _listen(self, gateway: _Gateway, table: RouteTable | None) -> None:
         alone = not any(
@@ -212,7 +252,7 @@ class GatewayFleet:
         return ray.remote(GatewayHost).options(**options).remote(name, settings.state_url, settings.name)
 
 
-async def _ask(reference: Any, timeout_s: float = CALL_TIMEOUT_S, *, keep_errors: bool = False) -> Any:
+async def _ask(reference: Any, timeout_s: float | None = CALL_TIMEOUT_S, *, keep_errors: bool = False) -> Any:
     """The answer of an actor; None where it cannot answer now, or our own error where those are wanted."""
     import ray
 

@@ -111,4 +111,5 @@ def _structure(status: DeploymentStatus) -> DeploymentStatus:
         )
         for engine in status.engines
     )
-    return status.model_copy(update={"engines": engines, "rollout": {}, "written_at": 0.0})
+    gateways = tuple(each.model_copy(update={"requests": 0, "dropped": 0}) for each in status.gateways)
+    return status.model_copy(update={"engines": engines, "gateways": gateways, "rollout": {}, "written_at": 0.0})

@@ -16,13 +16,21 @@ POLL_SECONDS = 0.1
 
 
 class GatewayStatus(StrictModel):
-    """One gateway process; ``version`` is that of the state it works by, -1 before the first."""
+    """One gateway process.
+
+    Attributes:
+        version: of the state that it works by; -1 before the first, and while it does not answer.
+        requests: begun since it started.
+        dropped: observations lost since it started, because the controller did not take them in time.
+    """
 
     name: str
     node: str = ""
     pid: int = 0
     port: int = 0
     version: int = -1
+    requests: int = 0
+    dropped: int = 0
 
 
 class ReplicaStatus(StrictModel):

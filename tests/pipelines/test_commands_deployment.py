@@ -159,7 +159,10 @@ def test_status_shows_what_is_and_who_changed_it(journal: Journal, capsys: pytes
     replica = ReplicaStatus(pid=77, address="http://127.0.0.1:4001", node="n1", log="/logs/base.log", ongoing=3)
     now = DeploymentStatus(
         version=2,
-        gateways=(GatewayStatus(name="g0", node="n1", pid=5, port=8000, version=2), GatewayStatus(name="g1")),
+        gateways=(
+            GatewayStatus(name="g0", node="n1", pid=5, port=8000, version=2, dropped=12),
+            GatewayStatus(name="g1"),
+        ),
         engines=(
             EngineStatus(name="base", wanted="2", target=2, replicas=(replica,)),
             EngineStatus(name="big", wanted="1", target=1, refusal="out of memory"),
@@ -180,6 +183,7 @@ def test_status_shows_what_is_and_who_changed_it(journal: Journal, capsys: pytes
         "/logs/base.log",
         "problem: engine big: out of memory",
         "problem: variant tuned: no such adapter",
+        "problem: gateway g0: 12 observations of the rollout are lost",
         "problem: the store answers slowly",
     ):
         assert text in out

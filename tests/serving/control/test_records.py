@@ -25,7 +25,7 @@ from serving.control.journal import Journal
 from serving.control.records import FRESH_S, Records, forget, served_elsewhere
 from serving.control.settings import Settings, require_same_address
 from serving.control.state import ModelSource
-from serving.control.status import DeploymentStatus
+from serving.control.status import DeploymentStatus, GatewayStatus
 from serving.engines.plan import VariantSource, initial_state
 
 PRODUCTION = Endpoint(
@@ -102,6 +102,23 @@ def test_an_endpoints_record_that_somebody_removed_comes_back(
 
     asyncio.run(publish_twice())
     assert read_endpoint(store, "docs") == PRODUCTION
+
+
+def test_a_status_in_which_only_counts_changed_is_not_written_again_at_once(store: LocalStore) -> None:
+    def seen(requests: int, version: int = 1) -> DeploymentStatus:
+        gateway = GatewayStatus(name="g", version=version, requests=requests, dropped=requests)
+        return DeploymentStatus(version=1, gateways=(gateway,))
+
+    async def write() -> list[int]:
+        mine, kept = Records(store, "docs"), []
+        for each in (seen(1), seen(2), seen(3, version=2)):
+            await mine.write(each)
+            last = status.read(store, "docs")
+            assert last is not None
+            kept.append(last.gateways[0].requests)
+        return kept
+
+    assert asyncio.run(write()) == [1, 1, 3]
 
 
 def test_no_write_that_was_under_way_lands_after_the_end(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
