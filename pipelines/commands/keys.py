@@ -88,12 +88,11 @@ def limit(arguments: Namespace) -> int:
             next_step="for example --requests-per-minute 60; 0 takes a limit away",
         )
     changed = {name: value or None for name, value in given.items() if value is not None}
-    limits = KeyLimits.model_validate(found.limits.model_dump() | changed)
     reason = arguments.reason or f"limits of {found.name}"
-    _, line = target.change(
-        lambda: operations.set_key_limits(target.journal, found.id, limits, by=who(), reason=reason)
+    state, line = target.change(
+        lambda: operations.set_key_limits(target.journal, found.id, changed, by=who(), reason=reason)
     )
-    print(f"{found.id} ({found.name}) may {_allowed(found.model_copy(update={'limits': limits}))}: {line}")
+    print(f"{found.id} ({found.name}) may {_allowed(find_key(state, found.id))}: {line}")
     return 0
 
 

@@ -42,10 +42,12 @@ def limits(arguments: Namespace) -> int:
         else:
             print(table([{"limit": name, "value": value} for name, value in current.model_dump().items()]))
         return 0
-    document = apply_overrides(Document(current.model_dump(), "limits"), arguments.overrides)
-    wanted = validate(LimitsConfig, document)
+
+    def edit(newest: LimitsConfig) -> LimitsConfig:
+        return validate(LimitsConfig, apply_overrides(Document(newest.model_dump(), "limits"), arguments.overrides))
+
     reason = arguments.reason or f"limits {', '.join(arguments.overrides)}"
-    _, line = target.change(lambda: operations.set_limits(target.journal, wanted, by=who(), reason=reason))
+    _, line = target.change(lambda: operations.set_limits(target.journal, edit, by=who(), reason=reason))
     print(f"{', '.join(arguments.overrides)}: {line}")
     return 0
 

@@ -6,7 +6,7 @@ Versions and who, when and why are the journal's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cluster.errors import UserError
 from serving.access.keys import ApiKey, KeyLimits
@@ -140,18 +140,19 @@ def without_key(state: ServingState, key: str, *, now: float) -> ServingState:
     return state.model_copy(update={"keys": tuple(revoked if each.id == found.id else each for each in state.keys)})
 
 
-def with_key_limits(state: ServingState, key: str, limits: KeyLimits) -> ServingState:
-    """Other limits for a key that is good."""
+def with_key_limits(state: ServingState, key: str, changed: Mapping[str, int | None]) -> ServingState:
+    """Other limits for a key that is good; those that are not named stay, None takes one away."""
     found = find_key(state, key)
     if found.revoked_at is not None:
         raise UserError("it is revoked", where=f"key {found.id}", next_step="`raymill keys create NAME` makes another")
+    limits = KeyLimits.model_validate({**found.limits.model_dump(), **changed})
     limited = found.model_copy(update={"limits": limits})
     return state.model_copy(update={"keys": tuple(limited if each.id == found.id else each for each in state.keys)})
 
 
-def with_limits(state: ServingState, limits: LimitsConfig) -> ServingState:
-    """Other limits for requests."""
-    return state.model_copy(update={"limits": limits})
+def with_limits(state: ServingState, edit: Callable[[LimitsConfig], LimitsConfig]) -> ServingState:
+    """Other limits for requests, made from those in force."""
+    return state.model_copy(update={"limits": edit(state.limits)})
 
 
 def with_shadow(state: ServingState, shadow: ShadowConfig | None) -> ServingState:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from serving.access.keys import ApiKey, KeyLimits, Scope, hash_secret, make_secret
 from serving.config import LimitsConfig, ShadowConfig, VariantConfig
@@ -73,14 +73,16 @@ def revoke_key(journal: Journal, key: str, *, by: str, reason: str) -> ServingSt
     return journal.change(lambda state: changes.without_key(state, key, now=now), by=by, reason=reason)
 
 
-def set_key_limits(journal: Journal, key: str, limits: KeyLimits, *, by: str, reason: str) -> ServingState:
-    """What a key may use, from now on."""
-    return journal.change(lambda state: changes.with_key_limits(state, key, limits), by=by, reason=reason)
+def set_key_limits(
+    journal: Journal, key: str, changed: Mapping[str, int | None], *, by: str, reason: str
+) -> ServingState:
+    """What a key may use, from now on: limits by name, those that are not named stay; None takes one away."""
+    return journal.change(lambda state: changes.with_key_limits(state, key, changed), by=by, reason=reason)
 
 
-def set_limits(journal: Journal, limits: LimitsConfig, *, by: str, reason: str) -> ServingState:
-    """What one request may ask for, from now on."""
-    return journal.change(lambda state: changes.with_limits(state, limits), by=by, reason=reason)
+def set_limits(journal: Journal, edit: Callable[[LimitsConfig], LimitsConfig], *, by: str, reason: str) -> ServingState:
+    """What one request may ask for, from now on; ``edit`` makes it from what is newest, so it may run again."""
+    return journal.change(lambda state: changes.with_limits(state, edit), by=by, reason=reason)
 
 
 def set_shadow(journal: Journal, shadow: ShadowConfig | None, *, by: str, reason: str) -> ServingState:

@@ -18,10 +18,10 @@ from cluster.store_local import LocalStore
 from pipelines.cli import run_command
 from serving.access.keys import KeyRing
 from serving.config import ServingConfig
-from serving.control import status
+from serving.control import operations, status
 from serving.control.endpoint import Endpoint, read_endpoint, remove_endpoint, write_endpoint
 from serving.control.journal import Journal
-from serving.control.state import ModelSource
+from serving.control.state import ModelSource, ServingState
 from serving.control.status import DeploymentStatus, EngineStatus, GatewayStatus, ReplicaStatus, VariantStatus
 from serving.engines.plan import VariantSource, initial_state
 
@@ -148,6 +148,22 @@ def test_limits_and_shadow(journal: Journal, capsys: pytest.CaptureFixture[str])
     assert "copies of 25% of the requests go to tuned" in capsys.readouterr().out
     assert raymill(journal, "shadow", "--off") == 0
     assert journal.current().shadow is None
+
+
+def test_limits_that_somebody_else_sets_meanwhile_stay(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, _ = operations.create_key(journal, "search", by="me", reason="")
+    append, others = Journal._append, [("concurrency", 2), ("requests_per_minute", 5)]
+
+    def late(self: Journal, state: ServingState) -> ServingState | None:
+        if others:
+            name, number = others.pop(0)
+            operations.set_key_limits(Journal(self.store, "docs"), key.id, {name: number}, by="ann", reason="")
+        return append(self, state)
+
+    monkeypatch.setattr(Journal, "_append", late)
+    assert raymill(journal, "keys", "limit", key.id, "--tokens-per-minute", "7") == 0
+    expected = {"concurrency": 2, "requests_per_minute": 5, "tokens_per_minute": 7}
+    assert journal.current().keys[0].limits.model_dump() == expected
 
 
 def test_status_shows_what_is_and_who_changed_it(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,13 +144,13 @@ def test_keys(journal: Journal) -> None:
     for file in journal.store.files("deployments/"):
         assert secret.encode() not in journal.store.read(file.key)
     assert KeyRing(state.keys).find(secret) == key
-    limited = operations.set_key_limits(journal, "search", KeyLimits(concurrency=2), **WHO)
+    limited = operations.set_key_limits(journal, "search", {"concurrency": 2, "requests_per_minute": None}, **WHO)
     assert limited.keys[0].limits == KeyLimits(concurrency=2)
     revoked = operations.revoke_key(journal, key.id, **WHO)
     assert KeyRing(revoked.keys).find(secret) is None
     assert revoked.keys[0].revoked_at
     assert operations.revoke_key(journal, key.id, **WHO).version == revoked.version
-    refused(lambda: operations.set_key_limits(journal, key.id, limits, **WHO), "it is revoked")
+    refused(lambda: operations.set_key_limits(journal, key.id, {}, **WHO), "it is revoked")
 
 
 def test_keys_that_are_refused(journal: Journal) -> None:
@@ -171,9 +171,36 @@ def test_requiring_keys_needs_a_good_one(journal: Journal) -> None:
 
 
 def test_limits_and_shadow(journal: Journal) -> None:
-    assert operations.set_limits(journal, LimitsConfig(max_tokens=9), **WHO).limits.max_tokens == 9
+    changed = operations.set_limits(journal, lambda limits: limits.model_copy(update={"max_tokens": 9}), **WHO)
+    assert changed.limits.max_tokens == 9
     assert operations.set_shadow(journal, ShadowConfig(variant="twin", share=0.5), **WHO).shadow is not None
     refused(lambda: operations.set_shadow(journal, ShadowConfig(variant="twn"), **WHO), "did you mean twin")
+
+
+class Late(Journal):
+    """The journal of a writer before whose first write another one writes."""
+
+    def __init__(self, journal: Journal, other: Callable[[Journal], object]) -> None:
+        super().__init__(journal.store, journal.name)
+        self._others: list[Callable[[Journal], object]] = [other]
+
+    def _append(self, state: ServingState) -> ServingState | None:
+        while self._others:
+            self._others.pop()(Journal(self.store, self.name))
+        return super()._append(state)
+
+
+def test_limits_that_two_set_at_once_are_both_kept(journal: Journal) -> None:
+    def limit(**fields: float) -> Callable[[LimitsConfig], LimitsConfig]:
+        return lambda limits: limits.model_copy(update=fields)
+
+    late = Late(journal, lambda other: operations.set_limits(other, limit(max_tokens=9), **WHO))
+    limits = operations.set_limits(late, limit(queue_seconds=3.0), **WHO).limits
+    assert (limits.max_tokens, limits.queue_seconds) == (9, 3.0)
+    key, _ = operations.create_key(journal, "search", **WHO)
+    late = Late(journal, lambda other: operations.set_key_limits(other, key.id, {"concurrency": 2}, **WHO))
+    state = operations.set_key_limits(late, key.id, {"requests_per_minute": 60}, **WHO)
+    assert state.keys[0].limits == KeyLimits(concurrency=2, requests_per_minute=60)
 
 
 def test_rollout_by_hand(journal: Journal) -> None:
