@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -64,7 +65,7 @@ class EngineProcess:
 
         Raises:
             UserError: vLLM refuses the model or the settings; with its own reason.
-            InfraError: it was not ready in time.
+            InfraError: it was not ready in time, or ended for a reason that may pass.
         """
         self._spawn()
         deadline = time.monotonic() + self.spec.engine.config.startup_timeout_seconds
@@ -127,7 +128,7 @@ class EngineProcess:
     async def _until_healthy(self, deadline: float) -> None:
         while time.monotonic() < deadline:
             if not self.alive():
-                raise self._refused("the server ended without saying why")
+                raise self._ended("")
             if await self.api.healthy():
                 return
             await asyncio.sleep(POLL_INTERVAL_S)
@@ -147,10 +148,28 @@ class EngineProcess:
             if not self.alive():
                 break
             await asyncio.sleep(POLL_INTERVAL_S)
-        raise self._refused(said)
+        raise self._ended(said)
 
-    def _refused(self, otherwise: str) -> RaymillError:
-        why = refusal.reason(self._log_tail()) or otherwise
+    def _ended(self, said: str) -> RaymillError:
+        """The error for a server that did not come up.
+
+        It is the model's or the settings' fault only where vLLM says so. What was killed (out of memory, mostly) or
+        ended without a word may work the next time.
+
+        Args:
+            said: its answer to the first request, if there was one.
+        """
+        reason = refusal.reason(self._log_tail())
+        why = reason or said
+        status = None if self._minder is None else self._minder.poll()
+        by = killed_by(status)
+        if by or not why or (status is not None and not reason) or refusal.may_pass(why):
+            how = f"was killed by {by}" if by else f"ended with status {status}" if status is not None else "failed"
+            return InfraError(
+                f"the server {how} while it started" + (f": {why}" if why else ", and its log does not say why"),
+                where=self._place(),
+                next_step=f"`raymill doctor` says whether memory is short; {self._advice()}",
+            )
         return UserError(f"vLLM refuses the model: {why}", where=self._place(), next_step=self._advice())
 
     def _late(self) -> RaymillError:
@@ -184,3 +203,12 @@ class EngineProcess:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def killed_by(status: int | None) -> str:
+    """The name of the signal that ended a server, or its minder; empty where none did."""
+    number = 0 if status is None else -status if status < 0 else status - 128  # the minder tells it as shells do
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return ""

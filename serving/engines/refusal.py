@@ -11,6 +11,10 @@ _USAGE = re.compile(r"^\S*(?:api_server|vllm)\S*: error: (.+)$")  # argparse
 _ECHOES = ("Engine core initialization failed", "EngineCore encountered an issue", "WorkerProc initialization failed")
 """Messages by which one process of vLLM reports that another failed; never the reason itself."""
 
+_PASSING = re.compile(
+    r"out ?of ?memory|MemoryError|cannot allocate memory|free memory on device|no space left|address already in use",
+    re.IGNORECASE,
+)
 
 MAX_LENGTH = 300  # vLLM lists every architecture it knows where it does not know one
 
@@ -26,6 +30,11 @@ def reason(log: str) -> str:
         elif raised and not any(echo in line for echo in _ECHOES):
             found = _explained(raised.group(1), raised.group(2), lines[index + 1 :])
     return found if len(found) <= MAX_LENGTH else found[:MAX_LENGTH] + " …"
+
+
+def may_pass(reason: str) -> bool:
+    """Whether a reason lies with the machine at that moment and not with the model: memory, disk, a port."""
+    return bool(_PASSING.search(reason))
 
 
 def _explained(kind: str, message: str, following: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.engines.refusal import MAX_LENGTH, reason
+from serving.engines.refusal import MAX_LENGTH, may_pass, reason
 
 NO_WEIGHTS = """\
 (APIServer pid=7880) WARNING 11-21 07:42:57 [system_utils.py:299] Found ulimit of 20000 and failed to automatically \
@@ -55,3 +55,18 @@ def test_the_last_meaningful_error_is_the_reason(log, expected):
 
 def test_a_very_long_reason_is_cut():
     assert len(reason("ValueError: " + "x" * 5000)) <= MAX_LENGTH + 2
+
+
+@pytest.mark.parametrize(
+    ("why", "expected"),
+    [
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", True),  # torch's words
+        ("Free memory on device cuda:0 (1.2/79.1 GiB) on startup is less than desired GPU memory utilization", True),
+        ("[Errno 28] No space left on device", True),
+        ("MemoryError: x", True),
+        ("Cannot find any model weights with `/m/base`", False),
+        ("unrecognized arguments: --no-such-flag", False),
+    ],
+)
+def test_what_lies_with_the_machine_may_pass(why, expected):
+    assert may_pass(why) is expected
