@@ -41,6 +41,7 @@ def start(arguments: Namespace) -> int:
     allowed = f"evaluation decision {decision} says pass" if decision else "no evaluation decision is required"
     if arguments.dry_run:
         with_rollout(state, config, decision)
+        operations.require_working(target.journal, config)
         print(f"{allowed}; nothing was begun (--dry-run)")
         return 0
     reason = arguments.reason or f"rollout of {config.candidate} against {config.baseline}"

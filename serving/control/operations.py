@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+from cluster.errors import UserError
 from serving.access.keys import ApiKey, KeyLimits, Scope, hash_secret, make_secret
 from serving.config import LimitsConfig, ShadowConfig, VariantConfig
-from serving.control import changes
+from serving.control import changes, status
 from serving.control.journal import Journal
+from serving.control.records import FRESH_S
 from serving.control.state import ServingState
+from serving.control.status import VariantStatus
 from serving.engines.plan import VariantSource
 from serving.rollout.config import RolloutConfig
+
+SETTLE_S = 1.0
+"""A controller has written down what changed within this."""
 
 
 def set_weights(journal: Journal, weights: Mapping[str, float], *, by: str, reason: str) -> ServingState:
@@ -96,8 +102,37 @@ def require_keys(journal: Journal, required: bool, *, by: str, reason: str) -> S
 
 
 def start_rollout(journal: Journal, config: RolloutConfig, decision: str, *, by: str, reason: str) -> ServingState:
-    """Begin a rollout; ``decision`` is the evaluation's that allows it, empty where none is required."""
+    """Begin a rollout; ``decision`` is the evaluation's that allows it, empty where none is required.
+
+    Raises:
+        UserError: the state does not allow it, or one of the two does not come up (:func:`require_working`).
+    """
+    require_working(journal, config)
     return journal.change(lambda state: changes.with_rollout(state, config, decision), by=by, reason=reason)
+
+
+def require_working(journal: Journal, config: RolloutConfig) -> None:
+    """Refuse a rollout whose candidate or baseline does not come up, where a controller that lives says so.
+
+    Raises:
+        UserError: with the reason, and what to do first.
+    """
+    patience = time.monotonic() + SETTLE_S
+    while failed := _failed(journal, (config.candidate, config.baseline)):
+        if time.monotonic() >= patience:
+            raise UserError(
+                f"{failed.name} does not come up: {failed.reason or 'it failed'}",
+                where=f"rollout of {config.candidate} against {config.baseline}",
+                next_step="`raymill status` names its log; correct the recipe, `raymill serve` it again, then start",
+            )
+        time.sleep(status.POLL_SECONDS)
+
+
+def _failed(journal: Journal, names: Collection[str]) -> VariantStatus | None:
+    now = status.read(journal.store, journal.name)
+    if now is None or time.time() - now.written_at > FRESH_S or now.version < journal.current().version:
+        return None  # nobody serves it, or not yet what is wanted now
+    return next((each for each in now.variants if each.name in names and each.state == "failed"), None)
 
 
 def pause(journal: Journal, *, by: str, reason: str) -> ServingState:

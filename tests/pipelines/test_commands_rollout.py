@@ -17,9 +17,11 @@ from cluster.stage import provenance
 from cluster.store_local import LocalStore
 from pipelines.cli import build_parser, run_command
 from serving.config import ServingConfig
+from serving.control import operations, status
 from serving.control.changes import moved_by_rollout
 from serving.control.journal import Journal
 from serving.control.state import ModelSource
+from serving.control.status import DeploymentStatus, VariantStatus
 from serving.engines.plan import VariantSource, initial_state
 from serving.gateway.observation import Observation
 from serving.rollout.run import RolloutRun
@@ -103,6 +105,19 @@ def test_start_needs_the_gate(journal: Journal, store: LocalStore, capsys: pytes
     state = journal.current()
     assert state.rollout is not None
     assert (state.rollout.decision, state.reason, state.weights["tuned"]) == (decision, "tuned reads well", 0)
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_start_refuses_a_candidate_that_does_not_come_up(
+    journal: Journal, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, dry: list[str]
+) -> None:
+    monkeypatch.setattr(operations, "SETTLE_S", 0.0)
+    variant = VariantStatus(name="tuned", weight=0, share=0, state="failed", reason="no such adapter")
+    status.write(journal.store, "docs", DeploymentStatus(version=1, variants=(variant,), written_at=time.time()))
+    assert rollout(journal, *START, "--gate", "none", *dry) == 2
+    error = capsys.readouterr().err
+    assert "tuned does not come up: no such adapter" in error and "`raymill serve` it again" in error
+    assert journal.current().rollout is None
 
 
 def test_a_dry_run_begins_nothing(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:

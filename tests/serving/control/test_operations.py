@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -13,9 +16,10 @@ from cluster.errors import UserError
 from cluster.store_local import LocalStore
 from serving.access.keys import KeyLimits, KeyRing, hash_secret
 from serving.config import LimitsConfig, PromptConfig, ServingConfig, ShadowConfig, VariantConfig
-from serving.control import changes, operations
+from serving.control import changes, operations, status
 from serving.control.journal import Journal
 from serving.control.state import ModelSource, ServingState
+from serving.control.status import DeploymentStatus, VariantStatus
 from serving.engines.plan import VariantSource, initial_state
 from serving.rollout.config import RolloutConfig
 
@@ -221,6 +225,44 @@ def test_rollout_by_hand(journal: Journal) -> None:
     assert promoted.rollout.status == "promoted"  # type: ignore[union-attr]
     assert promoted.weights == {"base": 0, "tuned": 70, "short": 30, "twin": 0}
     refused(lambda: operations.resume(journal, **WHO), "of tuned, is promoted")
+
+
+@pytest.mark.parametrize(
+    ("failed", "age_seconds", "version", "allowed"),
+    [
+        ("tuned", 3, 1, False),
+        ("base", 3, 1, False),
+        ("short", 3, 1, True),  # it has no part in it
+        ("tuned", 3, 0, True),  # of the version before
+        ("tuned", 60, 1, True),  # nobody serves it now
+    ],
+)
+def test_no_rollout_begins_with_a_variant_that_does_not_come_up(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, failed: str, age_seconds: float, version: int, allowed: bool
+) -> None:
+    monkeypatch.setattr(operations, "SETTLE_S", 0.0)
+    variant = VariantStatus(name=failed, weight=0, share=0, state="failed", reason="out of memory")
+    now = DeploymentStatus(version=version, variants=(variant,), written_at=time.time() - age_seconds)
+    status.write(journal.store, "docs", now)
+    if allowed:
+        assert operations.start_rollout(journal, rollout(), "", **WHO).version == 2
+        return
+    error = refused(lambda: operations.start_rollout(journal, rollout(), "", **WHO), f"{failed} does not come up: out")
+    assert "raymill serve" in error.next_step
+    assert journal.current().rollout is None
+
+
+def test_a_variant_that_has_just_come_up_is_waited_for(journal: Journal) -> None:
+    def write(state: Literal["failed", "ready"]) -> None:
+        variant = VariantStatus(name="tuned", weight=0, share=0, state=state, reason="")
+        now = DeploymentStatus(version=1, variants=(variant,), written_at=time.time())
+        status.write(journal.store, "docs", now)
+
+    write("failed")
+    later = threading.Timer(0.2, write, ("ready",))
+    later.start()
+    assert operations.start_rollout(journal, rollout(), "", **WHO).version == 2
+    later.join()
 
 
 def test_rollback_returns_the_same_users(journal: Journal) -> None:
