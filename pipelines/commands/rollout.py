@@ -21,7 +21,6 @@ from serving.control.state import ServingState
 from serving.rollout.config import RolloutConfig
 
 POLL_SECONDS = 1.0
-OVER = ("promoted", "rolled_back", "finished")
 DEFAULT_STORE = "./raymill-store"
 
 
@@ -195,6 +194,8 @@ def _text(report: dict[str, Any]) -> str:
 
 def watch(arguments: Namespace) -> int:
     """Show the rollout until it is over; exit code 1 if it was rolled back."""
+    from serving.rollout.machine import ENDED
+
     target = target_of(arguments)
     live = sys.stdout.isatty() and not arguments.json
     shown = ""
@@ -211,7 +212,7 @@ def watch(arguments: Namespace) -> int:
             if not live and not arguments.json:
                 print(flush=True)
             shown = text
-        if summary["status"] in OVER:
+        if summary["status"] in ENDED:
             return int(summary["status"] == "rolled_back")
         time.sleep(POLL_SECONDS)
 

@@ -89,20 +89,14 @@ class Journal:
         return [self.read(version) for version in self._listed()]
 
     def create(self, state: ServingState) -> ServingState:
-        """Begin a deployment; one that was stopped goes on with the next version and keeps its keys.
+        """Begin a deployment, with version 1; what was there before goes on with :meth:`change`.
 
         Raises:
-            UserError: it is wanted already.
+            UserError: there is one of that name.
         """
-        latest = self.latest()
-        if latest is None:
-            return self._append(state.model_copy(update={"version": 1})) or self._taken()
-        if not latest.stopped:
+        if self.latest() is not None:
             return self._taken()
-        new = {key.id for key in state.keys}
-        kept = tuple(key for key in latest.keys if key.id not in new)
-        resumed = state.model_copy(update={"version": latest.version + 1, "keys": kept + state.keys})
-        return self._append(resumed) or self._taken()
+        return self._append(state.model_copy(update={"version": 1})) or self._taken()
 
     def change(
         self, mutate: Callable[[ServingState], ServingState], *, by: str, reason: str, now: float | None = None
@@ -153,7 +147,7 @@ class Journal:
         raise UserError(
             f"deployment {self.name!r} is there already",
             where=self.store.uri(endpoint_key(self.name)),
-            next_step=f"`raymill undeploy --deployment {self.name}` ends it; another recipe name makes another one",
+            next_step="serve it again: it goes on from what is there; another `name` in the recipe makes another one",
         )
 
     def _key(self, version: int) -> str:

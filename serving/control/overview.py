@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from serving.control.sightings import Sightings
 from serving.control.state import ServingState
-from serving.control.status import DeploymentStatus, EngineStatus, GatewayStatus, ReplicaStatus, VariantStatus
+from serving.control.status import (
+    DeploymentStatus,
+    EngineStatus,
+    GatewayStatus,
+    ReplicaStatus,
+    VariantPhase,
+    VariantStatus,
+)
 from serving.gateway.table import VariantRoute
 
 
@@ -77,7 +84,7 @@ def overview(
     )
 
 
-def _state(route: VariantRoute | None, model: str, refused: bool) -> Literal["ready", "starting", "asleep", "failed"]:
+def _state(route: VariantRoute | None, model: str, refused: bool) -> VariantPhase:
     if route is not None and route.addresses and route.engine_model == model:
         return "ready"
     if refused:

@@ -14,6 +14,8 @@ from serving.control.endpoint import FOLDER
 
 POLL_SECONDS = 0.1
 
+VariantPhase = Literal["ready", "starting", "asleep", "failed"]
+
 
 class GatewayStatus(StrictModel):
     """One gateway process.
@@ -74,7 +76,7 @@ class VariantStatus(StrictModel):
     name: str
     weight: float
     share: float
-    state: Literal["ready", "starting", "asleep", "failed"]
+    state: VariantPhase
     reason: str = ""
 
 
