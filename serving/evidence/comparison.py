@@ -14,7 +14,7 @@ class Comparison:
     candidate / baseline - 1, so that 0.1 is 10 % more.
 
     Attributes:
-        estimate: the effect; None while an arm is empty.
+        estimate: the effect; None while an arm is empty, or where too many of its values are not known.
         low: least effect that the confidence sequence still holds; None where nothing bounds it yet.
         high: greatest one, likewise.
         log_e_harm: natural log of the evidence (an e-process) against "the candidate is not worse than allowed".

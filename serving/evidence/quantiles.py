@@ -6,6 +6,11 @@ r of two quantiles is refuted when every q is, as the baseline's with r q as the
 quantiles: Howard and Ramdas 2022, "Sequential estimation of quantiles with applications to A/B testing and best-arm
 identification"). Values are kept in fixed bins of one per cent, and only what no position within its bin could
 explain counts as evidence, so that binning costs a per cent of width and no validity.
+
+Of some values only a lower bound is known: their callers left. Whatever they would have been, the counts up to any q
+lie between those with each value at its bound and those with it beyond all others; each end of the interval, and each
+test, uses the one that speaks against it (bounds without assumptions: Manski 2003, "Partial Identification of
+Probability Distributions"). So a variant that never answers cannot pass for a fast one.
 """
 
 from __future__ import annotations
@@ -45,44 +50,64 @@ class Sketch:
     Attributes:
         n: units.
         weights: bin -> weight, where it is not 0.
+        at_least: likewise of values that are only known to lie in this bin or beyond it.
     """
 
     n: int = 0
     weights: Mapping[int, float] = field(default_factory=dict)
+    at_least: Mapping[int, float] = field(default_factory=dict)
 
-    def add(self, values: Iterable[float]) -> Sketch:
-        """With one more unit and all its values, in seconds; without values it stays as it is."""
-        bins = [bin_of(value) for value in values]
-        if not bins:
+    def add(self, values: Iterable[float], at_least: Iterable[float] = ()) -> Sketch:
+        """With one more unit and all its values and lower bounds, in seconds; without any it stays as it is."""
+        bins, bounds = [bin_of(value) for value in values], [bin_of(value) for value in at_least]
+        if not bins and not bounds:
             return self
-        weights = dict(self.weights)
-        for index in bins:
-            weights[index] = weights.get(index, 0.0) + 1 / len(bins)
-        return Sketch(self.n + 1, weights)
+        each = 1 / (len(bins) + len(bounds))
+        return Sketch(
+            self.n + 1,
+            _together(self.weights, ((index, each) for index in bins)),
+            _together(self.at_least, ((index, each) for index in bounds)),
+        )
 
     def __add__(self, other: Sketch) -> Sketch:
-        weights = dict(self.weights)
-        for index, weight in other.weights.items():
-            weights[index] = weights.get(index, 0.0) + weight
-        return Sketch(self.n + other.n, weights)
+        return Sketch(
+            self.n + other.n,
+            _together(self.weights, other.weights.items()),
+            _together(self.at_least, other.at_least.items()),
+        )
+
+    def fastest(self) -> Sketch:
+        """As if every value were at its bound."""
+        return Sketch(self.n, _together(self.weights, self.at_least.items())) if self.at_least else self
+
+    def slowest(self) -> Sketch:
+        """As if every value of which only a bound is known lay beyond all others."""
+        beyond = ((BINS - 1, weight) for weight in self.at_least.values())
+        return Sketch(self.n, _together(self.weights, beyond)) if self.at_least else self
 
     def cumulated(self) -> np.ndarray:
-        """Weight up to each of the BINS + 1 edges; the first is 0, the last n."""
+        """Known weight up to each of the BINS + 1 edges; the first is 0, the last n where every value is known."""
         dense = np.zeros(BINS + 1)
         for index, weight in self.weights.items():
             dense[index + 1] = weight
         return np.minimum(np.cumsum(dense), self.n)
 
-    def quantile(self, share: float) -> float:
-        """Seconds that a share of the weight lies within: the middle of that bin.
+    def quantile(self, share: float) -> float | None:
+        """Seconds that a share of the weight lies within: the middle of that bin; None where it is not known.
 
-        Raises:
-            ValueError: no unit.
+        Values of which only a bound is known count as longer than all others.
         """
-        if not self.n:
-            raise ValueError("an empty sketch has no quantiles")
-        reached = int(np.argmax(self.cumulated()[1:] >= share * self.n * (1 - 1e-12)))
-        return SHORTEST * math.exp((reached + 0.5) * STEP)
+        reached = self.cumulated()[1:] >= share * self.n * (1 - 1e-12)
+        if not self.n or not reached.any():
+            return None
+        return SHORTEST * math.exp((int(np.argmax(reached)) + 0.5) * STEP)
+
+
+def _together(weights: Mapping[int, float], more: Iterable[tuple[int, float]]) -> dict[int, float]:
+    both = dict(weights)
+    for index, weight in more:
+        both[index] = both.get(index, 0.0) + weight
+    return both
 
 
 def compare(
@@ -106,18 +131,22 @@ def compare(
         harm: how much worse is harm; by default the margin, or 0 where the margin is below it.
         quantile: which one.
     """
-    limits = [log_factor(limit, lower_is_better) / STEP for limit in (margin, harm_margin(margin, harm))]
-    old, new = log_evidence(baseline, quantile), log_evidence(candidate, quantile)
-    better, worse = (old, new) if lower_is_better else (new, old)
-    high = _greatest_shift(old, new, math.log(1 / alpha))
-    low = _greatest_shift(new, old, math.log(1 / alpha))
-    known = baseline.n and candidate.n
+    least, harmful = (log_factor(limit, lower_is_better) / STEP for limit in (margin, harm_margin(margin, harm)))
+    # (baseline, candidate) where the ratio is as great, and as small, as the lower bounds leave it
+    greatest = log_evidence(baseline.fastest(), quantile), log_evidence(candidate.slowest(), quantile)
+    smallest = greatest
+    if baseline.at_least or candidate.at_least:
+        smallest = log_evidence(baseline.slowest(), quantile), log_evidence(candidate.fastest(), quantile)
+    high = _greatest_shift(*greatest, math.log(1 / alpha))
+    low = _greatest_shift(*smallest[::-1], math.log(1 / alpha))
+    old, new = baseline.quantile(quantile), candidate.quantile(quantile)
+    harming, passing = (smallest[::-1], greatest) if lower_is_better else (greatest, smallest[::-1])
     return Comparison(
-        estimate=candidate.quantile(quantile) / baseline.quantile(quantile) - 1 if known else None,
+        estimate=new / old - 1 if old is not None and new is not None else None,
         low=None if low is None else math.expm1(-low * STEP),
         high=None if high is None else math.expm1(high * STEP),
-        log_e_harm=_least_from(worse, better, -limits[1]),
-        log_e_pass=_least_from(better, worse, limits[0]),
+        log_e_harm=_least_from(*harming, -harmful),
+        log_e_pass=_least_from(*passing, least),
         baseline_units=baseline.n,
         candidate_units=candidate.n,
     )

@@ -123,6 +123,9 @@ class Exchange:
         error = self.failed or fallback or (gave_up and waited >= GAVE_UP_IS_ERROR_S)
         timed = not error and self.status < 400
         stream = self.stream if timed else None
+        first_token_s = stream.first_at - self.began if stream is not None and stream.first_at else None
+        if gave_up and self.streamed and not fallback:
+            first_token_s = waited
         return Observation(
             unit=unit_of(table.experiment, self.user),
             keyed=self.user is not None,
@@ -130,7 +133,7 @@ class Exchange:
             version=self.version,
             at=self.at,
             error=error,
-            first_token_s=stream.first_at - self.began if stream is not None and stream.first_at else None,
+            first_token_s=first_token_s,
             token_s=stream.seconds_per_token if stream is not None else None,
             latency_s=waited if timed or (gave_up and not fallback) else None,
             retried=self.retried,

@@ -24,7 +24,8 @@ class Observation:
         at: when it began, seconds since the epoch.
         error: whether the assigned variant failed to answer it (5xx, broken stream, nobody there, ten seconds of
             silence until the caller left).
-        first_token_s: seconds to the first byte of a stream's first event; None for an answer in one piece.
+        first_token_s: seconds to the first byte of a stream's first event, or until the caller gave that up; None for
+            an answer in one piece.
         token_s: seconds for each token after the first; None below two tokens.
         latency_s: seconds to the end of the answer; where the caller gave up, to that: a lower bound.
         retried: another engine of the variant answered it.

@@ -193,8 +193,9 @@ class RolloutConfig(StrictModel):
     def alarm_alpha(self) -> float:
         """The level of each single alarm, so that all of them together stay below alpha (Bonferroni).
 
-        Each compared step can alarm on every guardrail and on its sample ratio; the bake, where errors are watched,
-        once more.
+        Each compared step can alarm on every guardrail, on its sample ratio and on callers who leave; the bake on
+        these and, where they have a guardrail, on errors once more.
         """
-        bake = any(guardrail.metric == "error_rate" for guardrail in self.guardrails) and self.mode == "ab"
-        return self.alpha / (len(self.compared_steps) * (len(self.guardrails) + 1) + bake)
+        rails = {guardrail.metric for guardrail in self.guardrails}
+        bake = 1 + ("error_rate" in rails) if self.mode == "ab" else 0
+        return self.alpha / (len(self.compared_steps) * (len(rails) + 2) + bake)

@@ -68,7 +68,8 @@ class Decision:
         by: ``rollout``, or the person whose change it is.
         ratio_p: always-valid p-value of the sample ratio in this step: small means that users are missing on a side.
         findings: one for each guardrail that is tested in the step.
-        sides: side -> what was counted there: units, requests, errors, retried, fallback.
+        gave_up_p: likewise of callers who leave before an answer begins: small means that more leave the candidate.
+        sides: side -> what was counted there: units, requests, errors, retried, fallback, gave_up.
         excluded: ``side.reason`` -> requests that were left out in this step.
     """
 
@@ -80,6 +81,7 @@ class Decision:
     why: str
     by: str = "rollout"
     ratio_p: float = 1.0
+    gave_up_p: float = 1.0
     findings: tuple[Finding, ...] = ()
     sides: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     excluded: Mapping[str, int] = field(default_factory=dict)

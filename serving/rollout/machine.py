@@ -187,7 +187,7 @@ class Machine:
         return self._alarm() or self._progress(at) or self._timeout(at)
 
     def _alarm(self) -> Verdict | None:
-        """Harm first, then a wrong sample ratio."""
+        """Harm first, then a wrong sample ratio, then callers who leave."""
         level = self.config.alarm_alpha
         probe = self.config.mode == "aa"
         for finding in self.evidence.findings():
@@ -204,10 +204,29 @@ class Machine:
                 f"{self.config.candidate} (p = {self.evidence.ratio_p:.2g}), so some are lost on one side and nothing "
                 "can be compared"
             )
-            if probe:
-                return "false_alarm", words, "ratio"
-            return "hold", f"{words}; find out why, then roll back or promote by hand", "ratio"
-        return None
+            return self._doubt(words, "ratio")
+        return self._silence()
+
+    def _silence(self) -> Verdict | None:
+        """More callers than allowed leave the candidate without an answer: what it would have been nobody knows."""
+        if self.evidence.gave_up_p > self.config.alarm_alpha or "gave_up" in self._noted:
+            return None
+        means = [self.evidence.gave_up[side].mean if self.evidence.gave_up[side].n else 0.0 for side in SIDES]
+        words = (
+            f"callers leave {self.config.candidate} before it answers in {self.name}: {means[1]:.1%} of a user's "
+            f"requests, {means[0]:.1%} on {self.config.baseline} (p = {self.evidence.gave_up_p:.2g}), and how "
+            "long they would have waited nobody knows"
+        )
+        return self._doubt(words, "gave_up")
+
+    def _doubt(self, words: str, name: str) -> Verdict:
+        """What is missing on one side makes the rest worthless: it goes on by hand only."""
+        if self.config.mode == "aa":
+            return "false_alarm", words, name
+        return "hold", f"{words}; find out why, then roll back or promote by hand", name
+
+    def _in_doubt(self) -> bool:
+        return min(self.evidence.ratio_p, self.evidence.gave_up_p) <= self.config.alarm_alpha
 
     def _progress(self, at: float) -> Verdict | None:
         """Whether the step has passed, once it has its least time and units."""
@@ -220,7 +239,7 @@ class Machine:
             if not last:
                 return "advance", f"{self.name} is measured", ""
             return "finish", self._summary_of_probe(), ""
-        if self.evidence.ratio_p <= config.alarm_alpha:
+        if self._in_doubt():
             return None
         if last or config.require == "every_step":
             if unmet := self._not_shown():
@@ -244,7 +263,9 @@ class Machine:
         for finding in self.evidence.findings():
             if finding.p_harm <= level:
                 return "rollback", _harm(self.config, self.name, finding.metric, finding.p_harm, level), ""
-        if self.elapsed(at) < self.config.bake_seconds:
+        if silence := self._silence():
+            return silence
+        if self._in_doubt() or self.elapsed(at) < self.config.bake_seconds:
             return None
         units = self.evidence.sides["candidate"]["units"]
         shown = f"{self.config.bake_seconds:,.0f} s and {units:,} units at 100 %"
@@ -259,6 +280,8 @@ class Machine:
     def _missing(self, units: dict[Any, int]) -> str:
         if self.evidence.ratio_p <= self.config.alarm_alpha:
             return "the sample ratio is wrong"
+        if self._in_doubt():
+            return "callers leave the candidate before it answers"
         few = [f"{getattr(self.config, side)} has {n:,}" for side, n in units.items() if n < self.config.minimum_units]
         if few:
             return f"{' and '.join(few)} of {self.config.minimum_units:,} units"
@@ -307,6 +330,7 @@ class Machine:
                 why=why,
                 by=by,
                 ratio_p=self.evidence.ratio_p,
+                gave_up_p=self.evidence.gave_up_p,
                 findings=self.evidence.findings(),
                 sides={side: dict(self.evidence.sides[side]) for side in SIDES},
                 excluded=dict(sorted(self.evidence.excluded.items())),

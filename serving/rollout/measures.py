@@ -15,6 +15,8 @@ from serving.rollout.decision import Finding
 from serving.rollout.units import SIDES, Side, Unit
 
 LATENCY_QUANTILE = 0.95
+GAVE_UP_MARGIN = 0.02
+"""Callers may leave the candidate in so many more of a hundred requests before its answers cannot be compared."""
 
 
 class Measure:
@@ -89,7 +91,7 @@ def _nothing(guardrail: GuardrailConfig) -> Tally | Moments | Sketch:
 def _with(sums: Tally | Moments | Sketch, unit: Unit, metric: str) -> Tally | Moments | Sketch:
     """With one more unit; unchanged where the unit does not have the metric."""
     if isinstance(sums, Sketch):
-        return sums.add(unit.latencies)
+        return sums.add(unit.latencies, unit.waited)
     built_in = {"error_rate": unit.error_fraction, "first_token_seconds": unit.first, "token_seconds": unit.token}
     value = built_in[metric] if metric in built_in else unit.metrics.get(metric)
     return sums if value is None else sums.add(value)
@@ -104,19 +106,23 @@ class Evidence:
         reference: the last compared step, whose baseline's errors stand in for a baseline that has no users now.
 
     Attributes:
-        sides: side -> units, requests, errors, retried, fallback.
+        sides: side -> units, requests, errors, retried, fallback, gave_up.
         excluded: ``side.reason`` -> requests left out.
         ratio_p: always-valid p-value of the sample ratio.
+        gave_up_p: of "callers leave the candidate, before an answer begins, no more often than they may".
     """
 
     def __init__(self, config: RolloutConfig, share: float | None, reference: Evidence | None = None) -> None:
-        self.share = share
+        self.config, self.share = config, share
         self.sides: dict[Side, Counter[str]] = {
-            side: Counter(units=0, requests=0, errors=0, retried=0, fallback=0) for side in SIDES
+            side: Counter(units=0, requests=0, errors=0, retried=0, fallback=0, gave_up=0) for side in SIDES
         }
         self.excluded: Counter[str] = Counter()
         self.assigned: Counter[Side] = Counter()
-        self.ratio_p = 1.0
+        self.ratio_p = self.gave_up_p = 1.0
+        self.gave_up: dict[Side, Tally] = {side: Tally() for side in SIDES}
+        if reference is not None:
+            self.gave_up["baseline"] = reference.gave_up["baseline"]
         self.measures = [
             Measure(rail, config.alpha, reference.measure(rail.metric) if reference is not None else None)
             for rail in config.guardrails
@@ -143,9 +149,15 @@ class Evidence:
             counts["errors"] += unit.errors
             counts["retried"] += unit.retried
             counts["fallback"] += unit.fallback
+            counts["gave_up"] += unit.gave_up
+            self.gave_up[unit.side] = self.gave_up[unit.side].add(unit.gave_up_fraction)
             self.assigned[unit.side] += unit.fresh
         for measure in self.measures:
             measure.fold(units)
+        if self.gave_up["candidate"].total:
+            arms = (self.gave_up[side] for side in SIDES)
+            found = bounded.compare(*arms, margin=GAVE_UP_MARGIN, alpha=self.config.alpha)
+            self.gave_up_p = min(self.gave_up_p, found.p_harm)
         if self.share is not None:
             log_e = ratio.log_evidence([self.assigned[side] for side in SIDES], [1 - self.share, self.share])
             self.ratio_p = min(self.ratio_p, p_value(log_e))

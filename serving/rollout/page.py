@@ -150,7 +150,7 @@ def _sides(decision: Decision) -> list[dict[str, object]]:
         left_out = {name.partition(".")[2]: n for name, n in decision.excluded.items() if name.startswith(f"{side}.")}
         row = {"decision": _name(decision), "side": side, **counts}
         row["left out"] = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in left_out.items())
-        rows.append(row | {"p sample ratio": decision.ratio_p})
+        rows.append(row | {"p sample ratio": decision.ratio_p, "p given up": decision.gave_up_p})
     return rows
 
 

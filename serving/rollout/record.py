@@ -81,9 +81,9 @@ def _counts(machine: Machine) -> dict[str, int]:
     for decision in machine.decisions:
         by_step[decision.step] = decision.sides
     return {
-        f"{side}.{what}": sum(sides[side][what] for sides in by_step.values() if sides)
+        f"{side}.{what}": sum(sides[side].get(what, 0) for sides in by_step.values() if sides)
         for side in SIDES
-        for what in ("units", "requests", "errors", "retried", "fallback")
+        for what in ("units", "requests", "errors", "retried", "fallback", "gave_up")
     }
 
 

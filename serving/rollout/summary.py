@@ -51,6 +51,7 @@ def summarise(
         "sides": {side: dict(machine.evidence.sides[side]) for side in SIDES},
         "excluded": dict(sorted(machine.evidence.excluded.items())),
         "ratio_p": machine.evidence.ratio_p,
+        "gave_up_p": machine.evidence.gave_up_p,
         "alarm_at": config.alarm_alpha,
         "pass_at": config.alpha,
         "guardrails": [asdict(finding) for finding in machine.evidence.findings()],

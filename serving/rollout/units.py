@@ -40,6 +40,8 @@ class Unit:
         first: mean natural log of its first-token seconds; None where none was measured.
         token: likewise of its seconds for each token.
         latencies: seconds to the end, at most MAX_LATENCIES of them.
+        gave_up: of requests, how many the caller left before an answer began.
+        waited: seconds that those had waited, lower bounds of latencies; with them at most MAX_LATENCIES.
         metrics: reported metric -> mean of the values that came in time.
     """
 
@@ -54,25 +56,45 @@ class Unit:
     token: float | None = None
     latencies: tuple[float, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    gave_up: int = 0
+    waited: tuple[float, ...] = ()
 
     @property
     def error_fraction(self) -> float:
         """Failed requests over all, 0 … 1."""
         return self.errors / self.requests
 
+    @property
+    def gave_up_fraction(self) -> float:
+        """Requests whose callers left before an answer began over all, 0 … 1."""
+        return self.gave_up / self.requests
+
     def encode(self) -> list[Any]:
         """As a short list of plain JSON values."""
         flags = int(self.side == "candidate") + 2 * int(self.fresh)
         counts = [self.requests, self.errors, self.retried, self.fallback]
-        return [flags, self.key, *counts, self.first, self.token, list(self.latencies), dict(self.metrics)]
+        times = [self.first, self.token, list(self.latencies)]
+        silence = [self.gave_up, list(self.waited)] if self.gave_up else []
+        return [flags, self.key, *counts, *times, dict(self.metrics), *silence]
 
     @classmethod
     def decode(cls, values: list[Any]) -> Unit:
         """What :meth:`encode` gave."""
-        flags, key, requests, errors, retried, fallback, first, token, latencies, metrics = values
-        side: Side = "candidate" if flags & 1 else "baseline"
+        flags, key, requests, errors, retried, fallback, first, token, latencies, metrics, *silence = values
         return cls(
-            side, key, requests, errors, retried, fallback, bool(flags & 2), first, token, tuple(latencies), metrics
+            side="candidate" if flags & 1 else "baseline",
+            key=key,
+            requests=requests,
+            errors=errors,
+            retried=retried,
+            fallback=fallback,
+            fresh=bool(flags & 2),
+            first=first,
+            token=token,
+            latencies=tuple(latencies),
+            metrics=metrics,
+            gave_up=silence[0] if silence else 0,
+            waited=tuple(silence[1]) if silence else (),
         )
 
 
@@ -91,6 +113,8 @@ class _Open:
     firsts: list[float] = field(default_factory=lambda: [0, 0.0])
     tokens: list[float] = field(default_factory=lambda: [0, 0.0])
     latencies: list[float] = field(default_factory=list)
+    gave_up: int = 0
+    waited: list[float] = field(default_factory=list)
     metrics: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, seen: Observation) -> None:
@@ -98,9 +122,14 @@ class _Open:
         self.errors += seen.error
         self.retried += seen.retried
         self.fallback += seen.fallback
+        self.gave_up += seen.gave_up
         _accumulate(self.firsts, _log(seen.first_token_s))
         _accumulate(self.tokens, _log(seen.token_s))
-        if seen.latency_s is not None and not seen.error and len(self.latencies) < MAX_LATENCIES:
+        if seen.latency_s is None or len(self.latencies) + len(self.waited) >= MAX_LATENCIES:
+            return
+        if seen.gave_up:
+            self.waited.append(_short(max(seen.latency_s, _LEAST_SECONDS)))
+        elif not seen.error:
             self.latencies.append(_short(max(seen.latency_s, _LEAST_SECONDS)))
 
     def close(self, fresh: bool) -> Unit:
@@ -116,6 +145,8 @@ class _Open:
             _mean(self.tokens),
             tuple(self.latencies),
             {name: mean for name, sums in sorted(self.metrics.items()) if (mean := _mean(sums)) is not None},
+            self.gave_up,
+            tuple(self.waited),
         )
 
 

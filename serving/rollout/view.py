@@ -33,14 +33,15 @@ def status_text(summary: Mapping[str, Any]) -> str:
         f"step {summary['step']} of {len(summary['steps'])} ({steps} %), {summary['share']:g} % on the candidate",
         f"{duration(summary['elapsed_seconds'])} in this step, {_left(summary)}",
         f"units: {_units(summary)} (at least {summary['minimum_units']:,} a side); {summary['open_units']:,} open; "
-        f"sample ratio p = {summary['ratio_p']:.3g}",
+        f"sample ratio p = {summary['ratio_p']:.3g}; given up p = {summary.get('gave_up_p', 1.0):.3g}",
         "",
     ]
     if summary["guardrails"]:
         lines += [table([_row(finding, summary) for finding in summary["guardrails"]]), ""]
     left_out = ", ".join(f"{name} {n:,}" for name, n in summary["excluded"].items())
     marks = [
-        f"{side} {counts['errors']:,} errors, {counts['retried']:,} retried, {counts['fallback']:,} fallen back"
+        f"{side} {counts['errors']:,} errors, {counts['retried']:,} retried, {counts['fallback']:,} fallen back, "
+        f"{counts.get('gave_up', 0):,} given up"
         for side, counts in summary["sides"].items()
     ]
     lines.append(f"requests: {'; '.join(marks)}" + (f"; left out: {left_out}" if left_out else ""))

@@ -151,3 +151,66 @@ def test_an_underflowing_tail_is_never_overstated() -> None:
     series = a * math.log(0.7) + (b - 1) * math.log1p(-0.7) - np.log(a)
     assert (series <= exact).all()
     assert (exact - series < 3).all()
+
+
+BINNING = 0.1
+"""Evidence that a bin's width may cost the truth and not the bounds."""
+few_bins = st.integers(500, 700)
+waits = st.lists(st.tuples(few_bins, st.booleans(), st.integers(0, 400)), min_size=1, max_size=40)
+
+
+def at(place: int) -> float:
+    """Seconds in the middle of a bin."""
+    return SHORTEST * math.exp((place + 0.5) * STEP)
+
+
+def arms_of(users: list[tuple[int, bool, int]]) -> tuple[Sketch, Sketch]:
+    """(What was seen, what it would have been): bin, whether the caller left then, and bins more until the answer."""
+    seen = truth = Sketch()
+    for place, left, more in users:
+        seen = seen.add((), [at(place)]) if left else seen.add([at(place)])
+        truth = truth.add([at(place + more if left else place)])
+    many = 25.0
+    return tuple(
+        Sketch(
+            int(arm.n * many),
+            {index: weight * many for index, weight in arm.weights.items()},
+            {index: weight * many for index, weight in arm.at_least.items()},
+        )
+        for arm in (seen, truth)
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(waits, waits, st.booleans(), st.sampled_from([0.0, 0.1, 0.3]))
+def test_whatever_the_answers_would_have_been_bounds_claim_no_more(old, new, lower, margin) -> None:
+    (old_seen, old_truth), (new_seen, new_truth) = arms_of(old), arms_of(new)
+    seen = compare(old_seen, new_seen, margin=margin, alpha=0.05, lower_is_better=lower)
+    truth = compare(old_truth, new_truth, margin=margin, alpha=0.05, lower_is_better=lower)
+    assert seen.log_e_harm <= max(truth.log_e_harm, 0.0) + BINNING
+    assert seen.log_e_pass <= max(truth.log_e_pass, 0.0) + BINNING
+    assert seen.low is None or (truth.low is not None and seen.low <= truth.low + 2 * STEP)
+    assert seen.high is None or (truth.high is not None and seen.high >= truth.high - 2 * STEP)
+
+
+def test_a_variant_that_hangs_until_callers_leave_is_not_fast() -> None:
+    quick = Sketch().add([1.0])
+    baseline = Sketch(1000, dict.fromkeys(quick.weights, 1000.0))
+    at_once = bin_of(0.1)
+    hangs = Sketch(1000, dict.fromkeys(quick.weights, 700.0), {at_once: 300.0})
+    found = compare(baseline, hangs, margin=0.3, alpha=0.05)
+    assert (found.estimate, found.high) == (None, None)
+    assert found.log_e_pass <= 0
+    as_if_answered = Sketch(1000, {**hangs.weights, at_once: 300.0})
+    assert compare(baseline, as_if_answered, margin=0.3, alpha=0.05).log_e_pass > math.log(20)
+    late = Sketch(1000, hangs.weights, {bin_of(5.0): 300.0})
+    assert compare(baseline, late, margin=0.3, alpha=0.05).log_e_harm > math.log(20), "it took at least five seconds"
+
+
+def test_a_few_who_leave_on_both_sides_are_no_obstacle() -> None:
+    arm = sample(20_000)
+    left = Sketch(arm.n + 100, arm.weights, {bin_of(0.05): 100.0})
+    found = compare(left, left, margin=0.3, alpha=0.05)
+    assert found.estimate == 0
+    assert found.log_e_pass > math.log(20)
+    assert found.log_e_harm <= 0

@@ -103,6 +103,8 @@ class Arm:
     fallback: float = 0.0
     liked: float | None = None
     streams: bool = True
+    hangs: float = 0.0
+    patience_s: float = 5.0
 
 
 @dataclass
@@ -185,6 +187,9 @@ class World:
             for _ in range(1 + draw.randrange(self.requests)):
                 self.serial += 1
                 seen.append(self.request(arm, variant, key if keyed else f"one-{self.serial}", keyed, state.version))
+                while arm.hangs and draw.random() < arm.hangs:  # the client gives up and asks again
+                    seen.append(self.left(seen[-1], arm))
+                    seen[-1], seen[-2] = seen[-2], seen[-1]
                 if arm.liked is not None:
                     liked = float(draw.random() < arm.liked)
                     feedback.append(Feedback("liked", liked, self.now, request=seen[-1].request))
@@ -218,6 +223,20 @@ class World:
         if not arm.streams:
             seen = replace(seen, first_token_s=None, token_s=None)
         return replace(seen, first_token_s=None, token_s=None, latency_s=None) if error else seen
+
+    def left(self, seen: Observation, arm: Arm) -> Observation:
+        """A try before this request, which its caller gave up."""
+        self.serial += 1
+        return replace(
+            seen,
+            error=arm.patience_s >= 10,
+            first_token_s=arm.patience_s if arm.streams else None,
+            token_s=None,
+            latency_s=arm.patience_s,
+            fallback=False,
+            request=f"r-{self.serial}",
+            gave_up=True,
+        )
 
     def tick(self, traffic: bool = True) -> None:
         """One turn of the controller's loop."""

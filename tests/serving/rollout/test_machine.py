@@ -262,10 +262,10 @@ def test_an_aa_rollout_reports_alarms_and_never_promotes(rollout_config):
 
 
 def test_alarms_share_alpha_over_steps_and_kinds(rollout_config):
-    assert rollout_config().alarm_alpha == 0.05 / (2 * 3 + 1)
-    assert rollout_config(mode="aa", steps=None).alarm_alpha == 0.05 / 3
+    assert rollout_config().alarm_alpha == 0.05 / (2 * 4 + 2)
+    assert rollout_config(mode="aa", steps=None).alarm_alpha == 0.05 / 4
     without_errors = rollout_config(guardrails=({"metric": "token_seconds", "margin": 0.2},))
-    assert without_errors.alarm_alpha == 0.05 / 4
+    assert without_errors.alarm_alpha == 0.05 / (2 * 3 + 1)
 
 
 shares = st.sampled_from([0.0, 10.0, 30.0, 50.0, 100.0])

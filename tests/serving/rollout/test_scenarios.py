@@ -293,3 +293,46 @@ def test_a_candidate_without_an_engine_delays_the_step_but_no_rollback(world):
         w.now += 1
         action = w.run.tick(w.now, w.state, {"tuned"})
     assert (action.status, action.weights) == ("rolled_back", {"base": 100.0, "tuned": 0.0})
+
+
+ERRORS = {"metric": "error_rate", "margin": 0.05}
+P95 = {"metric": "latency_p95_seconds", "margin": 0.3}
+FIRST = {"metric": "first_token_seconds", "margin": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("rails", "streams", "patience_s"),
+    [
+        ((P95,), True, 0.9),
+        ((P95,), False, 15.0),
+        ((ERRORS, FIRST), True, 2.0),
+        ((ERRORS, FIRST), False, 5.0),
+        ((ERRORS,), False, 5.0),
+        ((ERRORS,), True, 15.0),
+    ],
+)
+def test_a_candidate_that_hangs_until_callers_give_up_is_never_promoted(world, arm, rails, streams, patience_s):
+    """Two of three requests hang; clients leave and ask again, until one is answered."""
+    hangs = arm(streams=streams, hangs=2 / 3, patience_s=patience_s)
+    w = world(rollout={"guardrails": rails}, base=arm(streams=streams), tuned=hangs, **BUSY)
+    assert w.until(lambda: w.kinds[-1] in ("hold", "rollback"), 900)
+    w.until(lambda: w.status != "running", 100)
+    last = w.run.machine.decisions[-1]
+    assert (w.status, last.what) in (("rolled_back", "rollback"), ("running", "hold"))
+    assert last.sides["candidate"]["gave_up"] > last.sides["candidate"]["requests"] / 2
+    assert replay_recorded(w.store, w.name, "tuned-2").equal
+
+
+def test_a_candidate_that_begins_to_hang_in_the_bake_is_not_promoted(world, arm):
+    w = world(rollout={"guardrails": (ERRORS,)}, **BUSY)
+    assert w.until(lambda: w.run.machine.phase == "baking", 2000)
+    w.arms["tuned"] = arm(hangs=2 / 3)
+    w.until(lambda: w.status != "running", 300)
+    assert (w.status, w.kinds[-1]) == ("running", "hold")
+    assert "callers leave tuned before it answers" in w.run.machine.decisions[-1].why
+
+
+def test_impatient_callers_on_both_sides_are_no_obstacle(world, arm):
+    either = arm(hangs=0.01, patience_s=0.2)
+    w = world(rollout={"guardrails": (ERRORS, P95, FIRST)}, base=either, tuned=either, **BUSY)
+    assert w.to_the_end() == "promoted"

@@ -50,6 +50,22 @@ def test_a_users_requests_in_the_window_are_one_unit(collect):
     assert collector.take_excluded() == {}
 
 
+def test_callers_who_give_up_tell_how_long_they_waited(collect):
+    """Also where it counts as an error; what another variant answered has no times."""
+    collector = collect()
+    collector.observe(
+        [
+            seen(at=0.0, latency_s=1.0),
+            seen(at=1.0, latency_s=3.0, gave_up=True),
+            seen(at=5.0, latency_s=12.0, gave_up=True, error=True),
+            seen(at=6.0, error=True, gave_up=True, fallback=True),
+        ]
+    )
+    (ann,) = collector.close(100.0)
+    assert (ann.latencies, ann.waited) == ((1.0,), (3.0, 12.0))
+    assert (ann.requests, ann.gave_up, ann.gave_up_fraction, ann.errors) == (4, 3, 0.75, 2)
+
+
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [
@@ -185,6 +201,8 @@ def test_memory_is_bounded(collect, monkeypatch):
         token=st.none() | st.floats(-9, 9),
         latencies=st.lists(st.floats(0.001, 900), max_size=4).map(tuple),
         metrics=st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False), max_size=2),
+        gave_up=st.integers(1, 9),
+        waited=st.lists(st.floats(0.001, 900), max_size=4).map(tuple),
     )
 )
 def test_units_survive_their_record(unit):
