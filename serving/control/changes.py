@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping
 
 from cluster.errors import UserError
 from serving.access.keys import ApiKey, KeyLimits
-from serving.config import LimitsConfig, ShadowConfig, VariantConfig, replica_bounds
+from serving.config import LimitsConfig, ShadowConfig, replica_bounds
 from serving.control.names import unknown
 from serving.control.state import RolloutState, RolloutStatus, ServingState, VariantState
-from serving.engines import plan
 from serving.rollout.config import RolloutConfig
 from serving.split.assignment import check_weights
 
@@ -72,37 +71,6 @@ def with_replicas(state: ServingState, variant: str, replicas: int | str) -> Ser
     config = engine.config.model_copy(update={"replicas": least if least == most else f"{least}:{most}"})
     changed = engine.model_copy(update={"config": config})
     return state.model_copy(update={"engines": {**state.engines, engine.name: changed}})
-
-
-def with_variant(state: ServingState, variant: VariantConfig, source: plan.VariantSource) -> ServingState:
-    """One variant more; the engines that are there stay as they are."""
-    rollout = active_rollout(state)
-    if rollout and rollout.status == "running" and variant.weight > 0:
-        raise UserError(
-            f"the rollout of {rollout.config.candidate} sets the weights now",
-            where=f"variant {variant.name}",
-            next_step="add it with weight 0, or `raymill rollout pause` first",
-        )
-    return plan.with_variant(state, variant, source)
-
-
-def without_variant(state: ServingState, name: str) -> ServingState:
-    """One variant less; it must have no users, no part in a rollout and no copies of requests."""
-    variant_of(state, name)
-    rollout = active_rollout(state)
-    if rollout and name in (rollout.config.candidate, rollout.config.baseline):
-        raise UserError(
-            "it takes part in a rollout",
-            where=f"variant {name}",
-            next_step="`raymill rollout promote` or `raymill rollout rollback` first",
-        )
-    if state.weights[name] > 0:
-        raise UserError(
-            f"it has users (weight {state.weights[name]:g})",
-            where=f"variant {name}",
-            next_step=f"`raymill rollout weights … {name}=0` first",
-        )
-    return plan.without_variant(state, name)
 
 
 def with_key(state: ServingState, key: ApiKey) -> ServingState:

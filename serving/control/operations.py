@@ -12,13 +12,12 @@ from collections.abc import Callable, Collection, Mapping
 
 from cluster.errors import UserError
 from serving.access.keys import ApiKey, KeyLimits, Scope, hash_secret, make_secret
-from serving.config import LimitsConfig, ShadowConfig, VariantConfig
+from serving.config import LimitsConfig, ShadowConfig
 from serving.control import changes, status
 from serving.control.journal import Journal
 from serving.control.records import FRESH_S
 from serving.control.state import ServingState
 from serving.control.status import VariantStatus
-from serving.engines.plan import VariantSource
 from serving.rollout.config import RolloutConfig
 
 SETTLE_S = 1.0
@@ -33,18 +32,6 @@ def set_weights(journal: Journal, weights: Mapping[str, float], *, by: str, reas
 def scale(journal: Journal, variant: str, replicas: int | str, *, by: str, reason: str) -> ServingState:
     """Servers for a variant's engine: ``2``, or ``"1:4"`` to follow the requests; a MIN of 0 lets it fall asleep."""
     return journal.change(lambda state: changes.with_replicas(state, variant, replicas), by=by, reason=reason)
-
-
-def add_variant(
-    journal: Journal, variant: VariantConfig, source: VariantSource, *, by: str, reason: str
-) -> ServingState:
-    """One variant more, on an engine that is there where one fits."""
-    return journal.change(lambda state: changes.with_variant(state, variant, source), by=by, reason=reason)
-
-
-def remove_variant(journal: Journal, variant: str, *, by: str, reason: str) -> ServingState:
-    """One variant less; refused while it has users or takes part in a rollout."""
-    return journal.change(lambda state: changes.without_variant(state, variant), by=by, reason=reason)
 
 
 def create_key(

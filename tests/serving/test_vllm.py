@@ -29,7 +29,8 @@ from serving.config import EngineConfig, ServingConfig, VariantConfig
 from serving.control import operations
 from serving.control.deploy import Deployment, deploy
 from serving.control.journal import Journal
-from serving.control.state import EngineState, LoraCapacity, ModelSource
+from serving.control.redeploy import first_state, intend
+from serving.control.state import EngineState, LoraCapacity, ModelSource, ServingState
 from serving.control.status import wait_applied
 from serving.engines.plan import VariantSource
 from serving.engines.process import EngineProcess
@@ -76,15 +77,16 @@ def store(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("store")
 
 
+def sources_of(tiny_models) -> dict[str, VariantSource]:
+    base = folder_of(tiny_models.base)
+    adapter = VariantSource(base, folder_of(tiny_models.adapter), rank=4)
+    return {"base": VariantSource(base), "tuned": adapter, "framed": VariantSource(base)}
+
+
 @pytest.fixture(scope="module")
 def served(ray_session, tiny_models, store) -> Iterator[Deployment]:
     """A base model, an adapter on it and a prompt over it: one engine, in two replicas."""
-    base = folder_of(tiny_models.base)
-    sources = {
-        "base": VariantSource(base),
-        "tuned": VariantSource(base, folder_of(tiny_models.adapter), rank=4),
-        "framed": VariantSource(base),
-    }
+    sources = sources_of(tiny_models)
     framed = {"name": "framed", "model": "given", "weight": 0, "prompt": {"template": "a list of {prompt}"}}
     variants = [{"name": "base", "model": "given"}, {"name": "tuned", "model": "given"}, framed]
     # Two slots, so that the adapters of this module fill the last one: see cpu_lora.
@@ -247,9 +249,15 @@ def test_an_adapter_comes_and_goes_while_the_engines_run_and_never_answers_for_t
     served, ask, store, tiny_models
 ):
     before = served.status()[0].replicas
-    journal, options = Journal(open_store(store), "tiny"), {"by": "tests", "reason": "tests"}
-    source = VariantSource(folder_of(tiny_models.base), folder_of(tiny_models.second), rank=4)
-    state = operations.add_variant(journal, VariantConfig(name="second", model="given", weight=0), source, **options)
+    journal = Journal(open_store(store), "tiny")
+
+    def change_recipe(*added: VariantConfig) -> ServingState:
+        config = served.config.model_copy(update={"variants": (*served.config.variants, *added)})
+        second = VariantSource(folder_of(tiny_models.base), folder_of(tiny_models.second), rank=4)
+        sources = sources_of(tiny_models) | {each.name: second for each in added}
+        return intend(journal, first_state(config, sources, name="tiny", by="tests", now=time.time()))
+
+    state = change_recipe(VariantConfig(name="second", model="given", weight=0))
     wait_applied(open_store(store), "tiny", state.version, 30.0)
     expected = {
         "base": generated(tiny_models.base, None, PROMPT),
@@ -273,7 +281,7 @@ def test_an_adapter_comes_and_goes_while_the_engines_run_and_never_answers_for_t
         asked = [*expected] * 24
         texts = list(pool.map(lambda variant: complete(clients[variant]), asked))
     assert [expected[variant] for variant in asked] == texts
-    operations.remove_variant(journal, "second", **options)
+    change_recipe()
     wait_for(lambda: not any(b"second" in engine_models(each.address, served) for each in before))
     assert served.status()[0].replicas == before
     assert complete(ask("base")) == expected["base"]

@@ -22,10 +22,11 @@ import pytest
 
 from cluster.progress import Progress
 from cluster.store import open_store
-from serving.config import ServingConfig, VariantConfig
+from serving.config import ServingConfig
 from serving.control import operations, status
 from serving.control.deploy import deploy
 from serving.control.journal import Journal
+from serving.control.redeploy import first_state, intend
 from serving.control.state import ModelSource
 from serving.engines.plan import VariantSource
 from serving.rollout.config import GuardrailConfig, RolloutConfig
@@ -56,17 +57,27 @@ class Site:
         (self.folder / name / "config.json").write_text("{}")
         return VariantSource(ModelSource(folder=str(self.folder / name)))
 
-    def serve(self, weights=(("base", 50), ("tuned", 50)), replicas=2, **section):
-        weights = dict(weights)
+    def recipe(self, weights=(("base", 50), ("tuned", 50)), replicas=2, idle=(), **section):
+        """A recipe's section and its sources; variants in ``idle`` have no users and one replica each."""
+        variants = [{"name": name, "model": "given", "weight": weight} for name, weight in dict(weights).items()]
+        variants += [{"name": name, "model": "given", "weight": 0, "engine": {"replicas": 1}} for name in idle]
         config = ServingConfig(
             port=0,
             admin_port=0,
-            variants=[{"name": name, "model": "given", "weight": weight} for name, weight in weights.items()],
+            variants=variants,
             engine={"cpus": 0.1, "replicas": replicas, "startup_timeout_seconds": 60, "idle_seconds": 0.5},
             limits={"drain_seconds": 10, "try_seconds": 20},
             **section,
         )
-        sources = {name: self.source(name) for name in weights}
+        return config, {each["name"]: self.source(each["name"]) for each in variants}
+
+    def change_recipe(self, idle=()):
+        """What serving the recipe again with other idle variants writes, as a process elsewhere does."""
+        config, sources = self.recipe(idle=idle)
+        return intend(self.journal, first_state(config, sources, name="faults", by=BY["by"], now=time.time()))
+
+    def serve(self, *arguments, **options):
+        config, sources = self.recipe(*arguments, **options)
         with Progress(stream=io.StringIO(), live=False).track("serving") as tracker:
             options = {"store": self.store, "name": "faults", "logs": self.folder, "commands": COMMANDS}
             self.deployment = deploy(config, sources, tracker, **options)
@@ -247,10 +258,8 @@ def test_variants_come_and_go_and_one_that_never_starts_gets_no_traffic(site):
     wait_for(site.whole)
     before = site.pids()
     with Load(site) as load:
-        refused = VariantConfig(name="refused", model="given", weight=0, engine={"replicas": 1})
-        site.applied(operations.add_variant(site.journal, refused, site.source("refusing"), **BY))
-        third = VariantConfig(name="third", model="given", weight=0, engine={"replicas": 1})
-        site.applied(operations.add_variant(site.journal, third, site.source("third"), **BY))
+        site.applied(site.change_recipe(idle=["refused"]))
+        site.applied(site.change_recipe(idle=["refused", "third"]))
         wait_for(lambda: site.variant("third").state == "ready")
         wait_for(lambda: site.variant("refused").state == "failed")
         assert "not to my taste" in site.variant("refused").reason
@@ -258,8 +267,7 @@ def test_variants_come_and_go_and_one_that_never_starts_gets_no_traffic(site):
         load.more()
         assert "third" in load.answers and "refused" not in load.answers
         site.applied(operations.set_weights(site.journal, {"base": 50, "tuned": 50, "third": 0}, **BY))
-        for each in ("third", "refused"):
-            site.applied(operations.remove_variant(site.journal, each, **BY))
+        site.applied(site.change_recipe())
         load.more()
     assert load.failures == []
     assert site.pids() == before

@@ -117,26 +117,6 @@ def test_scale_refuses(journal: Journal, asked: str) -> None:
     assert journal.current().version == 1
 
 
-def test_variants_come_and_go(journal: Journal) -> None:
-    before = journal.current()
-    added = operations.add_variant(journal, VariantConfig(name="new", model="o", weight=0), OTHER, **WHO)
-    assert added.engines == before.engines  # it found one that was there
-    assert added.owners == before.owners
-    refused(lambda: operations.remove_variant(journal, "tuned", **WHO), "has users")
-    refused(lambda: operations.remove_variant(journal, "nex", **WHO), "did you mean new")
-    operations.set_shadow(journal, ShadowConfig(variant="new"), **WHO)
-    refused(lambda: operations.remove_variant(journal, "new", **WHO), "copies of requests")
-    operations.set_shadow(journal, None, **WHO)
-    operations.start_rollout(journal, rollout(candidate="new"), "", **WHO)
-    refused(lambda: operations.remove_variant(journal, "new", **WHO), "takes part in a rollout")
-    late = VariantConfig(name="late", model="o", weight=5)
-    refused(lambda: operations.add_variant(journal, late, OTHER, **WHO), "sets the weights now")
-    operations.rollback(journal, **WHO)
-    removed = operations.remove_variant(journal, "new", **WHO)
-    assert removed.variants == before.variants
-    assert removed.engines == before.engines
-
-
 def test_keys(journal: Journal) -> None:
     limits = KeyLimits(requests_per_minute=60)
     key, secret = operations.create_key(journal, "search", limits=limits, models=("docs",), **WHO)
