@@ -18,7 +18,7 @@ serve: $(STAMP)
 	@$(VENV)/raymill serve pipelines/recipes/demo.yaml
 
 test: check
-	$(VENV)/pytest -m "not slow and not gpu"
+	$(VENV)/pytest -m "not slow and not gpu" --durations=30
 
 unit: $(STAMP)
 	$(VENV)/pytest -m "not ray and not vllm and not slow and not gpu"

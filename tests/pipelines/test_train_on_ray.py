@@ -381,6 +381,7 @@ def test_finetuning_gives_an_adapter_that_answers_better(inputs: Inputs, undistu
     assert "Held-out questions" in text
 
 
+@pytest.mark.slow  # beside the same in a folder and the s3:// run of tests/test_end_to_end.py
 def test_a_run_in_an_s3_store_continues_after_a_kill(
     inputs: Inputs, undisturbed: Artifact, s3_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
