@@ -177,9 +177,9 @@ def _summary(target: Target, state: ServingState) -> dict[str, Any] | None:
     from serving.rollout.summary import summarise
 
     recorded = EventLog(target.store, target.name, state.rollout.id).read()
-    machine = fold(state.rollout.config, recorded.events).machine
-    last = float(recorded.events[-1]["at"]) if recorded.events else 0.0
-    return {**summarise(state.rollout.id, machine, last, damaged=recorded.damaged), "status": state.rollout.status}
+    folded = fold(state.rollout.config, recorded.events)
+    summary = summarise(state.rollout.id, folded.machine, folded.at, damaged=recorded.damaged)
+    return {**summary, "status": state.rollout.status}
 
 
 def _text(report: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from serving.control import changes
 from serving.control.journal import Journal
@@ -87,9 +87,8 @@ class RolloutDriver:
 
     def _apply(self, action: Action) -> ServingState:
         rollout_id = self._id
-        status = cast(changes.RolloutStatus | None, action.status)
         return self._journal.change(
-            lambda state: changes.moved_by_rollout(state, rollout_id, action.weights, status),
+            lambda state: changes.moved_by_rollout(state, rollout_id, action.weights, action.status),
             by=f"rollout {rollout_id}",
             reason=action.reason,
         )

@@ -56,9 +56,6 @@ class Tally:
         return min(self.total / self.n, 1.0)
 
 
-NOTHING = Tally()
-
-
 def compare(
     baseline: Tally,
     candidate: Tally,
@@ -67,7 +64,6 @@ def compare(
     alpha: float,
     lower_is_better: bool = True,
     harm: float | None = None,
-    history: Tally = NOTHING,
 ) -> Comparison:
     """The difference of means, candidate - baseline.
 
@@ -78,11 +74,9 @@ def compare(
         alpha: 1 - coverage of the confidence sequence.
         lower_is_better: false where more is better, as for a rate of success.
         harm: how much worse is harm; by default the margin, or 0 where the margin is below it.
-        history: what is known of the baseline from before the step, fixed since its first unit. It makes the
-            intervals narrower where the baseline has stayed the same, and hardly wider where not; it is no evidence.
     """
     arms = (baseline, candidate) if lower_is_better else (_mirrored(baseline), _mirrored(candidate))
-    mixed = log_mixture(*arms, _mirrored(history) if not lower_is_better else history)
+    mixed = log_mixture(*arms)
     low, high = _interval(*arms, mixed - math.log(1 / alpha))
     estimate = candidate.mean - baseline.mean if baseline.n and candidate.n else None
     return Comparison(
@@ -100,25 +94,19 @@ def _mirrored(arm: Tally) -> Tally:
     return Tally(arm.n, arm.rest)
 
 
-def log_mixture(baseline: Tally, candidate: Tally, history: Tally = NOTHING) -> float:
+def log_mixture(baseline: Tally, candidate: Tally) -> float:
     """Log of the prior's likelihood of all outcomes.
 
     Half of the prior holds both arms alike, half each for itself: likeness is what most rollouts find, and betting on
-    it saves the price of the second mean. With a history each half bets in part that the baseline continues it.
+    it saves the price of the second mean.
     """
-    both = baseline + candidate
-    flat = _log_likelihood_mixed(baseline, NOTHING)
-    alone = _log_likelihood_mixed(candidate, NOTHING)
-    bets = [_log_likelihood_mixed(both, NOTHING), flat + alone]
-    if history.n:
-        bets += [_log_likelihood_mixed(both, history), _log_likelihood_mixed(baseline, history) + alone]
-    return _log_mean(bets)
+    apart = _log_likelihood_mixed(baseline) + _log_likelihood_mixed(candidate)
+    return _log_mean([_log_likelihood_mixed(baseline + candidate), apart])
 
 
-def _log_likelihood_mixed(arm: Tally, known: Tally) -> float:
-    """Log of the mean of q^total (1-q)^rest over a Beta prior that has seen ``known``."""
-    a, b = PRIOR + known.total, PRIOR + known.rest
-    return _log_beta(a + arm.total, b + arm.rest) - _log_beta(a, b)
+def _log_likelihood_mixed(arm: Tally) -> float:
+    """Log of the mean of q^total (1-q)^rest over the Beta prior."""
+    return _log_beta(PRIOR + arm.total, PRIOR + arm.rest) - _log_beta(PRIOR, PRIOR)
 
 
 def _log_beta(a: float, b: float) -> float:

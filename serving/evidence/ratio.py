@@ -1,13 +1,13 @@
 """Sample-ratio mismatch: whether the units arrive in the shares that the split promises.
 
 Sequential multinomial test with a Dirichlet prior (Lindon and Malek 2022, "Anytime-valid inference for multinomial
-count data"). Steps have other shares and other units, so that their evidence multiplies.
+count data").
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 CONCENTRATIONS = (100.0, 10_000.0)
 """How near to the promised shares a mismatch is expected: gross ones are found at once, slight ones in time."""
@@ -44,8 +44,3 @@ def _log_bayes_factor(arms: list[tuple[int, float]], concentration: float) -> fl
         prior = concentration * share
         log += math.lgamma(prior + count) - math.lgamma(prior) - count * math.log(share)
     return log
-
-
-def log_evidence_of_steps(steps: Iterable[tuple[Sequence[int], Sequence[float]]]) -> float:
-    """Evidence of several steps together, each given as counts and shares."""
-    return math.fsum(log_evidence(counts, shares) for counts, shares in steps)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,8 @@ BUSY_UNITS = 200
 """Units that are worth a file of their own."""
 HEARTBEAT_SECONDS = 300.0
 """Longest time without any event while a step runs, so that a later gap says how long nobody observed."""
+READ_AT_ONCE = 8
+"""Files that are read side by side, and kept."""
 PENDING_UNITS = 100_000
 """Above so many unwritten units (the store is away) no more are closed."""
 
@@ -47,17 +49,41 @@ class Overtaken(Exception):
 
 @dataclass
 class Recorded:
-    """What the files hold.
+    """The files that were there, of which only a few are in memory at once.
 
     Attributes:
-        events: in order.
-        files: how many were read, damaged ones included.
-        damaged: keys of files whose bytes do not match their checksum; they are left out.
+        store: holds them.
+        keys: theirs, in order.
+        damaged: keys of files whose bytes do not match their checksum, once :attr:`events` have been gone through; they
+            are left out.
     """
 
-    events: list[Event] = field(default_factory=list)
-    files: int = 0
+    store: Store
+    keys: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+
+    @property
+    def files(self) -> int:
+        """How many there are, damaged ones included."""
+        return len(self.keys)
+
+    @property
+    def events(self) -> Iterator[Event]:
+        """In order, read anew each time.
+
+        Raises:
+            UserError: a newer Raymill wrote them.
+        """
+        self.damaged.clear()
+        with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+            for begin in range(0, len(self.keys), READ_AT_ONCE):
+                keys = self.keys[begin : begin + READ_AT_ONCE]
+                for key, data in zip(keys, pool.map(self.store.read, keys), strict=True):
+                    events = decode(data, self.store.uri(key))
+                    if events is None:
+                        self.damaged.append(key)
+                    else:
+                        yield from events
 
     @property
     def decisions(self) -> list[Event]:
@@ -95,24 +121,11 @@ class EventLog:
         self._waiting_since = float("inf")
 
     def read(self) -> Recorded:
-        """Everything that was written; what was added here but not yet written is forgotten.
-
-        Raises:
-            UserError: a newer Raymill wrote it.
-        """
+        """Everything that was written; what was added here but not yet written is forgotten."""
         keys = [item.key for item in self.store.files(self.prefix) if item.key.endswith(".json")]
-        with ThreadPoolExecutor(8) as pool:
-            contents = list(pool.map(self.store.read, keys))
-        recorded = Recorded(files=len(keys))
-        for key, data in zip(keys, contents, strict=True):
-            events = decode(data, self.store.uri(key))
-            if events is None:
-                recorded.damaged.append(key)
-            else:
-                recorded.events += events
         self._next = 1 + max((int(key[len(self.prefix) : -len(".json")]) for key in keys), default=0)
         self._forget()
-        return recorded
+        return Recorded(self.store, keys)
 
     def add(self, event: Event) -> None:
         """Keep an event until the next write."""

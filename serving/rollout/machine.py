@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from serving.control.state import RolloutStatus
 from serving.rollout.config import FULL, RolloutConfig
 from serving.rollout.decision import Decision, What
 from serving.rollout.events import Event
 from serving.rollout.measures import Evidence
 from serving.rollout.units import SIDES, Unit
 
-Status = Literal["running", "paused", "promoted", "rolled_back", "finished"]
 Phase = Literal["moving", "comparing", "baking", "over"]
-ENDED = ("promoted", "rolled_back", "finished")
+ENDED: tuple[RolloutStatus, ...] = ("promoted", "rolled_back", "finished")
 _SAME_SHARE = 1e-6
+
+_ENDS: dict[What, RolloutStatus] = {"promote": "promoted", "rollback": "rolled_back", "finish": "finished"}
 
 Verdict = tuple[What, str, str]
 """What, why, and the name under which it is decided only once in a step (empty: it ends the step)."""
@@ -47,7 +49,7 @@ class Machine:
         self.config = config
         self.shares = config.compared_steps + ((FULL,) if config.mode == "ab" else ())
         self.decisions: list[Decision] = []
-        self.status: Status = "running"
+        self.status: RolloutStatus = "running"
         self.phase: Phase = "moving"
         self.step = 0
         self.version: int | None = None
@@ -107,7 +109,7 @@ class Machine:
     def _see(self, event: Event, at: float) -> None:
         """A state of the deployment: status changed by hand, weights in force."""
         by, reason = str(event["by"]), str(event["reason"])
-        status: Status = event["status"]
+        status: RolloutStatus = event["status"]
         share = pair_share(event["weights"], self.config)
         if status != self.status and (self.status not in ENDED or status in ENDED):
             self._change_by_hand(at, status, by, reason)
@@ -129,7 +131,7 @@ class Machine:
         if self._paused_at is not None:
             self._paused_at += seconds
 
-    def _change_by_hand(self, at: float, status: Status, by: str, reason: str) -> None:
+    def _change_by_hand(self, at: float, status: RolloutStatus, by: str, reason: str) -> None:
         if status == "paused":
             self._decide(at, "pause", reason, by=by)
             self._paused_at = at
@@ -138,7 +140,7 @@ class Machine:
             self._paused_at = None
             self._decide(at, "resume", reason, by=by)
         else:
-            kinds: dict[Status, What] = {"promoted": "promote", "rolled_back": "rollback", "finished": "finish"}
+            kinds: dict[RolloutStatus, What] = {"promoted": "promote", "rolled_back": "rollback", "finished": "finish"}
             self._decide(at, kinds[status], reason, by=by)
         self.status = status
         if status in ENDED:
@@ -171,8 +173,7 @@ class Machine:
                 self.version, self.phase = None, "moving"
                 return
             else:
-                ends: dict[What, Status] = {"promote": "promoted", "rollback": "rolled_back", "finish": "finished"}
-                self.status = ends[what]
+                self.status = _ENDS[what]
                 self._close()
 
     def _close(self) -> None:

@@ -40,7 +40,7 @@ def publish_record(store: Store, deployment: str, rollout: RolloutState) -> Arti
     """
     began = time.time()
     config, recorded = read_events(store, deployment, rollout.id)
-    start = recorded.events[0]
+    start = next(recorded.events)
     identity = record_identity(store, deployment, rollout, start)
     published = load_artifact(store, identity.id)
     if published is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from cluster.errors import UserError
 from cluster.store import Store
@@ -11,7 +12,7 @@ from serving.rollout.config import RolloutConfig
 from serving.rollout.decision import Decision
 from serving.rollout.events import Event, EventLog, Recorded, events_folder, rollouts_folder
 from serving.rollout.machine import Machine
-from serving.rollout.units import Unit
+from serving.rollout.units import MAX_SEEN, recorded_key
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,14 @@ class Folded:
 
     Attributes:
         machine: after the last of them.
-        units: the units of the step that runs, which must not count again.
+        units: keys of the units of the step that runs, which must not count again; as many as are remembered.
         seen: the last state of the deployment that was recorded; None before the first.
         ended: whether everything was done.
         at: when the last of them was; 0 where there is none.
     """
 
     machine: Machine
-    units: list[Unit]
+    units: set[str]
     seen: Event | None
     ended: bool
     at: float
@@ -67,7 +68,7 @@ def fold(
         on_event: called after each, with the machine as it then is.
     """
     machine = Machine(config)
-    units: list[Unit] = []
+    units: set[str] = set()
     seen: Event | None = None
     ended, at = False, 0.0
     for event in events:
@@ -75,9 +76,9 @@ def fold(
         experiment = machine.experiments
         machine.apply(event)
         if machine.experiments != experiment:
-            units = []
+            units = set()
         if event["kind"] == "units":
-            units += [Unit.decode(values) for values in event["units"]]
+            units.update(islice(map(recorded_key, event["units"]), max(MAX_SEEN - len(units), 0)))
         elif event["kind"] == "state":
             seen = event
         ended |= event["kind"] == "end"
@@ -93,18 +94,19 @@ def read_events(store: Store, deployment: str, rollout: str) -> tuple[RolloutCon
         UserError: there is no such rollout, or its first file is damaged.
     """
     recorded = EventLog(store, deployment, rollout).read()
+    first = next(recorded.events, None)
     if not recorded.files:
         known = ", ".join(rollout_ids(store, deployment)) or "none yet"
         raise UserError(
             f"no rollout {rollout!r} is recorded", where=f"deployment {deployment}", next_step=f"rollouts: {known}"
         )
-    if not recorded.events or recorded.events[0]["kind"] != "start":
+    if first is None or first["kind"] != "start":
         raise UserError(
             "its first file of events is damaged",
             where=store.uri(events_folder(deployment, rollout)),
             next_step="put it back from a copy of the store",
         )
-    return RolloutConfig.model_validate(recorded.events[0]["config"]), recorded
+    return RolloutConfig.model_validate(first["config"]), recorded
 
 
 def rollout_ids(store: Store, deployment: str) -> list[str]:
@@ -120,15 +122,16 @@ def replay_recorded(store: Store, deployment: str, rollout: str) -> Replayed:
         UserError: there is no such rollout, or its first file is damaged.
     """
     config, recorded = read_events(store, deployment, rollout)
-    folded = fold(config, recorded.events)
+    made: list[Decision] = []
+
+    def keep(event: Event, _: Machine) -> None:
+        if event["kind"] == "decision":
+            made.append(Decision.decode(event["decision"]))
+
+    folded = fold(config, recorded.events, keep)
     return Replayed(
         config,
         tuple(folded.machine.decisions),
-        tuple(Decision.decode(values) for values in recorded.decisions),
+        tuple(made),
         tuple(recorded.damaged),
     )
-
-
-def replay(store: Store, deployment: str, rollout: str) -> list[Decision]:
-    """The decisions that a rollout's recorded events give; see :func:`replay_recorded`."""
-    return list(replay_recorded(store, deployment, rollout).decisions)

@@ -14,7 +14,7 @@ from typing import Any
 from cluster.errors import InfraError, RaymillError, UserError
 from cluster.store import Store
 from serving.control.journal import Journal
-from serving.control.state import RolloutState, ServingState
+from serving.control.state import RolloutState, RolloutStatus, ServingState
 from serving.gateway.observation import Feedback, Observation
 from serving.rollout.config import RolloutConfig
 from serving.rollout.events import HEARTBEAT_SECONDS, PENDING_UNITS, Event, EventLog, Overtaken
@@ -45,7 +45,7 @@ class Action:
     """
 
     weights: dict[str, float] | None
-    status: str | None
+    status: RolloutStatus | None
     reason: str
 
 
@@ -137,7 +137,7 @@ class RolloutRun:
     def _load(self, state: ServingState) -> None:
         """Everything from the store; a rollout that begins is recorded as such."""
         recorded = self.log.read()
-        self.damaged = recorded.damaged
+        self.damaged = []
         self.collector = Collector(self.config)
         if not recorded.files:
             self.machine = Machine(self.config)
@@ -147,6 +147,7 @@ class RolloutRun:
             self._fold(self._start(first))
             return
         folded = fold(self.config, recorded.events)
+        self.damaged = recorded.damaged
         self.machine, self._seen, self.done = folded.machine, folded.seen, folded.ended
         self._seen_version = int(folded.seen["version"]) if folded.seen else state.version - 1
         self._now = self._recorded_at = folded.at

@@ -98,6 +98,11 @@ class Unit:
         )
 
 
+def recorded_key(values: list[Any]) -> str:
+    """The key of a unit that :meth:`Unit.encode` gave."""
+    return str(values[1])
+
+
 @dataclass
 class _Open:
     """A unit while its window lasts."""
@@ -200,9 +205,9 @@ class Collector:
         self._orphans: list[Feedback] = []
         self._serial = 0
 
-    def known(self, units: Iterable[Unit]) -> None:
-        """Units that were closed before a restart: they do not count again."""
-        self._seen.update(unit.key for unit in units)
+    def known(self, keys: Iterable[str]) -> None:
+        """Keys of units that were closed before a restart: they do not count again."""
+        self._seen.update(keys)
 
     @property
     def open(self) -> int:

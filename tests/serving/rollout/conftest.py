@@ -248,7 +248,7 @@ class World:
             rollout = self.config and self.state.rollout
             assert rollout is not None
             self.change(
-                lambda state: moved_by_rollout(state, rollout.id, action.weights, action.status),  # type: ignore[arg-type]
+                lambda state: moved_by_rollout(state, rollout.id, action.weights, action.status),
                 by=f"rollout {rollout.id}",
                 reason=action.reason,
             )

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.errors import UserError
 from cluster.store import open_store
-from serving.rollout.events import EventLog, Overtaken, decode, encode
+from serving.rollout.events import READ_AT_ONCE, EventLog, Overtaken, decode, encode
 
 TICK = {"kind": "units", "at": 1.0, "units": [], "excluded": {}}
 
@@ -26,7 +26,7 @@ def test_what_is_written_is_read_back(store):
         log.write(event["at"])
     again = EventLog(store, "chat", "r-1")
     recorded = again.read()
-    assert (recorded.events, recorded.files, recorded.damaged) == (events, 2, [])
+    assert (list(recorded.events), recorded.files, recorded.damaged) == (events, 2, [])
     assert (store.url and [item.key for item in store.files("deployments")]) == [
         "deployments/chat/rollouts/r-1/events-00000001.json",
         "deployments/chat/rollouts/r-1/events-00000002.json",
@@ -64,7 +64,7 @@ def test_the_second_of_two_writers_is_told(store):
     first.write(1.0)
     with pytest.raises(Overtaken):
         second.write(2.0)
-    assert second.read().events == [TICK]
+    assert list(second.read().events) == [TICK]
 
 
 def test_a_write_whose_answer_was_lost_is_no_other_writer(store):
@@ -88,3 +88,17 @@ def test_decisions_are_due_at_once_and_units_when_many_or_old(store):
     log.write(11.0)
     log.add({"kind": "state", "at": 11.1})
     assert log.due(11.1)
+
+
+def test_files_are_read_as_they_are_needed(store, monkeypatch):
+    """A long rollout must not be in memory as a whole."""
+    log = EventLog(store, "chat", "r-1")
+    for at in range(40):
+        log.add(TICK | {"at": float(at)})
+        log.write(float(at))
+    reads = []
+    monkeypatch.setattr(store, "read", lambda key, read=store.read: reads.append(key) or read(key))
+    events = log.read().events
+    assert next(events)["at"] == 0.0
+    assert len(reads) <= READ_AT_ONCE
+    assert len(list(events)) == 39

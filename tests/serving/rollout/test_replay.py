@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from cluster.errors import UserError
 from serving.control import changes
-from serving.rollout.replay import replay, replay_recorded, rollout_ids
+from serving.rollout import replay as replay_module
+from serving.rollout.replay import replay_recorded, rollout_ids
 
 BUSY = {"users_per_second": 20.0}
 
@@ -25,7 +26,7 @@ def test_offline_replay_gives_the_recorded_decisions(world, arm, tuned):
     w.to_the_end(500)
     replayed = replay_recorded(w.store, w.name, "tuned-2")
     assert replayed.equal
-    assert list(replayed.decisions) == w.run.machine.decisions == replay(w.store, w.name, "tuned-2")
+    assert list(replayed.decisions) == w.run.machine.decisions
     assert rollout_ids(w.store, w.name) == ["tuned-2"]
 
 
@@ -123,14 +124,14 @@ def test_a_damaged_beginning_is_an_error_with_its_place(world):
     w.until(lambda: w.run.machine.phase == "comparing", 60)
     w.store.objects[event_files(w)[0]] = b"{"
     with pytest.raises(UserError, match="first file of events is damaged"):
-        replay(w.store, w.name, "tuned-2")
+        replay_recorded(w.store, w.name, "tuned-2")
 
 
 def test_an_unknown_rollout_names_those_that_are_there(world):
     w = world(**BUSY)
     w.tick()
     with pytest.raises(UserError, match="rollouts: tuned-2"):
-        replay(w.store, w.name, "nonsense")
+        replay_recorded(w.store, w.name, "nonsense")
 
 
 def test_a_store_that_is_away_loses_nothing_and_decides_nothing(world):
@@ -199,3 +200,14 @@ def test_replay_equals_whatever_people_and_crashes_do(world, arm, script, seed, 
         assert sum(state.weights.values()) == pytest.approx(100)
         if state.rollout and state.rollout.status == "rolled_back":
             assert state.weights["tuned"] == 0 or state.changed_by == "ann"
+
+
+def test_a_replay_keeps_keys_and_no_more_of_them_than_are_remembered(world, monkeypatch):
+    w = world(rollout={"minimum_units": 10**6}, **BUSY)
+    w.until(lambda: w.run.machine.evidence.sides["baseline"]["units"] > 200, 600)
+    w.until(lambda: not w.run.log.pending, 30)
+    monkeypatch.setattr(replay_module, "MAX_SEEN", 50)
+    config, recorded = replay_module.read_events(w.store, w.name, "tuned-2")
+    units = replay_module.fold(config, recorded.events).units
+    assert len(units) == 50
+    assert all(isinstance(each, str) for each in units)
