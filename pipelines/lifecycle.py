@@ -216,9 +216,14 @@ def exercise(lifecycle: Lifecycle, deployment: Deployment, *, restore: bool = Fa
     return report
 
 
-def stay(deployment: Deployment) -> None:
-    """Return when somebody has written that the deployment is to go; a store that fails for a while ends nothing."""
+def stay(deployment: Deployment, end_seconds: float) -> None:
+    """Return when somebody has written that the deployment is to go; a store that fails for a while ends nothing.
+
+    Args:
+        end_seconds: for engines and Ray to end, after the answers in flight had their time.
+    """
     while True:
+        interrupt.allow(deployment.drain_seconds + end_seconds)
         time.sleep(POLL_SECONDS)
         try:
             if deployment.stopped:

@@ -47,7 +47,7 @@ def serve(arguments: Namespace) -> int:
             if from_recipe and deployment.new and recipe.serving.rollout is None and not deployment.requires_keys:
                 exercise(lifecycle, deployment, restore=True)
             print(f"serving {recipe.name} at {deployment.url} (Ctrl-C stops it)", flush=True)
-            stay(deployment)
+            stay(deployment, END_SECONDS)
     return 0
 
 

@@ -26,7 +26,8 @@ from serving.control.routes import engines_in_use, inherited_from, route_table, 
 from serving.control.settings import Settings, url_host
 from serving.control.state import ModelSource, ServingState
 from serving.control.status import DeploymentStatus
-from serving.engines.announcement import Announcement
+from serving.engines.announcement import Announcement, Orders
+from serving.engines.plan import adapters_of
 from serving.gateway.table import RouteTable, VariantRoute
 
 FOLLOW_S, REPORT_S, RECONCILE_S, ROLLOUT_S, STATUS_S = 0.5, 0.5, 1.0, 1.0, 0.5
@@ -73,7 +74,7 @@ class Controller:
         self._store = open_store(settings.state_url)
         self._journal = Journal(self._store, settings.name)
         self._gateways = GatewayFleet(settings, context.get_node_id())
-        self._engines = EngineFleet(settings, context.current_actor)
+        self._engines = EngineFleet(settings, context.current_actor, ray.util.get_node_ip_address())
         self._rollout = RolloutDriver(Journal(self._store, settings.name))
         self._state: ServingState | None = None
         self._loaded = asyncio.Event()
@@ -92,19 +93,22 @@ class Controller:
 
     # What replicas call.
 
-    async def announce(self, announcement: Announcement) -> Mapping[str, ModelSource]:
-        """A replica's engine answers (still); the adapters that it should hold."""
+    async def announce(self, announcement: Announcement) -> Orders:
+        """A replica's engine answers (still); what it is to do."""
         await self._loaded.wait()
-        assert self._state is not None
         self._engines.seen(announcement.engine, announcement.models)
         if self._engines.sightings.announce(announcement, time.monotonic()):
             await self._push()
-        return self._adapters_for(announcement.engine)
+        assert self._state is not None
+        adapters = self._adapters_for(self._state, announcement.engine)
+        return Orders(adapters, self._state.limits.drain_seconds, self._state.served)
 
-    async def withdraw(self, replica: str) -> None:
-        """A replica's engine gets no new request from now on."""
-        if self._engines.sightings.withdraw(replica):
+    async def withdraw(self, replica: str, address: str) -> bool:
+        """A replica's engine gets no new request from now on; that this has been heard."""
+        await self._loaded.wait()
+        if self._engines.sightings.withdraw(replica, address):
             await self._push()
+        return True
 
     async def refuse(self, name: str, error: RaymillError) -> None:
         """An engine or an adapter does not come up, and why."""
@@ -113,11 +117,12 @@ class Controller:
         self._engines.refused(name, error, is_engine=name in self._state.engines)
         await self._push()
 
-    async def in_flight(self, address: str) -> int:
-        """Requests in flight to an engine, over all gateways, now."""
+    async def in_flight(self, address: str) -> int | None:
+        """Requests in flight to an engine, over all gateways, now; None where a gateway does not say."""
+        await self._loaded.wait()
         if self._ending is None:
             await self._take_reports()
-        return self._gateways.ongoing().get(address, 0)
+        return self._gateways.in_flight(address, self._table.serial if self._table else -1)
 
     # What the process that deploys calls.
 
@@ -178,6 +183,7 @@ class Controller:
             ("state", FOLLOW_S, self._follow),
             ("end", FOLLOW_S, self._end_where_wanted),
             ("gateways", REPORT_S, self._take_reports),
+            ("scaling", REPORT_S, self._scale),
             ("engines", RECONCILE_S, self._reconcile),
             ("listening", RECONCILE_S, self._listen),
             ("rollout", ROLLOUT_S, self._step_rollout),
@@ -197,6 +203,8 @@ class Controller:
     async def _follow(self) -> None:
         newest = await asyncio.to_thread(self._journal.current)
         if self._state is None or newest.version > self._state.version:
+            if self._state is not None and newest.served != self._state.served:
+                self._engines.forgive()
             self._state = newest
             self._remember(newest)
         await self._push()
@@ -229,6 +237,9 @@ class Controller:
         self._rollout.take(await self._gateways.poll())
         if self._engines.sightings.forget_silent(time.monotonic()):
             await self._push()
+
+    async def _scale(self) -> None:
+        """Apart from the reports, which Serve must not delay: it may take long to answer, or be away."""
         if self._state is not None and self._ending is None:
             await self._engines.scale(self._state, self._gateways.ongoing(), self._gateways.waiting())
             await self._push()
@@ -318,14 +329,9 @@ class Controller:
             now=time.time(),
         )
 
-    def _adapters_for(self, engine: str) -> dict[str, ModelSource]:
+    def _adapters_for(self, state: ServingState, engine: str) -> dict[str, ModelSource]:
         """The adapters that the state wants on an engine, and those that still answer for a variant on their way."""
-        assert self._state is not None
-        wanted = {
-            each.engine_model: each.adapter
-            for each in self._state.variants.values()
-            if each.engine == engine and each.adapter is not None
-        }
+        wanted = adapters_of(state, engine)
         own = {each.address for each in self._engines.sightings.of(engine)}
         for route in self._routes.values():
             if route.engine_model in self._adapters and own & set(route.addresses):

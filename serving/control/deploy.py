@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InfraError, RaymillError, UserError
-from serving.config import LOOPBACK, ServingConfig
+from serving.config import ServingConfig
 from serving.control import operations, ray_serve, takedown
 from serving.control.journal import Journal
 from serving.control.leftovers import ProcessLedger
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from serving.control.controller import Snapshot
     from serving.engines.plan import VariantSource
 
-__all__ = ["Deployment", "ReplicaStatus", "VariantStatus", "deploy", "remove"]
+__all__ = ["Deployment", "ServedReplica", "ServedVariant", "deploy", "remove"]
 
 POLL_INTERVAL_S, ATTEND_S = 0.1, 5.0
 MOVE_S = 10.0
@@ -44,7 +44,7 @@ MOVE_S = 10.0
 
 
 @dataclass(frozen=True)
-class ReplicaStatus:
+class ServedReplica:
     """One engine that answers: its process, when it started (seconds since the epoch), where, and its log."""
 
     pid: int
@@ -55,14 +55,14 @@ class ReplicaStatus:
 
 
 @dataclass(frozen=True)
-class VariantStatus:
+class ServedVariant:
     """A variant as it is served now."""
 
     name: str
     weight: float
     model: str
     engine: str
-    replicas: tuple[ReplicaStatus, ...]
+    replicas: tuple[ServedReplica, ...]
 
 
 def deploy(
@@ -193,17 +193,17 @@ class Deployment:
         owners = state.allocation().owners
         return {key: owners[bucket_of(state.experiment, key)] for key in keys}
 
-    def status(self) -> list[VariantStatus]:
+    def status(self) -> list[ServedVariant]:
         """Every variant with its weight and the engines that answer for it now."""
         state, snapshot = self._journal.current(), self._snapshot()
         return [
-            VariantStatus(
+            ServedVariant(
                 name=variant.name,
                 weight=state.weights[variant.name],
                 model=str(variant.adapter or state.engines[variant.engine].source),
                 engine=variant.engine,
                 replicas=tuple(
-                    ReplicaStatus(each.pid, each.started, each.address, each.node, each.log)
+                    ServedReplica(each.pid, each.started, each.address, each.node, each.log)
                     for each in snapshot.announcements
                     if each.engine == variant.engine
                 ),
@@ -214,7 +214,13 @@ class Deployment:
     @property
     def stopped(self) -> bool:
         """Whether somebody wrote that it is to go (`raymill undeploy`)."""
-        return self._journal.current().stopped
+        self._wanted = self._journal.current()
+        return self._wanted.stopped
+
+    @property
+    def drain_seconds(self) -> float:
+        """The time for answers in flight, as far as is known here: it may have been changed since the start."""
+        return (self.config if self._wanted is None else self._wanted).limits.drain_seconds
 
     def shutdown(self, drain_seconds: float | None = None) -> None:
         """Stop listening, let answers in flight finish, end every engine; returns when their processes are gone.
@@ -222,7 +228,7 @@ class Deployment:
         Harmless to repeat.
 
         Args:
-            drain_seconds: the time for answers; by default ``serving.limits.drain_seconds``.
+            drain_seconds: the time for answers; by default what is wanted now.
         """
         if self._closed:
             return
@@ -233,7 +239,9 @@ class Deployment:
         if self._created and self._settings is not None and ray.is_initialized():
             with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
                 self._snapshot()  # engines that were started again since
-            drain = self.config.limits.drain_seconds if drain_seconds is None else drain_seconds
+            with contextlib.suppress(RaymillError, OSError):
+                self._wanted = self._journal.current()
+            drain = self.drain_seconds if drain_seconds is None else drain_seconds
             takedown.take_down(self._settings, self._state_store, self._controller, drain)
         self._processes.end()
         if self._own_logs and not self._keep_logs:
@@ -295,7 +303,6 @@ class Deployment:
         from serving.control.controller import Controller
 
         config, here = self.config, ray.get_runtime_context().get_node_id()
-        alone = sum(each["Alive"] for each in ray.nodes()) == 1
         self._settings = settings = Settings(
             name=self.name,
             store_url=self._store.url,
@@ -306,7 +313,6 @@ class Deployment:
             gateways=config.gateways,
             key=secrets.token_hex(32),
             device=ray_serve.device(config.engine),
-            engine_host="127.0.0.1" if config.host in LOOPBACK and alone else "",
             logs=str(self._logs),
             commands=dict(commands),
             attended=not self.detached,

@@ -19,9 +19,17 @@ from serving.control.state import EngineState, ServingState
 END_GRACE_S = 20.0
 """What a replica needs to end its server, beside the time for answers in flight."""
 
+LONGEST_DRAIN_S = 3600.0
+"""Serve's own patience with a replica is fixed when its engine starts; the time for answers may be changed later."""
+
 
 class EngineFleet:
     """Every engine of one deployment; use it within one event loop.
+
+    Args:
+        controller: the actor that replicas talk to.
+        address: of this node. Engines of a deployment on loopback that run here stay on loopback too; whatever nodes
+            join, no other node's engine is looked for there.
 
     Attributes:
         sightings: the replicas that answer.
@@ -29,8 +37,8 @@ class EngineFleet:
         reasons: engine or adapter name -> why it does not come up.
     """
 
-    def __init__(self, settings: Settings, controller: Any) -> None:
-        self._settings, self._controller = settings, controller
+    def __init__(self, settings: Settings, controller: Any, address: str) -> None:
+        self._settings, self._controller, self._address = settings, controller, address
         self.sightings = Sightings()
         self.applications: dict[str, Application] = {}
         self.reasons: dict[str, RaymillError] = {}
@@ -39,11 +47,14 @@ class EngineFleet:
         self._has_run: set[str] = set()
         self._scales: dict[str, Scale] = {}
         self._slept: set[str] = set()
+        self._ends: dict[str, float] = {}
+        self._drain_seconds = 0.0
 
     async def look(self) -> bool:
         """Ask Serve what there is; whether replicas are found to be gone."""
         self.applications = await asyncio.to_thread(ray_serve.applications, self._settings.prefix)
         self._has_run |= {name for name, each in self.applications.items() if each.status == "RUNNING"}
+        await self._end_overdue(time.monotonic())
         alive = {replica for each in self.applications.values() for replica in each.replicas}
         return self.sightings.forget_dead(alive, time.monotonic())
 
@@ -53,6 +64,7 @@ class EngineFleet:
         Args:
             in_use: engines that must stay.
         """
+        self._drain_seconds = state.limits.drain_seconds
         gone = await self.look()
         now = time.monotonic()
         for name, each in self.applications.items():
@@ -97,7 +109,8 @@ class EngineFleet:
             if scale.target != application.target:
                 name = self._settings.application(engine.name)
                 await asyncio.to_thread(ray_serve.set_replicas, name, scale.target)
-                self.applications[engine.name] = replace(application, target=scale.target)
+                if now_there := self.applications.get(engine.name):  # looked at again meanwhile
+                    self.applications[engine.name] = replace(now_there, target=scale.target)
 
     def seen(self, engine: str, models: tuple[str, ...]) -> None:
         """An engine answers for these models."""
@@ -113,6 +126,12 @@ class EngineFleet:
         self.reasons[name] = error
         if is_engine and isinstance(error, UserError) and name not in self._has_run:
             self._fail(name, error)
+
+    def forgive(self) -> None:
+        """Try again what failed or was refused: a folder may be mended, memory may be free."""
+        self.reasons.clear()
+        self._failures.clear()
+        self._counts.clear()
 
     def asleep(self) -> set[str]:
         """Engines that are scaled to zero, or wake from it."""
@@ -132,6 +151,14 @@ class EngineFleet:
         names = [self._settings.application(name) for name in self.applications]
         await asyncio.to_thread(ray_serve.remove_applications, names, wait=True)
 
+    async def _end_overdue(self, now: float) -> None:
+        """Kill replicas that have not ended in time; what they started ends with them."""
+        leaving = {actor for each in self.applications.values() for actor in each.leaving}
+        self._ends = {actor: self._ends.get(actor, now) for actor in leaving}
+        for actor, since in self._ends.items():
+            if now - since > self._drain_seconds + END_GRACE_S:
+                await asyncio.to_thread(ray_serve.end_replica, actor)
+
     def _fail(self, name: str, error: RaymillError) -> None:
         self.reasons[name] = error
         if name not in self._failures:
@@ -145,10 +172,10 @@ class EngineFleet:
             "store_url": settings.store_url,
             "controller": self._controller,
             "key": settings.key,
-            "host": settings.engine_host,
+            "home": self._address if settings.loopback else "",
             "logs": settings.logs,
             "command": settings.commands.get(engine.name) or settings.commands.get("*"),
             "drain_seconds": drain_seconds,
         }
-        name, grace = settings.application(engine.name), drain_seconds + END_GRACE_S
+        name, grace = settings.application(engine.name), max(drain_seconds, LONGEST_DRAIN_S) + END_GRACE_S
         ray_serve.run_application(name, arguments, engine, settings.device, grace)

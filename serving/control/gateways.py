@@ -120,6 +120,16 @@ class GatewayFleet:
         """
         return _sum(each.report.ongoing for each in self._gateways.values() if each.report)
 
+    def in_flight(self, address: str, serial: int) -> int | None:
+        """Requests to an engine, over all gateways; None while one is silent or works by an older table than this."""
+        counts = [
+            each.report.ongoing.get(address, 0)
+            if each.answers and each.report and each.report.serial >= serial
+            else None
+            for each in self._gateways.values()
+        ]
+        return None if None in counts else sum(filter(None, counts))
+
     def waiting(self) -> dict[str, int]:
         """Variant -> requests that wait for an engine of it."""
         return _sum(each.report.waiting for each in self._gateways.values() if each.report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,8 +73,14 @@ def applications(prefix: str) -> dict[str, Application]:
             own = deployments.get(DEPLOYMENT, {})
             message = own.get("message") or each.get("message") or ""
             target = int(own.get("target_num_replicas", 0))
-            replicas = frozenset(str(replica["replica_id"]) for replica in own.get("replicas", ()))
-            found[engine] = Application(engine, _text(each["status"]), target, message, replicas)
+            members = own.get("replicas", ())
+            replicas = frozenset(str(replica["replica_id"]) for replica in members)
+            leaving = frozenset(
+                str(replica["actor_name"])
+                for replica in members
+                if _text(replica["state"]) == "STOPPING" and replica["actor_name"]
+            )
+            found[engine] = Application(engine, _text(each["status"]), target, message, replicas, leaving)
     return found
 
 
@@ -113,6 +120,15 @@ def set_replicas(name: str, target: int) -> None:
 
     asked = serve_controller().update_deployment_replicas.remote(DeploymentID(DEPLOYMENT, name), target)
     ray.get(asked, timeout=CALL_TIMEOUT_S)
+
+
+def end_replica(actor: str) -> None:
+    """Kill a replica's actor, where it is still there."""
+    import ray
+    from ray.serve._private.constants import SERVE_NAMESPACE
+
+    with contextlib.suppress(ValueError):
+        ray.kill(ray.get_actor(actor, namespace=SERVE_NAMESPACE))
 
 
 def remove_applications(names: Sequence[str], *, wait: bool) -> None:

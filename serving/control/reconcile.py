@@ -22,6 +22,7 @@ class Application:
         target: replicas that it should have.
         message: what Serve says of it.
         replicas: the replicas that it has, in whatever state.
+        leaving: the actors of those that Serve has told to end.
     """
 
     engine: str
@@ -29,6 +30,7 @@ class Application:
     target: int
     message: str = ""
     replicas: frozenset[str] = frozenset()
+    leaving: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Failure:
     count: int = 1
 
     def may_retry(self, now: float) -> bool:
-        """Whether it is worth another try: never where vLLM refuses the model, else after a growing pause."""
+        """Whether it is worth another try: after a growing pause, but not where vLLM refuses the model."""
         if isinstance(self.error, UserError):
             return False
         return now - self.at >= min(FIRST_PAUSE_S * 2 ** (self.count - 1), LONGEST_PAUSE_S)

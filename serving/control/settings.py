@@ -23,7 +23,6 @@ class Settings:
         gateways: gateway processes on a node.
         key: the bearer token between gateways and engines.
         device: what engines run on, ``cpu`` or ``gpu``.
-        engine_host: the address that engines listen on; empty for their node's own.
         logs: folder for the engines' output.
         commands: engine name, or ``*`` for any other -> another command line than vLLM's, for tests.
         attended: whether the deployment ends when nobody asks after it any more (its owner was killed).
@@ -40,7 +39,6 @@ class Settings:
     gateways: int
     key: str = field(repr=False)
     device: str = "cpu"
-    engine_host: str = "127.0.0.1"
     logs: str = ""
     commands: Mapping[str, list[str]] = field(default_factory=dict)
     attended: bool = True

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from serving.engines.announcement import Announcement
 
 SILENCE_S = 30.0
-"""A replica not heard of for so long is gone; replicas announce with every health check, every few seconds."""
+"""A replica not heard of for so long is gone; replicas announce themselves every other second."""
 
 QUIET_S = 3.0
-"""One that Serve does not know any more is gone when it has been quiet for longer than a health check."""
+"""One that Serve does not know any more is gone when it has been quiet for longer than between two announcements."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ class Sightings:
             if each.address not in known:
                 self._inherited[each.address] = (each, now)
 
-    def withdraw(self, replica: str) -> bool:
-        """A replica's engine does not answer any more; whether it was known."""
-        return self._announced.pop(replica, None) is not None
+    def withdraw(self, replica: str, address: str) -> bool:
+        """A replica's engine does not answer any more; whether it was known, or its address taken over."""
+        known, inherited = self._announced.pop(replica, None), self._inherited.pop(address, None)
+        return known is not None or inherited is not None
 
     def forget_silent(self, now: float) -> bool:
         """Drop what has not been heard of; whether there was any."""

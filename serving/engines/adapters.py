@@ -41,8 +41,8 @@ class AdapterShelf:
         """Take one step towards what is wanted; True where ``held`` changed and the caller should say so.
 
         One that is not wanted leaves ``held`` first, and the engine with the next step, when gateways know. One that
-        was refused is not tried again until it was not wanted for a while. What a network, a disk or a slow engine
-        prevents is told, and tried again with the next step.
+        was refused is not tried again until it was not wanted for a while, or :meth:`try_again`. What a network, a disk
+        or a slow engine prevents is told, and tried again with the next step.
         """
         self._refused = {name: source for name, source in self._refused.items() if wanted.get(name) == source}
         self._told = {name: told for name, told in self._told.items() if name in wanted}
@@ -59,6 +59,11 @@ class AdapterShelf:
         missing = [name for name in wanted if name not in {*self.held, *self._refused, *gone}]
         came = [name for name in missing if await self._load(name, wanted[name])]
         return bool(gone or came)
+
+    def try_again(self) -> None:
+        """Forget what was refused: its folder may have been mended."""
+        self._refused.clear()
+        self._told.clear()
 
     async def _load(self, name: str, source: ModelSource) -> bool:
         try:

@@ -1,12 +1,19 @@
-"""What a replica tells the controller with every health check, and the names that the two use for models.
+"""What a replica tells the controller every other second, what it is told in return, and their names for models.
 
-The controller's answer to an announcement is what the engine should hold beside its base weights: engine model name
--> adapter. A replica refuses by the same names: an engine's own name for its base weights, an adapter's for an adapter.
+A replica refuses by the names that it announces: an engine's own for its base weights, an adapter's for an adapter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from serving.control.state import ModelSource
+
+ANNOUNCE_S = 2.0
+"""Between two announcements."""
 
 
 @dataclass(frozen=True)
@@ -33,3 +40,18 @@ class Announcement:
     started: float
     log: str
     models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Orders:
+    """The answer to an announcement.
+
+    Attributes:
+        adapters: what the engine should hold beside its base weights: engine model name -> adapter.
+        drain_seconds: how long requests in flight may take when the replica is to go.
+        served: how often the deployment was served; with every time, adapters that were refused are tried again.
+    """
+
+    adapters: Mapping[str, ModelSource]
+    drain_seconds: float
+    served: int

@@ -7,8 +7,7 @@ address and gateways go there directly (docs/decisions.md, "Requests do not cros
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Mapping
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,12 @@ from cluster.errors import RaymillError
 from cluster.store import open_store
 from serving.engines import resolve
 from serving.engines.adapters import AdapterShelf
-from serving.engines.announcement import Announcement
+from serving.engines.announcement import ANNOUNCE_S, Announcement, Orders
 from serving.engines.process import EngineProcess
 from serving.engines.spec import ServerSpec
 
 if TYPE_CHECKING:
-    from serving.control.state import EngineState, ModelSource
+    from serving.control.state import EngineState
 
 WATCH_INTERVAL_S = 0.1
 CALL_TIMEOUT_S = 5.0
@@ -34,7 +33,9 @@ QUIET_POLLS = 3
 class EngineReplica:
     """Started by Serve; ready when its engine's base weights have answered a request. Adapters follow while it runs.
 
-    Calls to the controller may fail or take long, as it may just be restarted: they never decide about health.
+    It announces itself by a loop of its own, so that gateways keep an engine that answers also while Serve's controller
+    is away. Calls to the deployment's controller may fail or take long, as it may just be restarted: they never decide
+    about health.
 
     Args:
         engine: what to serve.
@@ -43,10 +44,11 @@ class EngineReplica:
         controller: the deployment's controller actor. It is told ``announce``, ``withdraw`` and ``refuse``, and asked
             ``in_flight``.
         key: the token that requests to the engine must carry.
-        host: the address to listen on; empty for the node's own.
+        home: the address of the only node that calls, where its engines stay on loopback; empty where any node calls.
         logs: folder for the engine's output.
         command: another command line; see :class:`serving.engines.process.EngineProcess`.
-        drain_seconds: how long requests in flight may take when the replica is to go.
+        drain_seconds: how long requests in flight may take when the replica is to go, until the controller says
+            otherwise.
 
     Raises:
         UserError: the model is not there, or vLLM refuses it.
@@ -57,9 +59,11 @@ class EngineReplica:
     _process: EngineProcess | None = None
     _announcement: Announcement | None = None
     _watcher: asyncio.Task[None] | None = None
-    _talk: asyncio.Task[None] | None = None
+    _talker: asyncio.Task[None] | None = None
     _adapting: asyncio.Task[None] | None = None
     _hung = False
+    _deserted = False
+    _served = 0
 
     async def __init__(  # type: ignore[misc] # Serve awaits it
         self,
@@ -68,7 +72,7 @@ class EngineReplica:
         store_url: str,
         controller: Any,
         key: str,
-        host: str,
+        home: str,
         logs: str,
         command: list[str] | None = None,
         drain_seconds: float = 30.0,
@@ -83,7 +87,8 @@ class EngineReplica:
         try:
             folder = await asyncio.to_thread(resolve.model_folder, store, engine.source)
             spec = ServerSpec(engine, folder, device, resolve.interpreter(engine.config))
-            process = EngineProcess(spec, host or ray.util.get_node_ip_address(), key, log, command)
+            host = listening_host(home, ray.util.get_node_ip_address())
+            process = EngineProcess(spec, host, key, log, command)
             self._process = process
             await process.start()
         except RaymillError as error:
@@ -101,17 +106,17 @@ class EngineReplica:
             log=str(log),
             models=(engine.name,),
         )
-        self._talk_soon()
+        self._talker = asyncio.create_task(self._talk(process))
         self._watcher = asyncio.create_task(self._watch(process))
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds; raises where the engine does not answer."""
-        self._hung = self._process is None or not await self._process.healthy()
-        if self._hung:
-            if self._announcement is not None:
-                self._talk = asyncio.create_task(self._ask("withdraw", self._announcement.replica))
+        if self._process is None or not await self._process.healthy():
             raise RuntimeError(f"the engine {self._engine.name} does not answer")
-        self._talk_soon()
+        if self._talker is not None and self._talker.done() and self._announcement is not None:
+            raise RuntimeError(
+                f"nobody announces the engine {self._engine.name} any more"
+            ) from self._talker.exception()
 
     async def __call__(self) -> str:
         """The engine's address."""
@@ -124,38 +129,50 @@ class EngineReplica:
     async def leave(self) -> None:
         """Out of the gateways, then the answers in flight, then the server's end."""
         announcement, self._announcement = self._announcement, None
-        for task in filter(None, (self._watcher, self._talk, self._adapting)):
+        for task in filter(None, (self._watcher, self._talker, self._adapting)):
             task.cancel()
         if announcement is not None:
-            await self._ask("withdraw", announcement.replica)
+            withdrawn = await self._withdraw(announcement)
             if not self._hung:
-                await self._drained(announcement.address)
+                await self._drained(announcement, withdrawn)
         if self._process is not None:
             await asyncio.to_thread(self._process.stop)
 
-    def _talk_soon(self) -> None:
-        """Announce beside the health check, which must not wait for the controller or for an adapter's download."""
-        if self._announcement is not None and (self._talk is None or self._talk.done()):
-            self._talk = asyncio.create_task(self._converse())
+    async def _talk(self, process: EngineProcess) -> None:
+        """Announce the engine while it answers; neither a slow controller nor an adapter's download delays Serve."""
+        while self._announcement is not None:
+            self._hung = not await process.healthy()
+            if self._hung:
+                await self._withdraw(self._announcement)
+            else:
+                await self._converse()
+            await asyncio.sleep(ANNOUNCE_S)
 
     async def _converse(self) -> None:
-        wanted = await self._announce()
-        if wanted is not None and self._engine.lora is not None and (self._adapting is None or self._adapting.done()):
-            self._adapting = asyncio.create_task(self._adapt(wanted))
+        orders = await self._announce()
+        if orders is not None and self._engine.lora is not None and (self._adapting is None or self._adapting.done()):
+            self._adapting = asyncio.create_task(self._adapt(orders))
 
-    async def _adapt(self, wanted: Mapping[str, ModelSource] | None) -> None:
-        while wanted is not None and await self._shelf.follow(wanted):
-            wanted = await self._announce()
+    async def _adapt(self, orders: Orders | None) -> None:
+        while orders is not None and await self._shelf.follow(orders.adapters):
+            orders = await self._announce()
 
-    async def _announce(self) -> Mapping[str, ModelSource] | None:
-        """The adapters that the engine should hold; None where nobody says, or where it is not to be announced."""
+    async def _announce(self) -> Orders | None:
+        """What the engine is to do; None where nobody says, or where it is not to be announced."""
         if self._announcement is None or self._hung:
             return None
         models = (self._engine.name, *self._shelf.held)
-        answer: Mapping[str, ModelSource] | None = await self._ask(
-            "announce", replace(self._announcement, models=models)
-        )
-        return answer
+        orders: Orders | None = await self._ask("announce", replace(self._announcement, models=models))
+        if orders is not None:
+            self._drain_seconds = orders.drain_seconds
+            if orders.served != self._served:
+                self._served = orders.served
+                self._shelf.try_again()
+        return orders
+
+    async def _withdraw(self, announcement: Announcement) -> bool:
+        """Whether the controller has heard that no new request is to come."""
+        return bool(await self._ask("withdraw", announcement.replica, announcement.address))
 
     async def _watch(self, process: EngineProcess) -> None:
         """Say at once that the engine is gone; Serve notices with its next health checks and replaces the replica."""
@@ -163,7 +180,7 @@ class EngineReplica:
             await asyncio.sleep(WATCH_INTERVAL_S)
         self._hung = True
         if self._announcement is not None:
-            await self._ask("withdraw", self._announcement.replica)
+            await self._withdraw(self._announcement)
 
     async def _refuse(self, model: str, error: RaymillError) -> None:
         """Tell the reason; it is told once, so a controller that is just restarting is asked again."""
@@ -180,15 +197,36 @@ class EngineReplica:
         """The controller's answer; None where it gives none."""
         import ray
 
+        self._deserted = False
         try:
             return await asyncio.wait_for(getattr(self._controller, method).remote(*arguments), CALL_TIMEOUT_S)
-        except (ray.exceptions.RayError, TimeoutError):
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            self._deserted = isinstance(error, ray.exceptions.ActorDiedError)
             return None
 
-    async def _drained(self, address: str) -> None:
-        """Return when neither the gateways nor the engine know of a request to it, or when the time is over."""
-        process, deadline, quiet = self._process, time.monotonic() + self._drain_seconds, 0
-        while process is not None and process.alive() and quiet < QUIET_POLLS and time.monotonic() < deadline:
-            known = await asyncio.gather(self._ask("in_flight", address), process.api.ongoing())
-            quiet = 0 if any(known) else quiet + 1
-            await asyncio.sleep(WATCH_INTERVAL_S)
+    async def _drained(self, announcement: Announcement, withdrawn: bool) -> None:
+        """Return when neither the gateways nor the engine know of a request to it, or when the time is over.
+
+        While the controller is being restarted, gateways may go on sending: it is told again, and asked again. One
+        that is gone for good has nothing to say; then the engine alone knows.
+        """
+        process, quiet = self._process, 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_seconds):
+                while process is not None and process.alive() and quiet < QUIET_POLLS:
+                    withdrawn = withdrawn or await self._withdraw(announcement)
+                    asked = self._ask("in_flight", announcement.address)
+                    in_gateways, in_engine = await asyncio.gather(asked, process.api.ongoing())
+                    unknown = not self._deserted and (in_gateways is None or not withdrawn)
+                    quiet = 0 if unknown or in_gateways or in_engine else quiet + 1
+                    await asyncio.sleep(WATCH_INTERVAL_S)
+
+
+def listening_host(home: str, own: str) -> str:
+    """The address that an engine listens on.
+
+    Args:
+        home: of the only node that calls; empty where any node calls.
+        own: this node's.
+    """
+    return "127.0.0.1" if home == own else own

@@ -20,7 +20,7 @@ from serving.exercise.traffic import KINDS, Call, TrafficReport
 
 if TYPE_CHECKING:
     from cluster.progress import Tracker
-    from serving.control.deploy import Deployment, VariantStatus
+    from serving.control.deploy import Deployment, ServedVariant
 
 PROMPTS = (
     "Return the path of",
@@ -122,7 +122,7 @@ def _switch(
     report.switch_seconds = time.perf_counter() - began
 
 
-def _engines(statuses: Sequence[VariantStatus]) -> dict[str, tuple[tuple[int, float], ...]]:
+def _engines(statuses: Sequence[ServedVariant]) -> dict[str, tuple[tuple[int, float], ...]]:
     """Variant -> (process id, start time) of each of its engines."""
     return {status.name: tuple(sorted((each.pid, each.started) for each in status.replicas)) for status in statuses}
 

@@ -19,7 +19,8 @@ from cluster.errors import UserError
 from serving.config import EngineConfig
 from serving.control.state import EngineState, LoraCapacity, ModelSource
 from serving.engines import api, replica
-from serving.engines.replica import EngineReplica
+from serving.engines.announcement import Orders
+from serving.engines.replica import EngineReplica, listening_host
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")  # Ray Serve's own
 
@@ -31,15 +32,19 @@ class Controller:
 
     def __init__(self, wanted=None):
         self.wanted, self.calls, self.busy, self.reachable = wanted or {}, [], 0, True
+        self.drain_seconds, self.served, self.dead = None, 1, False
 
     def __getattr__(self, method):
         return SimpleNamespace(remote=lambda *arguments: self._answer(method, arguments))
 
     async def _answer(self, method, arguments):
+        if self.dead:
+            raise ray.exceptions.ActorDiedError()
         if not self.reachable:
             raise ray.exceptions.ActorUnavailableError("it is being restarted", None)
         self.calls.append((method, *arguments))
-        return {"announce": self.wanted, "in_flight": self.busy}.get(method)
+        orders = Orders(self.wanted, self.drain_seconds, self.served)
+        return {"announce": orders, "in_flight": self.busy, "withdraw": True}.get(method)
 
     def announced(self):
         return [arguments[0].models for method, *arguments in self.calls if method == "announce"]
@@ -63,6 +68,8 @@ def running(folder, monkeypatch):
 
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(replica_tag="r1"))
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node"))
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    monkeypatch.setattr(replica, "ANNOUNCE_S", 0.05)
     monkeypatch.delattr(EngineReplica, "__del__")  # Serve awaits it; the interpreter could not
 
     @asynccontextmanager
@@ -74,7 +81,8 @@ def running(folder, monkeypatch):
             lora=LoraCapacity(slots=2, max_rank=8),
         )
         made = EngineReplica.__new__(EngineReplica)
-        where = (str(folder / "store"), controller, "key", "127.0.0.1", str(folder / "logs"))
+        where = (str(folder / "store"), controller, "key", "", str(folder / "logs"))
+        controller.drain_seconds = controller.drain_seconds or drain_seconds
         try:
             await made.__init__(engine, "cpu", *where, FAKE, drain_seconds)
             yield made
@@ -106,11 +114,8 @@ def test_adapters_come_and_go_with_the_answers_and_are_announced_once_they_answe
             assert controller.announced()[0] == ("e",)
             pid = psutil.Process(made._process.pid)
             controller.wanted = {}
-            await made.check_health()
             await until(lambda: controller.announced()[-1] == ("e",))
             controller.wanted = {"lora:x": source(folder, "lora")}  # it had left the engine, and can come again
-            await until(lambda: made._adapting.done())
-            await made.check_health()
             await until(lambda: controller.announced()[-1] == ("e", "lora:x"))
             assert pid.is_running() and made._process.pid == pid.pid
 
@@ -119,19 +124,19 @@ def test_adapters_come_and_go_with_the_answers_and_are_announced_once_they_answe
     assert controller.calls[-1][0] in ("withdraw", "in_flight")
 
 
-def test_a_refused_adapter_is_told_once_and_harms_nobody(running, folder):
+def test_a_refused_adapter_is_told_once_harms_nobody_and_is_tried_again_when_it_is_served_again(running, folder):
     controller = Controller({"lora:bad": source(folder, "refused"), "lora:x": source(folder, "lora")})
 
     async def scenario():
         async with running(controller) as made:
-            for _ in range(3):
-                await made.check_health()
-                await until(lambda: made._adapting is not None and made._adapting.done() and made._talk.done())
+            await until(lambda: len(controller.announced()) > 6 and made._adapting.done())
+            assert len(controller.named("refuse")) == 1
+            controller.served = 2
+            await until(lambda: len(controller.named("refuse")) == 2)
 
     asyncio.run(scenario())
-    ((_, model, error),) = [call for call in controller.calls if call[0] == "refuse"]
+    (_, model, error), _ = [call for call in controller.calls if call[0] == "refuse"]
     assert model == "lora:bad" and "not to my taste" in error.what
-    assert controller.announced()[-1] == ("e", "lora:x")
 
 
 def test_a_dead_controller_is_no_reason_to_be_unhealthy(running, folder):
@@ -142,12 +147,10 @@ def test_a_dead_controller_is_no_reason_to_be_unhealthy(running, folder):
         async with running(controller) as made:
             await asyncio.wait_for(made.check_health(), 5)
             controller.reachable = True
-            await until(lambda: made._talk.done())
-            await made.check_health()
             await until(lambda: controller.announced()[-1:] == [("e", "lora:x")])
             controller.reachable = False
+            await asyncio.sleep(0.3)
             await made.check_health()
-            await until(lambda: made._talk.done())
             assert list(made._shelf.held) == ["lora:x"]  # silence is no order to unload
 
     asyncio.run(scenario())
@@ -167,6 +170,22 @@ def test_a_hung_engine_is_withdrawn_and_a_failed_check_and_not_waited_for(runnin
 
     monkeypatch.setattr("serving.engines.process.GRACE_S", 0.2)
     asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_it_is_announced_again_and_again_without_any_health_check_of_serve(running):
+    controller = Controller()
+
+    async def scenario():
+        async with running(controller) as made:
+            await until(lambda: controller.announced()[4:])
+            os.kill(made._process.pid, signal.SIGSTOP)
+            await until(lambda: controller.named("announce", "withdraw")[-1] == "withdraw")
+            os.kill(made._process.pid, signal.SIGCONT)
+            await until(lambda: controller.named("announce", "withdraw")[-1] == "announce")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "HEALTH_TIMEOUT_S", 0.5)
+        asyncio.run(scenario())
 
 
 def test_an_engine_that_dies_is_withdrawn_before_any_health_check(running):
@@ -198,7 +217,7 @@ def test_requests_in_flight_are_finished_before_the_server_stops(running):
             request = asyncio.create_task(ask(await made()))
             while not await made._process.api.ongoing():
                 await asyncio.sleep(0.02)
-            controller.reachable = False  # nobody but the engine itself knows of the request
+            controller.dead = True  # nobody but the engine itself knows of the request
             await made.leave()
             return await request
 
@@ -220,6 +239,42 @@ def test_the_gateways_count_is_waited_for_but_not_for_ever(running):
 
     asyncio.run(scenario())
     assert controller.named("withdraw", "in_flight")[0] == "withdraw"
+
+
+def test_while_the_controller_is_being_restarted_gateways_are_waited_for_and_told_again(running):
+    controller = Controller()
+
+    async def scenario():
+        async with running(controller, drain_seconds=600) as made:
+            process, controller.reachable = made._process, False
+            leaving = asyncio.create_task(made.leave())
+            await asyncio.sleep(1)
+            assert process.alive()  # gateways may still send requests
+            controller.reachable, controller.busy = True, None
+            await until(lambda: controller.named("in_flight")[5:])
+            assert process.alive() and controller.named("withdraw") == ["withdraw"]
+            controller.busy = 0
+            await asyncio.wait_for(leaving, 20)
+
+    asyncio.run(scenario())
+
+
+def test_the_time_for_answers_may_be_changed_while_it_runs(running):
+    controller = Controller()
+    controller.busy, controller.drain_seconds = 1, 0.3
+
+    async def scenario():
+        async with running(controller, drain_seconds=600) as made:
+            await until(controller.announced)
+            await asyncio.wait_for(made.leave(), 20)
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_is_on_loopback_only_where_those_who_call_it_are():
+    assert listening_host("10.0.0.1", "10.0.0.1") == "127.0.0.1"
+    assert listening_host("10.0.0.1", "10.0.0.2") == "10.0.0.2"  # another node's 127.0.0.1 is not ours
+    assert listening_host("", "10.0.0.1") == "10.0.0.1"
 
 
 def test_patience_with_requests_in_flight_ends(running):

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.errors import InfraError
 from cluster.progress import Progress
-from serving.control.deploy import ReplicaStatus, VariantStatus
+from serving.control.deploy import ServedReplica, ServedVariant
 from serving.exercise import run as exercise
 from serving.exercise.run import run_exercise
 
@@ -25,8 +25,8 @@ class FakeDeployment:
         self.problem = None
 
     def status(self):
-        replica = ReplicaStatus(7, 1.0, "http://nowhere", "node", "log")
-        return [VariantStatus(name, weight, "m", "engine", (replica,)) for name, weight in self.weights.items()]
+        replica = ServedReplica(7, 1.0, "http://nowhere", "node", "log")
+        return [ServedVariant(name, weight, "m", "engine", (replica,)) for name, weight in self.weights.items()]
 
     def variants_of(self, keys):
         return dict.fromkeys(keys, max(self.weights, key=self.weights.get))
