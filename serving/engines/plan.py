@@ -1,7 +1,7 @@
-"""Which engines a set of variants needs. Pure: from one wanted state to the next, no Ray, no files.
+"""Which engines a set of variants needs. Pure: no Ray, no files. See :mod:`serving.control.redeploy` for what follows.
 
 Variants with the same base weights and the same engine settings share an engine: prompt variants ask it for the same
-model, adapters are further models on it. Adding or removing a variant never changes an engine that stays.
+model, adapters are further models on it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.errors import UserError
 from serving.config import LOOPBACK, EngineConfig, ServingConfig, VariantConfig
@@ -122,67 +121,6 @@ def initial_state(
     )
 
 
-def with_variant(
-    state: ServingState, variant: VariantConfig, source: VariantSource, engine: EngineConfig | None = None
-) -> ServingState:
-    """The state with one variant more, on an engine that is there where one fits, else on a new one.
-
-    A new engine is named after the variant and the version that this change will be.
-
-    Args:
-        engine: the settings that the variant's own ``engine`` keys replace; by default those of the engine that was
-            first deployed over the same base, or else of the first engine.
-
-    Raises:
-        UserError: the variant exists, or its weight is no weight.
-    """
-    if variant.name in state.variants:
-        raise UserError(
-            f"there is a variant {variant.name} already",
-            where=f"variants: {', '.join(state.variants)}",
-            next_step="choose another name, or remove that variant first",
-        )
-    settings = engine or _settings_of(state, source.base)
-    wanted = _Wanted(variant, source, EngineConfig.model_validate({**settings.model_dump(), **variant.engine}))
-    home = next((each for each in state.engines.values() if _has_room(state, each, wanted)), None)
-    if home is None:
-        home = _engine(_free_name(f"{variant.name}-v{state.version + 1}", state.engines), [wanted])
-    weights = {**state.weights, variant.name: variant.weight}
-    return state.model_copy(
-        update={
-            "engines": {**state.engines, home.name: home},
-            "variants": {**state.variants, variant.name: wanted.state(home.name)},
-            "weights": weights,
-            "owners": _owners(state, weights),
-        }
-    )
-
-
-def without_variant(state: ServingState, name: str) -> ServingState:
-    """The state without one variant, and without its engine where no other variant needs that.
-
-    Raises:
-        UserError: there is no such variant, it is the shadow's, or the rest would have no weight.
-    """
-    if name not in state.variants:
-        raise UserError(
-            f"no variant is called {name}", where="variants", next_step=f"they are {', '.join(state.variants)}"
-        )
-    if state.shadow and state.shadow.variant == name:
-        raise UserError(f"copies of requests go to {name}", where="shadow", next_step="switch the shadow off first")
-    variants = {key: each for key, each in state.variants.items() if key != name}
-    weights = {key: weight for key, weight in state.weights.items() if key != name}
-    needed = {each.engine for each in variants.values()}
-    return state.model_copy(
-        update={
-            "engines": {key: each for key, each in state.engines.items() if key in needed},
-            "variants": variants,
-            "weights": weights,
-            "owners": _owners(state, weights),
-        }
-    )
-
-
 def adapters_of(state: ServingState, engine: str) -> dict[str, ModelSource]:
     """Engine model name -> adapter, of the adapters that an engine should hold."""
     return {
@@ -220,33 +158,3 @@ def _engine(name: str, members: Iterable[_Wanted]) -> EngineState:
         slots = len(ranks) + SPARE_SLOTS if ranks else 0
     capacity = LoraCapacity(slots=slots, max_rank=fitting_rank(max(ranks.values(), default=DEFAULT_RANK)))
     return EngineState(name=name, source=first.source.base, config=first.config, lora=capacity if slots else None)
-
-
-def _has_room(state: ServingState, engine: EngineState, wanted: _Wanted) -> bool:
-    if not wanted.fits(engine.source, engine.config):
-        return False
-    held = set(adapters_of(state, engine.name))
-    if not wanted.adapter or wanted.adapter in held:
-        return True
-    return engine.lora is not None and len(held) < engine.lora.slots and wanted.source.rank <= engine.lora.max_rank
-
-
-def _settings_of(state: ServingState, base: ModelSource) -> EngineConfig:
-    same = [each.config for each in state.engines.values() if each.source == base]
-    others = [each.config for each in state.engines.values()]
-    return (same or others or [EngineConfig()])[0]
-
-
-def _owners(state: ServingState, weights: Mapping[str, float]) -> dict[str, Any]:
-    """The buckets' owners under these weights; as they are where none changes hands."""
-    before = state.allocation()
-    after = before.reweighted(weights)
-    return state.owners if after.owners == before.owners else after.encode()
-
-
-def _free_name(name: str, taken: Iterable[str]) -> str:
-    count, candidate = 1, name
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}-{count}"
-    return candidate

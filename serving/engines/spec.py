@@ -41,7 +41,7 @@ class ServerSpec:
     interpreter: str = sys.executable
 
     def command(self, host: str, port: int) -> list[str]:
-        """The command line of the unmodified server. The key to it travels in the environment, not here.
+        """The command line of vLLM's server. The key to it travels in the environment, not here.
 
         Adapters are not on it: they come and go while the server runs, the first ones too.
         """

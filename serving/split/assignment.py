@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,13 +45,20 @@ def check_weights(weights: Mapping[str, float]) -> None:
         raise UserError("at least one variant needs a weight above 0", where="weights", next_step="raise one of them")
 
 
-def bucket_counts(weights: Mapping[str, float]) -> dict[str, int]:
-    """How many buckets each variant should own: proportional, rounded by largest remainder, BUCKETS in all."""
+def bucket_counts(weights: Mapping[str, float], held: Mapping[str, int] | None = None) -> dict[str, int]:
+    """How many buckets each variant should own: proportional, rounded by largest remainder, BUCKETS in all.
+
+    Args:
+        held: how many each owns now; of equal remainders those are rounded up that would give one back otherwise.
+    """
     check_weights(weights)
     total = math.fsum(weights.values())
     exact = {name: BUCKETS * weight / total for name, weight in weights.items()}
     counts = {name: int(share) for name, share in exact.items()}
-    by_remainder = sorted(weights, key=lambda name: counts[name] - exact[name])
+    held = held or {}
+    by_remainder = sorted(
+        weights, key=lambda name: (round(counts[name] - exact[name], 6), held.get(name, 0) <= counts[name])
+    )
     for name in by_remainder[: BUCKETS - sum(counts.values())]:
         counts[name] += 1
     return counts
@@ -104,7 +112,7 @@ class Allocation:
         Raises:
             UserError: the weights are not a split.
         """
-        targets = bucket_counts(weights)
+        targets = bucket_counts(weights, Counter(self.owners))
         held: dict[str, list[int]] = {name: [] for name in {*targets, *self.owners}}
         for bucket in sorted(range(BUCKETS), key=lambda bucket: (self.since[bucket], bucket)):
             held[self.owners[bucket]].append(bucket)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cluster.store_local import LocalStore
 from serving.config import ServingConfig
@@ -10,7 +12,7 @@ from serving.control import operations
 from serving.control.journal import Journal
 from serving.control.redeploy import first_state, intend, renewed
 from serving.control.state import ModelSource, ServingState
-from serving.engines.plan import VariantSource
+from serving.engines.plan import VariantSource, adapters_of
 
 SOURCE = VariantSource(ModelSource(folder="/models/a"))
 WHO = {"by": "me", "reason": "test"}
@@ -72,3 +74,41 @@ def test_a_record_that_does_not_say_what_the_recipe_wanted_keeps_its_keys() -> N
     old = recipe().model_copy(update={"recipe_require_keys": None, "require_keys": True})
     assert renewed(old, recipe()).require_keys
     assert renewed(old.model_copy(update={"require_keys": False}), recipe(host="0.0.0.0")).require_keys
+
+
+PARTS = st.tuples(
+    st.sampled_from(["/models/a", "/models/b"]),
+    st.sampled_from([None, "/adapters/one", "/adapters/two", "/adapters/three"]),
+    st.sampled_from([4, 16, 64]),
+    st.booleans(),
+)
+RECIPES = st.lists(st.dictionaries(st.sampled_from("abcdef"), PARTS, min_size=1), min_size=2, max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(RECIPES)
+def test_whatever_comes_and_goes_no_engine_that_stays_is_touched(recipes) -> None:
+    state: ServingState | None = None
+    for variants in recipes:
+        sources = {
+            name: VariantSource(ModelSource(folder=base), adapter and ModelSource(folder=adapter), rank)
+            for name, (base, adapter, rank, _) in variants.items()
+        }
+        section = [
+            {"name": name, "model": "given", "weight": 1, "engine": {"max_num_seqs": 3} if own else {}}
+            for name, (*_, own) in variants.items()
+        ]
+        fresh = first_state(ServingConfig(variants=section), sources, name="docs", by="me", now=1.0)
+        before, state = state, fresh if state is None else renewed(state, fresh)
+        state = state.model_copy(update={"version": before.version + 1 if before else 1})
+        assert set(state.variants) == set(state.weights) == set(state.allocation().owners) == set(variants)
+        assert {each.engine for each in state.variants.values()} == set(state.engines)
+        for name, engine in state.engines.items():
+            held = adapters_of(state, name)
+            assert len(held) <= (engine.lora.slots if engine.lora else 0)
+            folders = {variants[each.name][0] for each in state.variants.values() if each.engine == name}
+            assert folders == {engine.source.folder}
+            if before is not None and name in before.engines:
+                assert engine == before.engines[name]
+        if before is not None and set(before.weights) == set(state.weights):
+            assert state.allocation().owners == before.allocation().owners
