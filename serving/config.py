@@ -88,6 +88,12 @@ class EngineConfig(StrictModel):
     startup_timeout_seconds: float = execution(
         300.0, gt=0, description="how long one server may take until it answers its first request"
     )
+    stall_seconds: float | None = execution(
+        300.0,
+        gt=0,
+        description="a server that has requests and reads or writes no token for so long is replaced; longer than its "
+        "longest prompt takes; null never",
+    )
     python: str | None = execution(
         None, min_length=1, description="interpreter to run vLLM with, to try another version; by default Raymill's own"
     )

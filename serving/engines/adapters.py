@@ -33,7 +33,7 @@ class AdapterShelf:
     ) -> None:
         self.held: dict[str, ModelSource] = {}
         self._engine, self._resolve, self._refuse = engine, resolve, refuse
-        self._refused: dict[str, ModelSource] = {}
+        self._refused: dict[str, tuple[ModelSource, UserError]] = {}
         self._leaving: list[str] = []
         self._told: dict[str, str] = {}
 
@@ -44,8 +44,10 @@ class AdapterShelf:
         was refused is not tried again until it was not wanted for a while, or :meth:`try_again`. What a network, a disk
         or a slow engine prevents is told, and tried again with the next step.
         """
-        self._refused = {name: source for name, source in self._refused.items() if wanted.get(name) == source}
+        self._refused = {name: each for name, each in self._refused.items() if wanted.get(name) == each[0]}
         self._told = {name: told for name, told in self._told.items() if name in wanted}
+        for name, (_, error) in list(self._refused.items()):
+            await self._tell(name, error)
         try:
             while self._leaving:
                 await self._engine.unload_adapter(self._leaving[0])
@@ -65,6 +67,10 @@ class AdapterShelf:
         self._refused.clear()
         self._told.clear()
 
+    def tell_again(self) -> None:
+        """Say with the next step why adapters are missing: who was told does not know it any more."""
+        self._told.clear()
+
     async def _load(self, name: str, source: ModelSource) -> bool:
         try:
             try:
@@ -75,14 +81,18 @@ class AdapterShelf:
             await self._try_out(name, source)
         except RaymillError as error:
             if isinstance(error, UserError):
-                self._refused[name] = source
-            if self._told.get(name) != str(error):
-                self._told[name] = str(error)
-                await self._refuse(name, error)
+                self._refused[name] = (source, error)
+            await self._tell(name, error)
             return False
         self._told.pop(name, None)
         self.held[name] = source
         return True
+
+    async def _tell(self, name: str, error: RaymillError) -> None:
+        """Once; a reason that goes on is no news."""
+        if self._told.get(name) != str(error):
+            self._told[name] = str(error)
+            await self._refuse(name, error)
 
     async def _try_out(self, name: str, source: ModelSource) -> None:
         try:

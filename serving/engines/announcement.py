@@ -50,8 +50,11 @@ class Orders:
         adapters: what the engine should hold beside its base weights: engine model name -> adapter.
         drain_seconds: how long requests in flight may take when the replica is to go.
         served: how often the deployment was served; with every time, adapters that were refused are tried again.
+        controller_since: when the controller that says so began, in seconds since the epoch. One that began anew does
+            not know what was refused, and is told again.
     """
 
     adapters: Mapping[str, ModelSource]
     drain_seconds: float
     served: int
+    controller_since: float

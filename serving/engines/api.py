@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from cluster.errors import InfraError, UserError
+from serving.engines.load import Load
 
 HEALTH_TIMEOUT_S = 4.0
 """Shorter than Serve waits for a health check (10 s), so that a hung engine is a failed check and not a late one."""
@@ -24,7 +24,6 @@ WARM_UPS: tuple[tuple[str, dict[str, Any]], ...] = (
 """A model's first request takes the first of these paths that its server has; not every model completes texts."""
 
 UNREACHABLE = (aiohttp.ClientError, TimeoutError, OSError)
-_BUSY = re.compile(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
 class EngineApi:
@@ -82,14 +81,18 @@ class EngineApi:
         """
         await self._change("/v1/unload_lora_adapter", {"lora_name": name})
 
-    async def ongoing(self) -> int | None:
-        """Requests that the engine works on or has queued; None where it does not say."""
+    async def load(self) -> Load | None:
+        """What its metrics page says of its work; None where it does not answer."""
         try:
             status, text = await self._ask("GET", "/metrics", None, METRICS_TIMEOUT_S)
         except UNREACHABLE:
             return None
-        found = _BUSY.findall(text)
-        return int(sum(map(float, found))) if status == 200 and found else None
+        return Load.read(text) if status == 200 else None
+
+    async def ongoing(self) -> int | None:
+        """Requests that the engine works on or has queued; None where it does not say."""
+        load = await self.load()
+        return load.ongoing if load is not None else None
 
     async def _change(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
         try:

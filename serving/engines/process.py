@@ -17,10 +17,14 @@ import aiohttp
 from cluster.errors import InfraError, RaymillError, UserError
 from serving.engines import refusal
 from serving.engines.api import EngineApi
+from serving.engines.load import StallWatch
 from serving.engines.spec import ServerSpec
 
 MINDER = Path(__file__).with_name("minder.py")
 POLL_INTERVAL_S = 0.2
+LOOK_S = 10.0
+"""Between looks at the metrics page, which a server with much to say takes some time to write."""
+
 GRACE_S = 5.0
 DYING_S = 5.0  # a server whose engine failed says so first and exits a moment later
 LOG_TAIL_BYTES = 512 << 10
@@ -47,6 +51,9 @@ class EngineProcess:
         self._minder: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._sockets = ""
+        seconds = spec.engine.config.stall_seconds
+        self._stall = StallWatch(seconds) if seconds is not None else None
+        self._next_look, self._is_stuck = 0.0, False
         self.port = 0
 
     @property
@@ -80,8 +87,8 @@ class EngineProcess:
         self.pids = self._family()
 
     async def healthy(self) -> bool:
-        """Whether the server runs and says that its engine does."""
-        return self.alive() and await self.api.healthy()
+        """Whether the server runs, says that its engine does, and moves the work that it has."""
+        return self.alive() and await self.api.healthy() and not await self._stuck()
 
     def alive(self) -> bool:
         """Whether the server's process is there."""
@@ -104,6 +111,14 @@ class EngineProcess:
             minder.stdout.close()
         if self._sockets:
             shutil.rmtree(self._sockets, ignore_errors=True)  # there only where the minder was killed
+
+    async def _stuck(self) -> bool:
+        now = time.monotonic()
+        if self._stall is not None and now >= self._next_look:
+            self._next_look = now + LOOK_S
+            load = await self.api.load()
+            self._is_stuck = load is not None and self._stall.stuck(load, now)
+        return self._is_stuck
 
     def _spawn(self) -> None:
         # Bound but not listening, the socket keeps the port from others until the server (SO_REUSEADDR too) listens.

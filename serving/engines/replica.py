@@ -64,6 +64,7 @@ class EngineReplica:
     _hung = False
     _deserted = False
     _served = 0
+    _controller_since = 0.0
 
     async def __init__(  # type: ignore[misc] # Serve awaits it
         self,
@@ -168,6 +169,9 @@ class EngineReplica:
             if orders.served != self._served:
                 self._served = orders.served
                 self._shelf.try_again()
+            if orders.controller_since != self._controller_since:
+                self._controller_since = orders.controller_since
+                self._shelf.tell_again()
         return orders
 
     async def _withdraw(self, announcement: Announcement) -> bool:
@@ -183,7 +187,7 @@ class EngineReplica:
             await self._withdraw(self._announcement)
 
     async def _refuse(self, model: str, error: RaymillError) -> None:
-        """Tell the reason; it is told once, so a controller that is just restarting is asked again."""
+        """Tell the reason; it is told once to a controller, so one that is just restarting is asked again."""
         import ray
 
         for attempt in range(REFUSAL_TRIES):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from serving.engines.load import Load
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.pool import EnginePool
 from serving.gateway.table import RouteTable
@@ -44,14 +44,21 @@ class Engines:
         self, address: str, path: str, headers: Mapping[str, str], body: bytes, *, try_seconds: float, streamed: bool
     ) -> UpstreamAnswer:
         """Send a request to one engine. A stream has to begin within ``try_seconds``; an answer in one piece begins
-        with its end, and is waited for as long as its engine answers health checks.
+        with its end, and is waited for as long as its engine is well and moves its work.
 
         Raises:
             EngineLost: there will be no answer, or (``late``) none in time.
         """
-        still_well = None if streamed else functools.partial(self.healthy, address)
+        if streamed:
+            return await self.upstream.post(address, path, headers, body, first_byte_timeout=try_seconds)
+        # Twice in the time of a try: the first look tells what the engine has done so far, the second whether it moved.
         return await self.upstream.post(
-            address, path, headers, body, first_byte_timeout=try_seconds, still_well=still_well
+            address,
+            path,
+            headers,
+            body,
+            first_byte_timeout=try_seconds / 2,
+            still_well=_Watch(self, address).still_well,
         )
 
     def lost(self, address: str) -> None:
@@ -67,13 +74,11 @@ class Engines:
 
     async def healthy(self, address: str) -> bool:
         """Whether an engine answers its health check."""
-        try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
-                with await self.upstream.get(address, "/health", first_byte_timeout=PROBE_TIMEOUT_S) as answer:
-                    await answer.read()
-                    return answer.status == 200
-        except (EngineLost, TimeoutError):
-            return False
+        return await self._page(address, "/health") is not None
+
+    async def load(self, address: str) -> Load:
+        """What an engine says of its work."""
+        return Load.read((await self._page(address, "/metrics") or b"").decode("utf-8", "replace"))
 
     async def close(self) -> None:
         """Close every connection."""
@@ -83,6 +88,15 @@ class Engines:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._prober = None
         self.upstream.close()
+
+    async def _page(self, address: str, path: str) -> bytes | None:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                with await self.upstream.get(address, path, first_byte_timeout=PROBE_TIMEOUT_S) as answer:
+                    page = await answer.read()
+                    return page if answer.status == 200 else None
+        except (EngineLost, TimeoutError):
+            return None
 
     def _spawn(self, probe: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(probe)
@@ -109,3 +123,18 @@ class Engines:
             for address in self.pool.ejected - probing:
                 probing.add(address)
                 self._spawn(probe(address))
+
+
+class _Watch:
+    """Looks at an engine while one answer of it is waited for."""
+
+    def __init__(self, engines: Engines, address: str) -> None:
+        self._engines, self._address = engines, address
+        self._tokens: float | None = None
+
+    async def still_well(self) -> bool:
+        """Whether it answers its health check and has read or written a token since the last look."""
+        if not await self._engines.healthy(self._address):
+            return False
+        before, self._tokens = self._tokens, (await self._engines.load(self._address)).tokens
+        return self._tokens is None or self._tokens != before

@@ -34,6 +34,7 @@ class FakeEngine:
         self.go_on: asyncio.Event | None = None
         self.schemas: dict[str, dict] = {}
         self.embeds = False
+        self.slow = self.tokens = 0
         self.headers: list[dict[str, str]] = []
         self.on_death = on_death or (lambda: os._exit(1))
 
@@ -53,7 +54,13 @@ class FakeEngine:
         return web.Response()
 
     async def metrics(self, request: web.Request) -> web.Response:
-        return web.Response(text=f'vllm:num_requests_running{{engine="0",model_name="x"}} {float(self.ongoing)}\n')
+        """As vLLM's: between two looks at it a slow answer moves, one that hangs does not."""
+        self.tokens += self.slow
+        labels = '{engine="0",model_name="x"}'
+        return web.Response(
+            text=f"vllm:num_requests_running{labels} {float(self.ongoing)}\n"
+            f"vllm:generation_tokens_total{labels} {float(self.tokens)}\n"
+        )
 
     async def load_adapter(self, request: web.Request) -> web.Response:
         """As vLLM does; a folder that is called ``refused`` is refused."""
@@ -104,11 +111,14 @@ class FakeEngine:
             error = {"message": "engine trouble", "type": "InternalServerError", "param": None, "code": 500}
             return web.json_response({"error": error}, status=500)
         if prompt in ("slow", "hang"):
+            self.slow += prompt == "slow"
             try:
                 await asyncio.sleep(0.5 if prompt == "slow" else 600)
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
+            finally:
+                self.slow -= prompt == "slow"
         if body.get("stream"):
             return await self.stream(request, prompt, body)
         answer = {"id": "x", "object": "text_completion", "created": 1, "model": body["model"], "engine": self.name}

@@ -32,7 +32,7 @@ class Controller:
 
     def __init__(self, wanted=None):
         self.wanted, self.calls, self.busy, self.reachable = wanted or {}, [], 0, True
-        self.drain_seconds, self.served, self.dead = None, 1, False
+        self.drain_seconds, self.served, self.since, self.dead = None, 1, 1.0, False
 
     def __getattr__(self, method):
         return SimpleNamespace(remote=lambda *arguments: self._answer(method, arguments))
@@ -43,7 +43,7 @@ class Controller:
         if not self.reachable:
             raise ray.exceptions.ActorUnavailableError("it is being restarted", None)
         self.calls.append((method, *arguments))
-        orders = Orders(self.wanted, self.drain_seconds, self.served)
+        orders = Orders(self.wanted, self.drain_seconds, self.served, self.since)
         return {"announce": orders, "in_flight": self.busy, "withdraw": True}.get(method)
 
     def announced(self):
@@ -124,18 +124,20 @@ def test_adapters_come_and_go_with_the_answers_and_are_announced_once_they_answe
     assert controller.calls[-1][0] in ("withdraw", "in_flight")
 
 
-def test_a_refused_adapter_is_told_once_harms_nobody_and_is_tried_again_when_it_is_served_again(running, folder):
+def test_a_refused_adapter_is_told_once_to_each_controller_and_is_tried_again_when_it_is_served_again(running, folder):
     controller = Controller({"lora:bad": source(folder, "refused"), "lora:x": source(folder, "lora")})
 
     async def scenario():
         async with running(controller) as made:
             await until(lambda: len(controller.announced()) > 6 and made._adapting.done())
             assert len(controller.named("refuse")) == 1
-            controller.served = 2
+            controller.since = 2.0  # it was killed, and began anew
             await until(lambda: len(controller.named("refuse")) == 2)
+            controller.served = 2
+            await until(lambda: len(controller.named("refuse")) == 3)
 
     asyncio.run(scenario())
-    (_, model, error), _ = [call for call in controller.calls if call[0] == "refuse"]
+    (_, model, error), _, _ = [call for call in controller.calls if call[0] == "refuse"]
     assert model == "lora:bad" and "not to my taste" in error.what
 
 

@@ -29,12 +29,16 @@ async def half(request):
 
 
 def engine_like(handler, health):
-    """An engine that answers so, and its health check with a status."""
+    """An engine that answers so, and its health check with a status; it counts no tokens as done."""
 
     async def check(request):
         return web.Response(status=health)
 
+    async def metrics(request):
+        return web.Response(text='vllm:generation_tokens_total{engine="0"} 7.0\n')
+
     app = web.Application()
+    app.router.add_get("/metrics", metrics)
     app.router.add_post("/v1/completions", handler)
     app.router.add_get("/health", check)
     return app
@@ -161,8 +165,17 @@ async def test_an_answer_in_one_piece_may_take_longer_than_a_try(setup):
     assert (await setup.post({**COMPLETION, "prompt": "slow"}))[0] == 200  # half a second
     assert len(setup.asked) == 1 and not setup.gateway.metrics.retries.values
     setup.push(limits={"answer_seconds": 0.3})
-    assert (await setup.problem(504, {**COMPLETION, "prompt": "hang"}))["code"] == "timeout"
+    assert (await setup.problem(504, {**COMPLETION, "prompt": "slow"}))["code"] == "timeout"
     assert len(setup.asked) == 2
+
+
+@scenario()
+async def test_an_engine_that_is_well_but_moves_nothing_is_left_for_another_one(setup):
+    address = await setup.serve(engine_like(hang, 200))
+    routes = setup.routes(base=VariantRoute("base", (address, setup.addresses[0])))
+    setup.push(variants=routes, limits={"try_seconds": 0.2, "answer_seconds": 5.0})
+    assert [(await setup.post({**COMPLETION, "prompt": "slow"}))[0] for _ in range(3)] == [200] * 3
+    assert setup.gateway.metrics.retries.values
 
 
 @scenario()
