@@ -101,7 +101,7 @@ class Controller:
             await self._push()
         assert self._state is not None
         adapters = self._adapters_for(self._state, announcement.engine)
-        return Orders(adapters, self._state.limits.drain_seconds, self._state.served)
+        return Orders(adapters, self._state.limits.drain_seconds, self._state.served, self._started_at)
 
     async def withdraw(self, replica: str, address: str) -> bool:
         """A replica's engine gets no new request from now on; that this has been heard."""
@@ -165,8 +165,10 @@ class Controller:
         while not self._loaded.is_set():
             try:
                 tables = tables or await self._gateways.find()
-                await self._engines.look()
-                self._state = await asyncio.to_thread(self._journal.current)
+                state = await asyncio.to_thread(self._journal.current)
+                if not state.stopped:  # its end asks Serve by itself, and wants none
+                    await self._engines.look()
+                self._state = state
                 self._loaded.set()
             except Exception as error:  # noqa: BLE001 - whatever fails at the start is tried again; gateways go on
                 self._note("start", error)
@@ -300,7 +302,7 @@ class Controller:
         async with self._on_gateways:
             await self._gateways.close(drain_seconds)
         async with self._on_engines:
-            await self._engines.remove_all()
+            await self._engines.remove_all(drain_seconds)
 
     async def _leave(self, ending: asyncio.Task[None]) -> None:
         import ray

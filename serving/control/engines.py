@@ -48,13 +48,11 @@ class EngineFleet:
         self._scales: dict[str, Scale] = {}
         self._slept: set[str] = set()
         self._ends: dict[str, float] = {}
-        self._drain_seconds = 0.0
 
     async def look(self) -> bool:
         """Ask Serve what there is; whether replicas are found to be gone."""
         self.applications = await asyncio.to_thread(ray_serve.applications, self._settings.prefix)
         self._has_run |= {name for name, each in self.applications.items() if each.status == "RUNNING"}
-        await self._end_overdue(time.monotonic())
         alive = {replica for each in self.applications.values() for replica in each.replicas}
         return self.sightings.forget_dead(alive, time.monotonic())
 
@@ -64,9 +62,9 @@ class EngineFleet:
         Args:
             in_use: engines that must stay.
         """
-        self._drain_seconds = state.limits.drain_seconds
         gone = await self.look()
         now = time.monotonic()
+        await self._end_overdue(state.limits.drain_seconds, now)
         for name, each in self.applications.items():
             if each.status == "DEPLOY_FAILED" and name in state.engines and name not in self._has_run:
                 self._fail(name, self.reasons.get(name) or ray_serve.died_starting(each))
@@ -145,18 +143,23 @@ class EngineFleet:
         """Engine -> why it is down, of those that were given up, for now or for good."""
         return {name: each.error for name, each in self._failures.items()}
 
-    async def remove_all(self) -> None:
-        """Remove every application and return when all their processes have ended."""
-        await self.look()
+    async def remove_all(self, drain_seconds: float) -> None:
+        """Remove every application and return when all their processes have ended.
+
+        Args:
+            drain_seconds: the time for answers in flight.
+        """
+        self.applications = await asyncio.to_thread(ray_serve.applications_left, self._settings.prefix)
+        await self._end_overdue(drain_seconds, time.monotonic())
         names = [self._settings.application(name) for name in self.applications]
         await asyncio.to_thread(ray_serve.remove_applications, names, wait=True)
 
-    async def _end_overdue(self, now: float) -> None:
+    async def _end_overdue(self, drain_seconds: float, now: float) -> None:
         """Kill replicas that have not ended in time; what they started ends with them."""
         leaving = {actor for each in self.applications.values() for actor in each.leaving}
         self._ends = {actor: self._ends.get(actor, now) for actor in leaving}
         for actor, since in self._ends.items():
-            if now - since > self._drain_seconds + END_GRACE_S:
+            if now - since > drain_seconds + END_GRACE_S:
                 await asyncio.to_thread(ray_serve.end_replica, actor)
 
     def _fail(self, name: str, error: RaymillError) -> None:

@@ -18,11 +18,10 @@ from cluster.errors import InfraError, InternalError, UserError
 from cluster.store import Store
 from serving.control.endpoint import FOLDER, endpoint_key
 from serving.control.names import check_name, unknown
-from serving.control.state import ServingState
+from serving.control.state import SCHEMA_VERSION, ServingState
 
-SCHEMA_VERSION = 1
 _TRIES = 200
-_HEADER = {"version", "changed_at", "changed_by", "reason"}
+_HEADER = {"schema_version", "version", "changed_at", "changed_by", "reason"}
 
 
 class Journal:
@@ -128,8 +127,8 @@ class Journal:
         )
 
     def _append(self, state: ServingState) -> ServingState | None:
-        """Write a version; None where one with its number is there."""
-        data = state.model_dump_json(indent=1).encode()
+        """Write a version, as this release writes them; None where one with its number is there."""
+        data = state.model_copy(update={"schema_version": SCHEMA_VERSION}).model_dump_json(indent=1).encode()
         problem = _incoherent(state)
         if problem:
             raise InternalError(

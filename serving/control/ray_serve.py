@@ -84,6 +84,11 @@ def applications(prefix: str) -> dict[str, Application]:
     return found
 
 
+def applications_left(prefix: str) -> dict[str, Application]:
+    """As :func:`applications`, for an end: where Serve does not run, none is left."""
+    return applications(prefix) if serve_runs() else {}
+
+
 def run_application(name: str, arguments: Mapping[str, Any], engine: EngineState, device: str, grace_s: float) -> None:
     """Start an engine's application; returns at once.
 
@@ -133,10 +138,12 @@ def end_replica(actor: str) -> None:
 
 def remove_applications(names: Sequence[str], *, wait: bool) -> None:
     """Remove applications; their replicas finish what they do first."""
+    if not names:
+        return
     from ray.serve.context import _get_global_client
 
     client = _get_global_client()
-    if client is not None and names:
+    if client is not None:
         client.delete_apps(list(names), blocking=wait)
 
 

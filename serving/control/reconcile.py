@@ -95,7 +95,7 @@ def bounds_of(state: ServingState, engine: EngineState) -> Bounds:
     """How far an engine may scale; those of a rollout under way never sleep."""
     least, most = replica_bounds(engine.config.replicas)
     rollout = state.rollout
-    if rollout is not None and rollout.status in ("running", "paused"):
+    if rollout is not None and rollout.active:
         pair = (rollout.config.baseline, rollout.config.candidate)
         if engine.name in {each.engine for each in state.variants.values() if each.name in pair}:
             least = max(least, 1)

@@ -93,12 +93,12 @@ def served_elsewhere(store: Store, name: str, now: float) -> str:
     endpoint = read_endpoint(store, name)
     if endpoint is None:
         return ""
+    last = status.read(store, name)
+    if last is None or now - last.written_at > FRESH_S:  # also where a process has the number of one that is gone
+        return ""
     if endpoint.pid and endpoint.host == socket.gethostname():
         lives = endpoint.pid != os.getpid() and psutil.pid_exists(endpoint.pid)
         return f"at {endpoint.url} by process {endpoint.pid}" if lives else ""
-    last = status.read(store, name)
-    if last is None or now - last.written_at > FRESH_S:
-        return ""
     where = f"process {endpoint.pid} on {endpoint.host}" if endpoint.pid else f"the cluster at {endpoint.ray_address}"
     return f"at {endpoint.url} by {where}"
 

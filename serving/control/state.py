@@ -16,6 +16,9 @@ from serving.config import EngineConfig, LimitsConfig, PromptConfig, ShadowConfi
 from serving.rollout.config import RolloutConfig
 from serving.split.assignment import Allocation
 
+SCHEMA_VERSION = 2
+"""Since 2, records say how often it was served and whether the recipe wants keys; those of 1 are read as well."""
+
 RolloutStatus = Literal["running", "paused", "promoted", "rolled_back", "finished"]
 
 
@@ -120,7 +123,7 @@ class ServingState(StrictModel):
         stopped: the deployment is to go.
     """
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     version: int
     changed_at: float
     changed_by: str

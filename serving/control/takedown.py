@@ -72,5 +72,5 @@ def remove(store: Store, name: str, endpoint: Endpoint) -> None:
         return  # its Ray went with it
     with connect(ClusterConfig(address=endpoint.ray_address)):
         remove_actors(controller_name(name))
-        left = list(ray_serve.applications(application_prefix(name)))
+        left = list(ray_serve.applications_left(application_prefix(name)))
         ray_serve.remove_applications([application_prefix(name) + engine for engine in left], wait=True)

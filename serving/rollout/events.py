@@ -10,6 +10,7 @@ Events are plain JSON objects with ``kind`` and ``at`` (seconds since the epoch)
 - ``state``: a state of the deployment that differs from the one before for the rollout.
 - ``units``: units that were closed by then (none, where time alone made a decision), and requests left out.
 - ``decision``: what was decided, to be compared with; replaying does not read it.
+- ``waits``: no engine answers ``for`` this variant, which the step cannot go on without; empty: one does.
 - ``away``: for so many ``seconds`` nobody observed: the endpoint was stopped, or the controller not there.
 - ``end``: everything was done.
 """
@@ -26,7 +27,8 @@ from typing import Any
 from cluster.errors import UserError
 from cluster.store import Store
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Since 2, units count callers who gave up, and gaps are events; files of 1 are read as well."""
 BUSY_SECONDS = 1.0
 """Least time between two files while much is going on."""
 QUIET_SECONDS = 10.0

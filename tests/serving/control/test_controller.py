@@ -34,6 +34,9 @@ class Gateways:
     def __init__(self, count: int | None = 0) -> None:
         self.count = count
 
+    async def find(self) -> list[Any]:
+        return []
+
     async def poll(self) -> list[Any]:
         return []
 
@@ -67,16 +70,20 @@ class Engines:
     def forgive(self) -> None:
         self.forgiven += 1
 
+    async def look(self) -> bool:
+        raise ValueError("Serve does not run")
+
     async def scale(self, *arguments: Any) -> None:
         await self.free.wait()
 
 
 def controller_of(state: ServingState | None, count: int | None = 0) -> Controller:
     made: Any = Controller.__new__(Controller)
-    made._settings = SimpleNamespace(key="k")
+    made._settings, made._started_at = SimpleNamespace(key="k"), 7.0
     made._state, made._loaded, made._ending = state, asyncio.Event(), None
     made._gateways, made._engines = Gateways(count), Engines()
     made._rollout = SimpleNamespace(take=lambda reports: None)
+    made._tasks, made._problems, made._forever = [], {}, lambda *loop: asyncio.sleep(0)
     made._routes, made._table, made._adapters = {}, None, {}
     made._journal = SimpleNamespace(current=lambda: made.newest)
     if state is not None:
@@ -93,7 +100,7 @@ def test_a_replica_is_told_its_adapters_and_what_is_wanted_now_of_its_end() -> N
         return await controller_of(state).announce(A)
 
     name = state.variants["tuned"].engine_model
-    assert asyncio.run(scenario()) == Orders({name: ADAPTER}, 120.0, 3)
+    assert asyncio.run(scenario()) == Orders({name: ADAPTER}, 120.0, 3, 7.0)
 
 
 def test_a_controller_that_has_just_begun_does_not_say_that_nothing_is_in_flight() -> None:
@@ -106,6 +113,20 @@ def test_a_controller_that_has_just_begun_does_not_say_that_nothing_is_in_flight
         assert await asked == 2
         controller._gateways.count = None
         assert await controller.in_flight("http://a") is None
+
+    asyncio.run(scenario())
+
+
+def test_a_controller_that_begins_when_its_end_is_wanted_needs_no_serve() -> None:
+    async def scenario() -> None:
+        controller: Any = controller_of(None)
+        controller.newest = wanted()
+        beginning = asyncio.create_task(controller._begin())
+        await asyncio.sleep(0.05)
+        assert controller._problems == {"start": "start: Serve does not run"} and not beginning.done()
+        controller.newest = controller.newest.model_copy(update={"version": 2, "stopped": True})
+        await asyncio.wait_for(beginning, 5)
+        assert controller._state.stopped and controller._problems == {}
 
     asyncio.run(scenario())
 

@@ -115,6 +115,40 @@ def test_a_replica_that_does_not_end_in_time_is_killed(serve: Serve, monkeypatch
     assert serve.ended == ["late"]
 
 
+def test_what_a_new_controller_sees_before_it_knows_the_time_for_answers_is_not_killed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet, now = fleet_of(), time.monotonic()
+    serve.applications["a"] = Application("a", "RUNNING", 1, leaving=frozenset({"draining"}))
+    for later in (0, 1000):
+        monkeypatch.setattr(engines.time, "monotonic", lambda: now + later)  # noqa: B023 - called in this turn
+        asyncio.run(fleet.look())
+    assert serve.ended == []
+
+
+def test_at_the_end_a_replica_has_the_time_that_the_end_gives(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, now = fleet_of(), time.monotonic()
+    monkeypatch.setattr(ray_serve, "serve_runs", lambda: True)
+    leaving = Application("a", "DELETING", 0, leaving=frozenset({"late"}))
+    for later, ended in ((0, []), (END_GRACE_S + 29, []), (END_GRACE_S + 31, ["late"])):
+        serve.applications["a"] = leaving
+        monkeypatch.setattr(engines.time, "monotonic", lambda: now + later)  # noqa: B023 - called in this turn
+        asyncio.run(fleet.remove_all(30.0))
+        assert serve.ended == ended
+
+
+def test_where_serve_does_not_run_the_end_finds_no_engine_and_any_other_question_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nobody() -> None:
+        raise ValueError("Failed to look up actor")
+
+    monkeypatch.setattr(ray_serve, "serve_controller", nobody)
+    asyncio.run(fleet_of().remove_all(0.0))
+    with pytest.raises(ValueError, match="Failed to look up"):
+        asyncio.run(fleet_of().look())
+
+
 def test_a_look_while_serve_is_slow_to_scale_is_not_undone(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet, state = fleet_of(), state_of(replicas="1:3", target_ongoing=1)
     serve.applications["a"] = Application("a", "RUNNING", 1)

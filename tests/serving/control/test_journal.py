@@ -124,7 +124,7 @@ def test_a_refused_change_writes_nothing(journal: Journal) -> None:
         (lambda text: text.replace(b'"version": 1,', b'"version": 7,', 1), "says version 7"),
         (lambda text: text.replace(b'"model_name"', b'"model_nam"', 1), "damaged"),
         (lambda text: text.replace(b'"runs"', b'"walks"', 1), "buckets"),
-        (lambda text: text.replace(b'"schema_version": 1', b'"schema_version": 2', 1), "newer Raymill"),
+        (lambda text: text.replace(b'"schema_version": 2', b'"schema_version": 3', 1), "a newer Raymill wrote it"),
     ],
 )
 def test_a_record_that_cannot_be_read_is_one_clear_error(store: LocalStore, damage, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -143,6 +143,19 @@ def test_a_newer_schema_is_named_even_where_all_else_differs(store: LocalStore) 
     store.write(f"{CHANGES}/00000001.json", json.dumps({"schema_version": 9, "wants": "more"}).encode())
     with pytest.raises(UserError, match="schema 9"):
         Journal(store, "docs").latest()
+
+
+def test_a_record_of_the_first_schema_is_read_and_goes_on_in_the_newest(store: LocalStore) -> None:
+    Journal(store, "docs").create(first_state())
+    key = f"{CHANGES}/00000001.json"
+    newer = {"recipe_weights", "recipe_require_keys", "served"}
+    plain = {name: each for name, each in json.loads(store.read(key)).items() if name not in newer}
+    store.write(key, json.dumps(plain | {"schema_version": 1}).encode())
+    journal = Journal(store, "docs")
+    assert journal.current().served == 1
+    assert journal.change(lambda state: state.model_copy(update={"schema_version": 2}), by="", reason="").version == 1
+    assert journal.change(renamed("a"), by="ann", reason="").schema_version == 2
+    assert json.loads(store.read(f"{CHANGES}/00000002.json"))["schema_version"] == 2
 
 
 def test_nothing_deployed(any_store: Store) -> None:

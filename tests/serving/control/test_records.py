@@ -26,6 +26,7 @@ from serving.control.records import FRESH_S, Records, forget, served_elsewhere
 from serving.control.settings import Settings, require_same_address
 from serving.control.state import ModelSource
 from serving.control.status import DeploymentStatus, GatewayStatus
+from serving.control.takedown import remove
 from serving.engines.plan import VariantSource, initial_state
 
 PRODUCTION = Endpoint(
@@ -62,6 +63,14 @@ def test_a_foreground_process_counts_by_its_process_or_on_another_machine_by_its
     assert f"by process {os.getppid()}" in served_elsewhere(store, "docs", time.time())
     serve(store, gone.model_copy(update={"host": "elsewhere"}))
     assert f"by process {process.pid} on elsewhere" in served_elsewhere(store, "docs", time.time())
+
+
+def test_another_process_with_the_number_of_one_that_is_gone_blocks_nothing(store: LocalStore) -> None:
+    another = PRODUCTION.model_copy(update={"pid": os.getppid(), "host": socket.gethostname()})
+    serve(store, another, written_at=time.time() - FRESH_S - 1)
+    assert served_elsewhere(store, "docs", time.time()) == ""
+    here(store)._require_alone()
+    remove(store, "docs", another)
 
 
 def test_who_gives_up_without_having_started_anything_stops_nothing(store: LocalStore) -> None:

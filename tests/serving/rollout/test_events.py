@@ -8,7 +8,8 @@ import pytest
 
 from cluster.errors import UserError
 from cluster.store import open_store
-from serving.rollout.events import READ_AT_ONCE, EventLog, Overtaken, decode, encode
+from serving.rollout.events import READ_AT_ONCE, SCHEMA_VERSION, EventLog, Overtaken, decode, encode
+from serving.rollout.units import Unit
 
 TICK = {"kind": "units", "at": 1.0, "units": [], "excluded": {}}
 
@@ -50,10 +51,14 @@ def test_every_torn_write_is_noticed(store):
         assert events is None or events == decode(data, "here")
 
 
-def test_a_newer_schema_is_refused(store):
-    newer = json.loads(encode([TICK])) | {"schema_version": 2}
-    with pytest.raises(UserError, match="newer Raymill"):
-        decode(json.dumps(newer).encode(), "here")
+def test_a_newer_schema_is_refused_and_the_first_one_is_read():
+    unit = [1, "k", 2, 0, 0, 0, None, None, [1.0], {}]  # without those who gave up
+    whole = json.loads(encode([TICK | {"units": [unit]}]))
+    assert whole["schema_version"] == SCHEMA_VERSION == 2
+    with pytest.raises(UserError, match=r"a newer Raymill wrote it \(schema 3; this one reads up to 2\)"):
+        decode(json.dumps(whole | {"schema_version": 3}).encode(), "here")
+    (event,) = decode(json.dumps(whole | {"schema_version": 1}).encode(), "here")
+    assert Unit.decode(event["units"][0]).gave_up == 0
 
 
 def test_the_second_of_two_writers_is_told(store):
