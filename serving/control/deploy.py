@@ -290,6 +290,9 @@ class Deployment:
     def _start(self, fresh: ServingState, commands: Mapping[str, list[str]]) -> None:
         self._wanted = intend(self._journal, fresh)
         self._start_controller(commands)
+        if self._journal.current().recipe_sha256 != fresh.recipe_sha256:
+            # Somebody else deploys at this moment: what they wrote holds only if they are the one, or join it.
+            self._wanted = intend(self._journal, fresh)
         engines = len(self._wanted.engines)
         with self._tracker.step("start engines", total=engines, unit="engines"):
             self._wait_until_ready()

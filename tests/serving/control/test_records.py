@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import UserError
+from cluster.progress import Progress
 from cluster.store_local import LocalStore
 from serving.config import ServingConfig
 from serving.control import records, status
@@ -23,8 +25,9 @@ from serving.control.deploy import Deployment
 from serving.control.endpoint import Endpoint, read_endpoint, remove_endpoint, write_endpoint
 from serving.control.journal import Journal
 from serving.control.records import FRESH_S, Records, forget, served_elsewhere
+from serving.control.redeploy import first_state, intend
 from serving.control.settings import Settings, require_same_address
-from serving.control.state import ModelSource
+from serving.control.state import ModelSource, ServingState
 from serving.control.status import DeploymentStatus, GatewayStatus
 from serving.control.takedown import remove
 from serving.engines.plan import VariantSource, initial_state
@@ -85,6 +88,29 @@ def test_who_gives_up_without_having_started_anything_stops_nothing(store: Local
     loser._give_up(RuntimeError("the name is taken"))
     assert not journal.current().stopped
     assert read_endpoint(store, "docs") == PRODUCTION
+
+
+def test_of_two_who_deploy_at_once_the_one_who_has_the_name_says_what_is_served(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = VariantSource(ModelSource(folder="/models/base"))
+
+    def recipe(**settings: Any) -> ServingState:
+        config = ServingConfig.model_validate(settings)
+        sources = {each.name: source for each in config.variants}
+        return first_state(config, sources, name="docs", by="me", now=1.0)
+
+    def too_late(self: Deployment, commands: Any) -> None:
+        intend(Journal(store, "docs"), recipe(limits={"try_seconds": 7}))
+
+    monkeypatch.setattr(Deployment, "_start_controller", too_late)
+    monkeypatch.setattr(Deployment, "_wait_until_ready", lambda self: None)
+    mine = recipe()
+    with Progress(stream=io.StringIO(), live=False).track("serving") as tracker:
+        winner = here(store, tracker)
+        winner._start(mine, {})
+    newest = Journal(store, "docs").current()
+    assert (newest.version, newest.recipe_sha256, winner._wanted) == (3, mine.recipe_sha256, newest)
 
 
 def test_only_ones_own_records_are_removed(store: LocalStore) -> None:
