@@ -28,7 +28,7 @@ from cluster.errors import UserError
 from cluster.store import Store
 
 SCHEMA_VERSION = 2
-"""Since 2, units count callers who gave up, and gaps are events; files of 1 are read as well."""
+"""Since 2, units count callers who gave up, and gaps and waits are events; files of 1 are read as well."""
 BUSY_SECONDS = 1.0
 """Least time between two files while much is going on."""
 QUIET_SECONDS = 10.0

@@ -1,7 +1,6 @@
 """The gate before a rollout: an evaluation must have said that this candidate may replace this baseline.
 
-The evaluation publishes a ``Decision`` artifact whose details are ``candidate`` and ``baseline`` (artifact ids),
-``verdict`` (pass, fail or no_evidence) and ``checks``.
+It is a ``Decision`` artifact, see :mod:`cluster.decision`.
 """
 
 from __future__ import annotations
@@ -9,13 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.artifact import Artifact, find_artifact, list_artifacts
+from cluster.decision import KIND
 from cluster.errors import UserError
 from cluster.store import Store
 from serving.control.state import ModelSource, ServingState
 from serving.rollout.config import RolloutConfig
 
-KIND = "Decision"
-_HOW = "evaluate both models, which publishes a decision of this pair; or go on without one: `gate: none`"
+_HOW = 'publish a decision of this pair (docs/rollout.md, "The gate"); or go on without one: `gate: none`'
+
+
+class GateClosed(UserError):
+    """No evaluation allows the rollout yet; a later one may."""
 
 
 def model_of(state: ServingState, variant: str) -> ModelSource:
@@ -40,7 +43,8 @@ def required_decision(store: Store, state: ServingState, config: RolloutConfig) 
     An A/A rollout needs none: nothing new can reach a user.
 
     Raises:
-        UserError: there is none, or it does not say pass.
+        GateClosed: there is no decision of the two models, or it does not say pass.
+        UserError: the rollout could never begin.
     """
     candidate, baseline = model_of(state, config.candidate), model_of(state, config.baseline)
     if config.mode == "aa":
@@ -53,32 +57,26 @@ def required_decision(store: Store, state: ServingState, config: RolloutConfig) 
         return ""
     if config.gate == "none":
         return ""
-    for variant, source in ((config.candidate, candidate), (config.baseline, baseline)):
-        if not source.artifact:
-            raise UserError(
-                f"variant {variant} is a folder, which no evaluation decision can name",
-                where=str(source),
-                next_step="serve it as an artifact of the store, or set `gate: none`",
-            )
     if candidate == baseline:
         raise UserError(
             f"both variants have the same model, {candidate}: no evaluation tells them apart",
             where="serving.rollout.gate",
             next_step="set `gate: none` to compare prompts or settings with live traffic only, or `mode: aa`",
         )
-    return decision_for(store, candidate.artifact, baseline.artifact, config.gate)
+    return decision_for(store, str(candidate), str(baseline), config.gate)
 
 
 def decision_for(store: Store, candidate: str, baseline: str, gate: str) -> str:
     """The id of the evaluation decision that a gate asks for; empty for ``none``.
 
     Args:
-        candidate: artifact id of the model that is to be rolled out.
-        baseline: artifact id of the one that it replaces.
+        candidate: the model that is to be rolled out: an artifact's id, or a folder's path.
+        baseline: the one that it replaces.
         gate: ``newest`` (of this pair), an artifact id, or ``none``.
 
     Raises:
-        UserError: there is none, it is about other models, or it does not say pass.
+        GateClosed: there is none, it is about other models, or it does not say pass.
+        UserError: what is named is no decision.
     """
     if gate == "none":
         return ""
@@ -93,7 +91,7 @@ def _newest(store: Store, candidate: str, baseline: str) -> Artifact:
     if fitting:
         return fitting[-1]
     others = "; ".join(f"{each.id} is of {_pair(each)[0]} against {_pair(each)[1]}" for each in everything[-3:])
-    raise UserError(
+    raise GateClosed(
         f"no evaluation decision lets {candidate} replace {baseline}" + (f" ({others})" if others else ""),
         where=store.url,
         next_step=_HOW,
@@ -114,7 +112,7 @@ def _named(store: Store, gate: str) -> Artifact:
 def _require(decision: Artifact, candidate: str, baseline: str) -> None:
     if _pair(decision) != (candidate, baseline):
         found = _pair(decision)
-        raise UserError(
+        raise GateClosed(
             f"the decision is about other models: {found[0] or '?'} against {found[1] or '?'}, "
             f"not {candidate} against {baseline}",
             where=decision.id,
@@ -128,7 +126,7 @@ def _require(decision: Artifact, candidate: str, baseline: str) -> None:
     why = {"fail": "the evaluation says that the candidate must not replace the baseline"}.get(
         str(verdict), "the evaluation found no evidence either way"
     )
-    raise UserError(
+    raise GateClosed(
         why + (f": {', '.join(failed)}" if failed else ""),
         where=decision.id,
         next_step="improve the candidate or evaluate on more questions; `gate: none` goes on without",

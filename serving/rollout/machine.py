@@ -18,7 +18,7 @@ from serving.rollout.events import Event
 from serving.rollout.measures import Evidence
 from serving.rollout.units import SIDES, Unit
 
-Phase = Literal["moving", "comparing", "baking", "over"]
+Phase = Literal["moving", "waiting", "comparing", "baking", "over"]
 ENDED: tuple[RolloutStatus, ...] = ("promoted", "rolled_back", "finished")
 _SAME_SHARE = 1e-6
 
@@ -37,11 +37,13 @@ class Machine:
     Attributes:
         decisions: everything decided so far.
         status: where the rollout stands.
-        phase: ``moving`` until the step's weights are in force, then ``comparing``, or ``baking`` at 100 per cent.
+        phase: ``moving`` until the step's weights are in force, then ``comparing``, or ``baking`` at 100 per cent;
+            ``waiting`` where they wait for an engine and the candidate has users already, who are watched meanwhile.
         step: index into ``shares``.
         shares: the candidate's share in each step, in per cent; for mode ab the last one is 100.
-        version: the state's version that began the step; None while nothing is observed.
+        version: the state's version that began the step, or its waiting; None while nothing is observed.
         began: when it did.
+        waits_for: the variant that the step cannot go on without and that no engine answers for; empty where none.
         evidence: what the step has shown.
     """
 
@@ -57,6 +59,8 @@ class Machine:
         self.experiments = 0
         self.evidence = Evidence(config, None)
         self.before = 0.0
+        self.waits_for = ""
+        self._share = 0.0
         self._last: Evidence | None = None
         self._noted: set[str] = set()
         self._paused_at: float | None = None
@@ -75,6 +79,8 @@ class Machine:
                 self._close()
         elif kind == "state":
             self._see(event, at)
+        elif kind == "waits":
+            self._wait(event, at)
         elif kind == "away":
             self._skip(float(event["seconds"]))
         elif kind == "units":
@@ -116,14 +122,32 @@ class Machine:
         if self.status in ENDED:
             return
         in_force = share is not None and abs(share - self.shares[self.step]) < _SAME_SHARE
+        if self.phase == "waiting" and (in_force or event["candidate_share"] != self._share):
+            self.version, self.phase = None, "moving"
         if self.version is None and in_force and self.status == "running":
             self._begin(at, event)
-        elif self.version is not None and not in_force:
+        elif self.version is not None and not in_force and self.phase != "waiting":
             self.version = None
             self.phase = "moving"
             self._decide(
                 at, "weights", f"the weights were changed by hand: {reason}; the step begins anew later", by=by
             )
+
+    def _wait(self, event: Event, at: float) -> None:
+        """An engine of a variant ceased to answer, or answers again."""
+        self.waits_for = str(event["for"])
+        if self.phase == "waiting" and not self.waits_for:
+            self.version, self.phase = None, "moving"
+        elif self.unwatched and event["candidate_share"] > 0:
+            self._open_experiment(at, event)
+            self.phase = "waiting"
+            words = f"no engine of {self.waits_for} answers, so {self.name} does not begin"
+            self._decide(at, "hold", f"{words}; who is on {self.config.candidate} is watched")
+
+    @property
+    def unwatched(self) -> bool:
+        """Whether the step waits for an engine and nothing is observed meanwhile."""
+        return self.version is None and self.status == "running" and self.waits_for != ""
 
     def _skip(self, seconds: float) -> None:
         """Time that nobody observed is no time of the step; nor is it of a pause, as pauses are taken off as well."""
@@ -149,17 +173,21 @@ class Machine:
     def _begin(self, at: float, event: Event) -> None:
         """The step's weights are in force: its experiment begins."""
         baking = self.shares[self.step] == FULL
-        self.version, self.began = int(event["version"]), at
-        self.experiments += 1
-        self._noted, self._paused_seconds, self._away_seconds = set(), 0.0, 0.0
+        self._open_experiment(at, event)
         self.phase = "baking" if baking else "comparing"
-        if baking:
-            self.evidence = Evidence(self.config, None, reference=self._last)
-        else:
-            self.evidence = Evidence(self.config, event["candidate_share"])
         what: What = "bake" if baking else "begin"
         who = f"users on {self.config.candidate}" + (f"; {self.config.baseline} is kept warm" if baking else "")
         self._decide(at, what, f"{self.shares[self.step]:g} % of the {who}, from version {self.version}")
+
+    def _open_experiment(self, at: float, event: Event) -> None:
+        self.version, self.began = int(event["version"]), at
+        self.experiments += 1
+        self._noted, self._paused_seconds, self._away_seconds = set(), 0.0, 0.0
+        self._share = float(event["candidate_share"])
+        if self._share < 1:
+            self.evidence = Evidence(self.config, self._share)
+        else:  # nobody is left to compare with
+            self.evidence = Evidence(self.config, None, reference=self._last)
 
     def _judge(self, at: float) -> None:
         while self.status == "running" and (verdict := self._verdict(at)) is not None:
@@ -184,8 +212,16 @@ class Machine:
         if self.version is None:
             return None
         if self.phase == "baking":
-            return self._verdict_of_bake(at)
-        return self._alarm() or self._progress(at) or self._timeout(at)
+            return self._alarm_of_bake() or self._if_it_answers(self._progress_of_bake(at))
+        if self.phase == "waiting":
+            return self._alarm() or self._timeout(at)
+        return self._alarm() or self._if_it_answers(self._progress(at)) or self._timeout(at)
+
+    def _if_it_answers(self, verdict: Verdict | None) -> Verdict | None:
+        """Nobody moves to a candidate without an engine, and none is promoted: the step goes on, with its alarms."""
+        if verdict is None or not self.waits_for or verdict[0] not in ("advance", "promote"):
+            return verdict
+        return self._once("hold", f"{verdict[1]}, but no engine of {self.waits_for} answers", "engine")
 
     def _alarm(self) -> Verdict | None:
         """Harm first, then a wrong sample ratio, then callers who leave."""
@@ -259,13 +295,14 @@ class Machine:
             return "rollback", why, ""
         return self._once("timeout", f"{why}; it holds, and may still pass", "timeout")
 
-    def _verdict_of_bake(self, at: float) -> Verdict | None:
+    def _alarm_of_bake(self) -> Verdict | None:
         level = self.config.alarm_alpha
         for finding in self.evidence.findings():
             if finding.p_harm <= level:
                 return "rollback", _harm(self.config, self.name, finding.metric, finding.p_harm, level), ""
-        if silence := self._silence():
-            return silence
+        return self._silence()
+
+    def _progress_of_bake(self, at: float) -> Verdict | None:
         if self._in_doubt() or self.elapsed(at) < self.config.bake_seconds:
             return None
         units = self.evidence.sides["candidate"]["units"]
@@ -283,6 +320,8 @@ class Machine:
             return "the sample ratio is wrong"
         if self._in_doubt():
             return "callers leave the candidate before it answers"
+        if self.waits_for:
+            return f"no engine of {self.waits_for} answers"
         few = [f"{getattr(self.config, side)} has {n:,}" for side, n in units.items() if n < self.config.minimum_units]
         if few:
             return f"{' and '.join(few)} of {self.config.minimum_units:,} units"

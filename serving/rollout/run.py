@@ -65,7 +65,6 @@ class RolloutRun:
         self._journal = Journal(store, deployment)
         self._seen: Event | None = None
         self._seen_version = 0
-        self._waits_for = ""
         self._publish_again = float("-inf")
         self._now = 0.0
         self._recorded_at = 0.0
@@ -97,20 +96,20 @@ class RolloutRun:
         Args:
             now: seconds since the epoch.
             state: the newest.
-            ready: variants that an engine answers for; by default all. Users move only to these, unless the rollout
-                ends with it: a rollback waits for nobody.
+            ready: variants that an engine answers for; by default all. Users move only to these, no step passes and
+                nothing is promoted while the candidate is not among them; a rollback waits for nobody.
 
         Raises:
             InfraError, OSError: the store cannot be written; nothing is lost, and nothing is decided until it can.
         """
         before, self._now = self._now, now
-        self._waits_for = ""
         if self.done or state.rollout is None or state.rollout.id != self.rollout.id:
             return None
         try:
             if self.machine.version is not None and now - before > AWAY_SECONDS:
                 self._fold({"kind": "away", "at": now, "seconds": now - before})
             self._look(now, state)
+            self._wait(now, state, state.variants if ready is None else ready)
             self._close_units(now)
             if self.log.due(now):
                 self.log.write(now)
@@ -121,7 +120,7 @@ class RolloutRun:
             _log.warning("another controller runs this rollout as well, its events count: %s", other)
             self._load(state)
             return None
-        return self._action(state, state.variants if ready is None else ready)
+        return self._action(state)
 
     def summary(self) -> dict[str, Any]:
         """Where the rollout stands, as plain JSON values for the deployment's status."""
@@ -131,7 +130,6 @@ class RolloutRun:
             self._now,
             open_units=self.collector.open,
             damaged=self.damaged,
-            waits_for=self._waits_for,
         )
 
     def _load(self, state: ServingState) -> None:
@@ -250,6 +248,20 @@ class RolloutRun:
             self._seen = event
             self._fold(event)
 
+    def _wait(self, now: float, state: ServingState, ready: Collection[str]) -> None:
+        """Record whether the step waits for an engine, when that changes: replaying must know it."""
+        if self.machine.status != "running" or self._seen is None:
+            return
+        needed = [self.config.candidate]
+        if self.machine.phase not in ("comparing", "baking"):
+            wanted = self._weights(state.weights) or {}
+            needed = [name for name, weight in wanted.items() if weight > state.weights.get(name, 0.0)]
+        waits_for = next((name for name in needed if name not in ready), "")
+        share = self._seen["candidate_share"]
+        if waits_for != self.machine.waits_for or (self.machine.unwatched and share > 0):
+            version = state.version
+            self._fold({"kind": "waits", "at": now, "for": waits_for, "version": version, "candidate_share": share})
+
     def _close_units(self, now: float) -> None:
         if self.machine.version is None or self.log.pending_units >= PENDING_UNITS:
             return
@@ -258,18 +270,13 @@ class RolloutRun:
             values = [unit.encode() for unit in units]
             self._fold({"kind": "units", "at": now, "units": values, "excluded": self.collector.take_excluded()})
 
-    def _action(self, state: ServingState, ready: Collection[str]) -> Action | None:
+    def _action(self, state: ServingState) -> Action | None:
         if state.rollout is None or state.rollout.status != "running":
             return None
         status = self.machine.status if self.machine.status in ENDED else None
         weights = self._weights(state.weights)
-        if status is None:
-            if weights is None:
-                return None
-            raised = [name for name, weight in weights.items() if weight > state.weights.get(name, 0.0)]
-            self._waits_for = next((name for name in raised if name not in ready), "")
-            if self._waits_for:
-                return None  # the step has not begun, so its time does not run either
+        if status is None and (weights is None or self.machine.waits_for):
+            return None
         return Action(weights, status, self.machine.decisions[-1].why)
 
     def _weights(self, now: Mapping[str, float]) -> dict[str, float] | None:

@@ -20,7 +20,6 @@ def summarise(
     *,
     open_units: int = 0,
     damaged: Sequence[str] = (),
-    waits_for: str = "",
 ) -> dict[str, Any]:
     """The rollout at a moment.
 
@@ -28,7 +27,6 @@ def summarise(
         now: seconds since the epoch.
         open_units: users whose window lasts.
         damaged: files of events that cannot be read.
-        waits_for: the variant without an engine that answers, for which the next step waits; empty where none.
     """
     config, last = machine.config, machine.decisions[-1] if machine.decisions else None
     units = {side: machine.evidence.sides[side]["units"] for side in SIDES}
@@ -39,7 +37,7 @@ def summarise(
         "mode": config.mode,
         "status": machine.status,
         "phase": machine.phase,
-        "waits_for": waits_for,
+        "waits_for": machine.waits_for if machine.status == "running" else "",
         "step": machine.step + 1,
         "steps": list(machine.shares),
         "share": machine.target if machine.target is not None else machine.shares[machine.step],
@@ -65,7 +63,7 @@ def summarise(
 def _left(machine: Machine, now: float, units: dict[Any, int]) -> float | None:
     """Seconds until the step can pass, at the rate of units so far; None where that cannot be said."""
     config, elapsed = machine.config, machine.elapsed(now)
-    if machine.status != "running" or machine.version is None:
+    if machine.status != "running" or machine.version is None or machine.waits_for:
         return None
     baking = machine.phase == "baking"
     smaller, total = units["candidate"] if baking else min(units.values()), sum(units.values())

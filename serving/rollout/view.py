@@ -14,6 +14,7 @@ from serving.rollout.plan import RolloutPlan, effect
 WHY_WIDTH = 90
 _WORDS = {
     "moving": "waiting for the step's weights to be in force",
+    "waiting": "watching who is on the candidate",
     "comparing": "comparing",
     "baking": "baking: the baseline is kept warm",
     "over": "over",
@@ -27,7 +28,8 @@ def status_text(summary: Mapping[str, Any]) -> str:
     if summary["status"] == "running":
         state = _WORDS[summary["phase"]]
         if summary.get("waits_for"):
-            state = f"waiting until an engine of {summary['waits_for']} answers"
+            waiting = f"waiting until an engine of {summary['waits_for']} answers"
+            state = waiting if summary["phase"] == "moving" else f"{state}, {waiting}"
     lines = [
         f"rollout {summary['id']}: {summary['candidate']} against {summary['baseline']}, {state}",
         f"step {summary['step']} of {len(summary['steps'])} ({steps} %), {summary['share']:g} % on the candidate",

@@ -133,6 +133,7 @@ class World:
         self.change(lambda state: with_rollout(state, self.config), by="tester", reason="begin")
         self.run = self.open()
         self.late: list[tuple[float, Observation]] = []
+        self.ready: set[str] | None = None
 
     @property
     def state(self) -> ServingState:
@@ -243,7 +244,7 @@ class World:
         self.now += self.tick_s
         if traffic:
             self.run.observe(*self.traffic())
-        action = self.run.tick(self.now, self.state)
+        action = self.run.tick(self.now, self.state, self.ready)
         if action is not None:
             rollout = self.config and self.state.rollout
             assert rollout is not None

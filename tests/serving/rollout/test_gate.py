@@ -8,10 +8,11 @@ import pytest
 
 from cluster.artifact import Artifact, Identity
 from cluster.attempt import Attempt
+from cluster.decision import publish_decision
 from cluster.errors import UserError
 from cluster.stage import provenance
 from cluster.store import open_store
-from serving.rollout.gate import decision_for, required_decision
+from serving.rollout.gate import GateClosed, decision_for, required_decision
 
 BASE, TUNED, OTHER = "Model/base-0123456789ab", "Model/tuned-0123456789ab", "Model/other-0123456789ab"
 
@@ -62,7 +63,8 @@ def test_none_at_all_says_how_one_is_made(store):
     with pytest.raises(UserError) as caught:
         decision_for(store, TUNED, BASE, "newest")
     assert f"no evaluation decision lets {TUNED} replace {BASE}" in str(caught.value)
-    assert "evaluate both models" in caught.value.next_step
+    assert "publish a decision of this pair" in caught.value.next_step
+    assert isinstance(caught.value, GateClosed)
     publish(store, BASE, TUNED, "pass")
     with pytest.raises(UserError, match="is of Model/base-0123456789ab against Model/tuned"):
         decision_for(store, TUNED, BASE, "newest")
@@ -115,13 +117,15 @@ def test_an_aa_rollout_needs_no_decision_but_one_model(store, rollout_config, se
         required_decision(store, serving_state(rollout_config()), config)
 
 
-def test_what_an_evaluation_cannot_name_is_said(store, rollout_config, serving_state):
+def test_a_folder_is_named_by_its_path_and_what_nothing_tells_apart_is_said(store, rollout_config, serving_state):
     same = serving_state(rollout_config(mode="aa", steps=None))
     with pytest.raises(UserError, match="both variants have the same model"):
         required_decision(store, same, rollout_config(gate="newest"))
     folder = serving_state(rollout_config()).model_dump()
     folder["engines"]["tuned"]["source"] = {"artifact": "", "folder": "/models/tuned"}
     state = type(same).model_validate(folder)
-    with pytest.raises(UserError, match="variant tuned is a folder"):
+    with pytest.raises(GateClosed, match="no evaluation decision lets /models/tuned replace"):
         required_decision(store, state, rollout_config(gate="newest"))
+    decision = publish_decision(store, candidate="/models/tuned", baseline=BASE, verdict="pass", by="me")
+    assert required_decision(store, state, rollout_config(gate="newest")) == decision.id
     assert required_decision(store, state, rollout_config(gate="none")) == ""

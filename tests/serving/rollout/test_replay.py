@@ -163,7 +163,22 @@ def test_a_quiet_rollout_writes_few_files_and_a_busy_one_about_one_a_second(worl
 
 
 steps = st.lists(
-    st.sampled_from(["ticks", "ticks", "many", "crash", "pause", "resume", "weights", "promote", "rollback", "key"]),
+    st.sampled_from(
+        [
+            "ticks",
+            "ticks",
+            "many",
+            "crash",
+            "pause",
+            "resume",
+            "weights",
+            "promote",
+            "rollback",
+            "key",
+            "dies",
+            "answers",
+        ]
+    ),
     min_size=1,
     max_size=14,
 )
@@ -184,6 +199,8 @@ def test_replay_equals_whatever_people_and_crashes_do(world, arm, script, seed, 
     for each in script:
         if each == "crash":
             w.crash()
+        elif each in ("dies", "answers"):
+            w.ready = {"base"} if each == "dies" else None
         elif each in ("ticks", "many"):
             w.until(lambda: False, 7 if each == "ticks" else 70)
         else:

@@ -9,6 +9,7 @@ import pytest
 from cluster.artifact import load_artifact, verify_artifact
 from serving.control import changes
 from serving.rollout.replay import replay_recorded
+from serving.rollout.view import status_text
 
 BUSY = {"users_per_second": 20.0}
 
@@ -277,22 +278,109 @@ def test_a_bake_without_traffic_waits_for_users(world):
     assert w.to_the_end() == "promoted"
 
 
-def test_a_candidate_without_an_engine_delays_the_step_but_no_rollback(world):
-    """Its engine is away when a step is passed: nobody moves and no clock runs; a rollback waits for nobody."""
+def test_no_step_passes_while_the_candidate_has_no_engine_and_its_time_runs_on(world):
+    """What is compared goes on, and so does the time-out."""
     w = world(rollout={"on_timeout": "rollback", "maximum_seconds": 300}, **BUSY)
     assert w.until(lambda: w.run.machine.phase == "comparing", 10)
-    for _ in range(1000):
-        w.now += 1
-        w.run.observe(*w.traffic())
-        assert w.run.tick(w.now, w.state, {"base"}) is None
+    w.ready = {"base"}
+    w.until(lambda: False, 200)
     summary = w.run.summary()
-    assert (w.share, summary["step"], summary["waits_for"], summary["elapsed_seconds"]) == (10, 2, "tuned", 0)
+    assert (w.share, summary["step"], summary["waits_for"], summary["phase"]) == (10, 1, "tuned", "comparing")
+    assert summary["elapsed_seconds"] >= 199 and summary["left_seconds"] is None
+    assert w.kinds == ["start", "begin", "hold"]
+    assert "no engine of tuned answers" in w.run.machine.decisions[-1].why
+    assert "comparing, waiting until an engine of tuned answers" in status_text(summary)
+    w.crash()
+    assert w.run.machine.waits_for == "tuned"
+    assert w.to_the_end() == "rolled_back"
+    assert "no engine of tuned answers" in w.run.machine.decisions[-1].why
+    assert replay_recorded(w.store, w.name, "tuned-2").equal
+
+
+def test_a_step_passes_once_the_candidates_engine_answers_again(world):
+    w = world(**BUSY)
     assert w.until(lambda: w.run.machine.phase == "comparing", 10)
-    action = None
-    while action is None:
-        w.now += 1
-        action = w.run.tick(w.now, w.state, {"tuned"})
-    assert (action.status, action.weights) == ("rolled_back", {"base": 100.0, "tuned": 0.0})
+    w.ready = {"base"}
+    w.until(lambda: False, 200)
+    w.ready = None
+    w.tick()
+    assert (w.share, w.kinds[-2:]) == (50, ["hold", "advance"])
+    assert w.until(lambda: w.run.machine.phase == "baking", 2000)
+    w.ready = {"base"}
+    w.until(lambda: False, 200)
+    assert (w.status, w.kinds[-1]) == ("running", "hold")
+    w.ready = None
+    assert w.to_the_end() == "promoted"
+    assert replay_recorded(w.store, w.name, "tuned-2").equal
+
+
+@pytest.mark.parametrize("dies_after_s", [20, 55])
+def test_a_candidate_that_dies_before_its_step_passes_is_rolled_back(world, arm, dies_after_s):
+    """At the later moment its failures are not counted yet when the step has its least time and users."""
+    w = world(**BUSY)
+    assert w.until(lambda: w.run.machine.phase == "comparing", 10)
+    w.until(lambda: False, dies_after_s)
+    w.arms["tuned"], w.ready = arm(errors=1.0), {"base"}
+    assert w.until(lambda: w.status == "rolled_back", 60)
+    assert w.state.weights == {"base": 100.0, "tuned": 0.0}
+    assert "worse than base on error_rate" in w.run.machine.decisions[-1].why
+    assert replay_recorded(w.store, w.name, "tuned-2").equal
+
+
+@pytest.mark.parametrize("how", ["killed", "by_hand", "began_with_users"])
+def test_whoever_is_on_a_candidate_whose_step_waits_is_watched(world, arm, how):
+    """Its engine dies when the step is decided and not in force, or the weights are another's: nobody is left alone."""
+    w = world(rollout={"steps": (20, 50, 100)}, **BUSY)
+    if how == "began_with_users":
+        w.change(lambda state: moved(state, 10), by="ann", reason="a try before")
+    elif how == "killed":
+        assert w.until(lambda: w.run.machine.phase == "comparing", 10)
+        action = None
+        while action is None:
+            w.now += 1
+            w.run.observe(*w.traffic())
+            action = w.run.tick(w.now, w.state)
+        assert w.kinds[-1] == "advance"
+        w.crash()
+    else:
+        assert w.until(lambda: w.run.machine.phase == "comparing", 10)
+        paused(w)
+        w.change(lambda state: moved(state, 10), by="ann", reason="fewer")
+        w.tick()
+        w.change(changes.resumed, by="ann", reason="go on")
+    w.arms["tuned"], w.ready = arm(errors=1.0), {"base"}
+    w.tick()
+    summary = w.run.summary()
+    assert (summary["phase"], summary["waits_for"], w.kinds[-1]) == ("waiting", "tuned", "hold")
+    w.tick()
+    w.crash()
+    assert w.run.machine.phase == "waiting"
+    assert w.until(lambda: w.status == "rolled_back", 90)
+    assert w.state.weights["tuned"] == 0
+    assert replay_recorded(w.store, w.name, "tuned-2").equal
+
+
+def test_a_step_that_was_watched_while_it_waited_begins_when_an_engine_answers(world):
+    w = world(**BUSY)
+    w.change(lambda state: moved(state, 5), by="ann", reason="a try before")
+    w.ready = {"base"}
+    w.until(lambda: False, 100)
+    paused(w)
+    w.tick()
+    w.change(changes.resumed, by="ann", reason="go on")
+    w.tick()
+    assert (w.share, w.run.machine.phase, w.kinds.count("hold")) == (5, "waiting", 1), "a pause begins nothing anew"
+    w.ready = None
+    assert w.to_the_end() == "promoted"
+    assert w.kinds[-7:] == ["resume", "begin", "advance", "begin", "advance", "bake", "promote"]
+    assert replay_recorded(w.store, w.name, "tuned-2").equal
+
+
+def moved(state, share):
+    weights = {"base": 100.0 - share, "tuned": float(share)}
+    if state.rollout.status == "paused":
+        return changes.with_weights(state, weights)
+    return changes.moved_by_rollout(state, state.rollout.id, weights, None)  # as if it had begun with them
 
 
 ERRORS = {"metric": "error_rate", "margin": 0.05}
