@@ -12,6 +12,7 @@ UNWIND_SECONDS = 8.0
 EXIT_CODE = 130
 
 _interrupted = threading.Event()
+_asked_by = 0
 _allowance_s = UNWIND_SECONDS
 
 
@@ -21,6 +22,11 @@ def allow(seconds: float) -> None:
     _allowance_s = seconds
 
 
+def was_terminated() -> bool:
+    """Whether it was SIGTERM, by which a service manager ends what has done nothing wrong."""
+    return _asked_by == signal.SIGTERM
+
+
 def install() -> None:
     """Handle SIGINT and SIGTERM in the main thread. Call again after a library has set handlers of its own."""
     signal.signal(signal.SIGINT, _stop)
@@ -28,9 +34,11 @@ def install() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    global _asked_by
     if _interrupted.is_set():
         end_now()
     _interrupted.set()
+    _asked_by = number
     print("\nstopping … (again to stop at once)", file=sys.stderr, flush=True)
     watchdog = threading.Timer(_allowance_s, end_now)
     watchdog.daemon = True

@@ -201,17 +201,13 @@ def require_models(recipe: Recipe) -> None:
         find_artifact(open_store(recipe.store), variant.model)
 
 
-def exercise(lifecycle: Lifecycle, deployment: Deployment, *, restore: bool = False) -> TrafficReport:
-    """Send the deployment real requests and say what came of them.
-
-    Args:
-        restore: go back to the recipe's weights afterwards, for a deployment that stays up.
-    """
+def exercise(lifecycle: Lifecycle, deployment: Deployment) -> TrafficReport:
+    """Send the deployment real requests and say what came of them."""
     from serving.exercise.report import lines
     from serving.exercise.run import run_exercise
 
     with lifecycle.progress.track("serving") as tracker:
-        report = run_exercise(deployment, tracker, restore=restore)
+        report = run_exercise(deployment, tracker)
     lifecycle.progress.say("\n".join(["", *lines(report), ""]))
     return report
 

@@ -11,8 +11,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from cluster.config import parse_document
+from cluster.store import open_store
 from pipelines.recipe import Recipe, validate_recipe
 from serving.config import LimitsConfig
+from serving.rollout.gate import decision_for
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
@@ -52,6 +54,14 @@ def test_shown_calls_are_ones_that_the_gateway_answers(page: str, words: list[st
 @pytest.mark.parametrize(("page", "text"), blocks("python"))
 def test_shown_programs_compile(page: str, text: str) -> None:
     compile(text, page, "exec")
+
+
+def test_the_shown_decision_opens_a_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (program,) = [text for page, text in blocks("python") if "publish_decision" in text]
+    exec(compile(program, "rollout.md", "exec"), {})
+    store = open_store("raymill-store")
+    assert decision_for(store, "Adapter/finetune-0123456789ab", "Model/pretrain-0123456789ab", "newest")
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("yaml"))

@@ -11,7 +11,7 @@ from cluster.errors import UserError
 from cluster.progress import Progress
 from pipelines.commands.options import overrides_of
 from pipelines.graph import build_graph, identities, serves
-from pipelines.lifecycle import Lifecycle, exercise, require_port, stay
+from pipelines.lifecycle import Lifecycle, require_port, stay
 from pipelines.recipe import Recipe, load_recipe, validate_recipe
 
 END_SECONDS = 30.0
@@ -21,7 +21,8 @@ END_SECONDS = 30.0
 def serve(arguments: Namespace) -> int:
     """Deploy; a recipe is first run up to its models and evaluations, from cache.
 
-    An embedded Ray holds the foreground until Ctrl-C (answers in flight finish first) or `raymill undeploy` (exit 0).
+    An embedded Ray holds the foreground until Ctrl-C (exit 130), SIGTERM or `raymill undeploy` (exit 0); answers in
+    flight finish first.
     """
     targets = arguments.targets
     overrides = overrides_of(arguments)
@@ -44,10 +45,12 @@ def serve(arguments: Namespace) -> int:
                 print(f"serving {recipe.name} at {deployment.url} (`raymill undeploy` ends it)", flush=True)
                 return 0
             interrupt.allow(recipe.serving.limits.drain_seconds + END_SECONDS)
-            if from_recipe and deployment.new and recipe.serving.rollout is None and not deployment.requires_keys:
-                exercise(lifecycle, deployment, restore=True)
             print(f"serving {recipe.name} at {deployment.url} (Ctrl-C stops it)", flush=True)
-            stay(deployment, END_SECONDS)
+            try:
+                stay(deployment, END_SECONDS)
+            except KeyboardInterrupt:
+                if not interrupt.was_terminated():
+                    raise
     return 0
 
 

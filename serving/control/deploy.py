@@ -23,6 +23,7 @@ from serving.control.leftovers import ProcessLedger
 from serving.control.names import who
 from serving.control.ports import require_free
 from serving.control.readiness import wait_until_ready
+from serving.control.recipe_rollout import RecipeRollout
 from serving.control.records import served_elsewhere
 from serving.control.redeploy import first_state, intend
 from serving.control.settings import NAMESPACE, Settings, controller_name, require_same_address
@@ -96,21 +97,21 @@ def deploy(
 
     Raises:
         UserError: a missing model, a port in use, a model that vLLM refuses (with vLLM's reason), or a rollout that
-            no evaluation decision allows.
+            could never begin. One that cannot begin yet is said, and the endpoint serves without it.
         InfraError: the engines were not ready in time.
     """
     deployment = Deployment(config, store, state or store, name, by or who(), logs, tracker, detached)
     fresh = first_state(config, sources, name=name, by=deployment._by, now=time.time())
-    decision = deployment._decision(fresh)
+    rollout = RecipeRollout.of(config.rollout, store, deployment._journal.latest(), fresh)
     if deployment._join():
         deployment._wanted = intend(deployment._journal, fresh)
         deployment._wait_until_ready()
-        deployment._start_rollout(decision)
+        deployment._start_rollout(rollout)
         return deployment
     deployment._require_alone()
     try:
         deployment._start(fresh, commands or {})
-        deployment._start_rollout(decision)
+        deployment._start_rollout(rollout)
     except BaseException as error:
         if not (detached and deployment.url):  # what answers already, on a cluster, goes on without its rollout
             deployment._keep_logs = isinstance(error, RaymillError)
@@ -160,16 +161,6 @@ class Deployment:
     def __exit__(self, *error: object) -> None:
         if not self.detached:
             self.shutdown()
-
-    @property
-    def new(self) -> bool:
-        """Whether nothing was served under this name before."""
-        return self._wanted is not None and self._wanted.version == 1
-
-    @property
-    def requires_keys(self) -> bool:
-        """Whether callers need an API key."""
-        return self._wanted is not None and self._wanted.require_keys
 
     def set_weights(self, weights: Mapping[str, float]) -> float:
         """Change the split while requests flow; every gateway has it when this returns.
@@ -246,19 +237,6 @@ class Deployment:
         self._processes.end()
         if self._own_logs and not self._keep_logs:
             shutil.rmtree(self._logs, ignore_errors=True)
-
-    def _decision(self, fresh: ServingState) -> str | None:
-        """The decision that lets the recipe's rollout begin, before anything starts; None where none is to begin."""
-        rollout = self.config.rollout
-        if rollout is None:
-            return None
-        latest = self._journal.latest()
-        done = latest.rollout if latest and latest.recipe_sha256 == fresh.recipe_sha256 else None
-        if done is not None and done.config == rollout:
-            return None  # it runs, or ran: a rollout that was rolled back does not begin again by itself
-        from serving.rollout.gate import required_decision
-
-        return required_decision(self._store, fresh, rollout)
 
     def _join(self) -> bool:
         """Find the deployment where it is up already, which only a detached one can be."""
@@ -382,12 +360,10 @@ class Deployment:
             next_step="it takes effect by itself once all are back",
         )
 
-    def _start_rollout(self, decision: str | None) -> None:
-        if decision is None or self.config.rollout is None:
-            return
-        reason = "serving.rollout in the recipe"
-        state = operations.start_rollout(self._journal, self.config.rollout, decision, by=self._by, reason=reason)
-        self._wait_applied(state.version)
+    def _start_rollout(self, rollout: RecipeRollout | None) -> None:
+        state = rollout.start(self._journal, self._by, self._tracker.note) if rollout is not None else None
+        if state is not None:
+            self._wait_applied(state.version)
 
     def _give_up(self, error: BaseException) -> None:
         """Nothing that began here is left running, and nobody waits for a deployment that never came up."""

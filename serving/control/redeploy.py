@@ -93,7 +93,7 @@ def renewed(old: ServingState, fresh: ServingState) -> ServingState:
         )
         for name, variant in fresh.variants.items()
     }
-    same = old.recipe_weights == fresh.recipe_weights and _answers(old) == _answers(fresh)
+    same = old.recipe_weights == fresh.recipe_weights and answers(old) == answers(fresh)
     before = old.allocation()
     after = before if same else before.reweighted(fresh.weights)
     return fresh.model_copy(
@@ -118,7 +118,7 @@ def _keys_required(old: ServingState, fresh: ServingState) -> bool:
     return old.require_keys if old.recipe_require_keys == fresh.recipe_require_keys else fresh.require_keys
 
 
-def _answers(state: ServingState) -> dict[str, tuple[object, ...]]:
+def answers(state: ServingState) -> dict[str, tuple[object, ...]]:
     """Variant -> what its answers come from."""
     return {
         name: (state.engines[variant.engine].source, variant.adapter, variant.prompt)

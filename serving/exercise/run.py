@@ -56,7 +56,6 @@ def run_exercise(
     max_tokens: int = 16,
     weights_after: Mapping[str, float] | None = None,
     prompts: Sequence[str] = PROMPTS,
-    restore: bool = False,
 ) -> TrafficReport:
     """Send requests, change the weights while more are under way, and send some again.
 
@@ -64,7 +63,6 @@ def run_exercise(
         requests: how many under the configured weights.
         requests_after: how many during the change, and again after it.
         weights_after: the weights to change to; by default everything to the last variant.
-        restore: set the weights back when everything has been looked at, for a deployment that goes on serving.
 
     Returns:
         The record; failed requests are in it, not raised.
@@ -92,8 +90,6 @@ def run_exercise(
     client.close()
     report.assigned_after = deployment.variants_of(users)
     report.engines_after = _engines(deployment.status())
-    if restore:
-        deployment.set_weights(weights)
     return report
 
 
