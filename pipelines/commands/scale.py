@@ -28,7 +28,7 @@ def scale(arguments: Namespace) -> int:
     now = status.read(target.store, target.name) if target.endpoint else None
     for each in now.engines if now else ():
         if each.name == engine:
-            print(f"engine {engine}: {len(each.replicas)} ready of {each.target} wanted now")
+            print(f"engine {engine}: {each.standing}")
     return 0
 
 
@@ -53,14 +53,18 @@ def limits(arguments: Namespace) -> int:
 
 
 def shadow(arguments: Namespace) -> int:
-    """Copy a share of the requests to a variant whose answers are measured and thrown away, or stop doing so."""
+    """Copy a share of the requests to a variant whose answers are measured and thrown away; or stop, or show it."""
     target = target_of(arguments)
-    if arguments.off == (arguments.variant is not None):
+    if arguments.off and arguments.variant is not None:
         raise UserError(
             "name a variant, or --off",
             where="raymill shadow",
             next_step="for example `raymill shadow tuned --share 0.1`",
         )
+    if not arguments.off and arguments.variant is None:
+        now = target.journal.current().shadow
+        print(f"copies of {now.share:.0%} of the requests go to {now.variant}" if now else "no copies")
+        return 0
     wanted = None
     if arguments.variant is not None:
         if not 0 < arguments.share <= 1:

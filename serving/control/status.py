@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from cluster.config import StrictModel
 from cluster.errors import InfraError
 from cluster.store import Store
+from serving.config import replica_bounds
 from serving.control.endpoint import FOLDER
 
 POLL_SECONDS = 0.1
@@ -58,7 +59,7 @@ class EngineStatus(StrictModel):
 
     Attributes:
         wanted: the bounds, ``2`` or ``1:4``.
-        target: how many servers are wanted now.
+        target: how many servers are wanted now; 0 also where the application is not there yet.
         refusal: why its servers do not start; empty where they do.
     """
 
@@ -68,6 +69,22 @@ class EngineStatus(StrictModel):
     target: int = 0
     replicas: tuple[ReplicaStatus, ...] = ()
     refusal: str = ""
+
+    @property
+    def standing(self) -> str:
+        """How many of its servers answer, in words: ``1 of 2 ready, 1 is starting``."""
+        ready = len(self.replicas)
+        target = max(self.target, replica_bounds(self.wanted)[0] if self.wanted else 0)
+        if not target and not ready:
+            return "asleep"
+        if ready > target:
+            return f"{ready} ready, {target} wanted"
+        missing = target - ready
+        if not missing:
+            return f"{ready} of {target} ready"
+        if self.refusal:
+            return f"{ready} of {target} ready, {missing} {'does' if missing == 1 else 'do'} not come up"
+        return f"{ready} of {target} ready, {missing} {'is' if missing == 1 else 'are'} starting"
 
 
 class VariantStatus(StrictModel):

@@ -133,7 +133,7 @@ def test_scale_says_who_shares_the_servers(served: Journal, capsys: pytest.Captu
     assert raymill(served, "scale", "tuned", "--replicas", "1:3") == 0
     out = capsys.readouterr().out
     assert "tuned has 1:3 replicas (its servers also answer for base): version 2, on 2 of 2" in out
-    assert "engine base: 0 ready of 1 wanted now" in out
+    assert "engine base: 0 of 1 ready, 1 is starting" in out
     assert served.current().engines["base"].config.replicas == "1:3"
 
 
@@ -146,8 +146,13 @@ def test_limits_and_shadow(journal: Journal, capsys: pytest.CaptureFixture[str])
     assert re.search(r"queue_seconds\s+2\.5", capsys.readouterr().out)
     assert raymill(journal, "shadow", "tuned", "--share", "0.25") == 0
     assert "copies of 25% of the requests go to tuned" in capsys.readouterr().out
+    assert raymill(journal, "shadow") == 0
+    assert capsys.readouterr().out == "copies of 25% of the requests go to tuned\n"
     assert raymill(journal, "shadow", "--off") == 0
     assert journal.current().shadow is None
+    capsys.readouterr()
+    assert raymill(journal, "shadow") == 0
+    assert capsys.readouterr().out == "no copies\n"
 
 
 def test_limits_that_somebody_else_sets_meanwhile_stay(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +173,7 @@ def test_limits_that_somebody_else_sets_meanwhile_stay(journal: Journal, monkeyp
 
 def test_status_shows_what_is_and_who_changed_it(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
     assert raymill(journal, "status") == 0
-    assert "docs: nobody serves it; version 1 is wanted" in capsys.readouterr().out
+    assert "docs: not serving yet, or not served; version 1 is wanted" in capsys.readouterr().out
     assert raymill(journal, "scale", "base", "--replicas", "2", "--reason", "more traffic") == 0
     assert isinstance(journal.store, LocalStore)
     Controller(journal.store)  # writes the endpoint's record, and never runs
@@ -185,6 +190,7 @@ def test_status_shows_what_is_and_who_changed_it(journal: Journal, capsys: pytes
         ),
         variants=(VariantStatus(name="tuned", weight=10, share=0.1, state="failed", reason="no such adapter"),),
         problems=("the store answers slowly",),
+        written_at=time.time(),
     )
     status.write(journal.store, "docs", now)
     capsys.readouterr()
@@ -197,6 +203,8 @@ def test_status_shows_what_is_and_who_changed_it(journal: Journal, capsys: pytes
         "1 of 2 gateways work by it",
         "http://127.0.0.1:4001",
         "/logs/base.log",
+        "1 of 2 ready, 1 is starting",
+        "0 of 1 ready, 1 does not come up",
         "problem: engine big: out of memory",
         "problem: variant tuned: no such adapter",
         "problem: gateway g0: 12 observations of the rollout are lost",
@@ -212,6 +220,102 @@ def test_status_shows_what_is_and_who_changed_it(journal: Journal, capsys: pytes
     assert raymill(journal, "status", "--history", "1", "--json") == 0
     (last,) = json.loads(capsys.readouterr().out)["changes"]
     assert (last["version"], last["why"]) == (2, "more traffic")
+
+
+@pytest.mark.parametrize(
+    ("ready", "target", "wanted", "refusal", "words"),
+    [
+        (2, 2, "2", "", "2 of 2 ready"),
+        (1, 2, "2", "", "1 of 2 ready, 1 is starting"),
+        (0, 3, "3", "", "0 of 3 ready, 3 are starting"),
+        (1, 2, "2", "out of memory", "1 of 2 ready, 1 does not come up"),
+        (0, 0, "1:4", "", "0 of 1 ready, 1 is starting"),  # it has no application yet
+        (0, 0, "0:4", "", "asleep"),
+        (3, 2, "1:4", "", "3 ready, 2 wanted"),
+    ],
+)
+def test_missing_servers_are_said(ready: int, target: int, wanted: str, refusal: str, words: str) -> None:
+    replicas = tuple(ReplicaStatus(pid=n, address=f"http://127.0.0.1:{n}") for n in range(ready))
+    engine = EngineStatus(name="base", wanted=wanted, target=target, replicas=replicas, refusal=refusal)
+    assert engine.standing == words
+
+
+def test_a_reason_is_said_once_with_everything_that_it_holds_for(
+    journal: Journal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert isinstance(journal.store, LocalStore)
+    Controller(journal.store)  # writes the endpoint's record, and never runs
+    bad = VariantStatus(name="bad", weight=0, share=0, state="failed", reason="no config.json")
+    now = DeploymentStatus(
+        version=1,
+        engines=(EngineStatus(name="bad-v9", target=1, refusal="no config.json"),),
+        variants=(bad, bad.model_copy(update={"name": "worse", "reason": "no adapter"})),
+        written_at=time.time(),
+    )
+    status.write(journal.store, "docs", now)
+    assert raymill(journal, "status") == 0
+    out = capsys.readouterr().out
+    assert "\n\nproblem: variant bad, engine bad-v9: no config.json\nproblem: variant worse: no adapter\n" in out
+    assert out.count("no config.json") == 1
+
+
+def test_status_says_what_does_not_answer_any_more(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    assert isinstance(journal.store, LocalStore)
+    Controller(journal.store)  # writes the endpoint's record, and never runs
+    replica = ReplicaStatus(pid=77, address="http://127.0.0.1:4001")
+    now = DeploymentStatus(
+        version=1,
+        engines=(EngineStatus(name="base", wanted="1", target=1, replicas=(replica,)),),
+        variants=(VariantStatus(name="base", weight=1, share=1, state="ready"),),
+        written_at=time.time() - 53,
+    )
+    status.write(journal.store, "docs", now)
+    assert raymill(journal, "status") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("IT DOES NOT ANSWER ANY MORE: its controller wrote nothing for 53s")
+    assert next(line for line in lines if line.startswith("base")).split()[-1] == "unknown"
+    assert not any("ready" in line for line in lines)
+    assert raymill(journal, "status", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["answers"] is False
+    status.write(journal.store, "docs", now.model_copy(update={"written_at": time.time()}))
+    assert raymill(journal, "status") == 0
+    out = capsys.readouterr().out
+    assert "ANY MORE" not in out and "ready" in out
+
+
+def test_status_says_why_nobody_serves_it(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    store = journal.store
+    assert isinstance(store, LocalStore)
+
+    def said() -> str:
+        assert raymill(journal, "status") == 0
+        return capsys.readouterr().out
+
+    assert "written" in said() and "not serving yet, or not served" in said()
+    status.write(store, "docs", DeploymentStatus(version=1, written_at=time.time()))
+    assert "docs: starting: its controller works by version 1" in said()
+    status.write(store, "docs", DeploymentStatus(version=1, written_at=time.time() - 100))
+    assert "not serving yet, or not served" in said()
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    Controller(store)  # writes the record, and never runs
+    endpoint = read_endpoint(store, "docs")
+    assert endpoint is not None
+    write_endpoint(store, endpoint.model_copy(update={"pid": process.pid, "host": socket.gethostname()}))
+    assert f"docs: process {process.pid}, which served it at http://127.0.0.1:8000, is gone" in said()
+    remove_endpoint(store, "docs")
+    operations.stop(journal, by="ann", reason="moved away")
+    assert re.search(r"nobody serves it; version 2 is wanted .*ann stopped it .* ago: moved away", said())
+
+
+def test_a_long_reason_does_not_fill_the_history(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    assert raymill(journal, "scale", "base", "--replicas", "2", "--reason", "more traffic " * 40) == 0
+    capsys.readouterr()
+    assert raymill(journal, "status", "--history") == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 5 and max(map(len, out.splitlines())) < 150
+    assert raymill(journal, "status", "--history", "1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["changes"][0]["why"] == "more traffic " * 40
 
 
 def test_undeploy_waits_until_it_is_gone(served: Journal, capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,7 +419,7 @@ def test_a_damaged_endpoint_record_can_be_removed(journal: Journal, capsys: pyte
         (["scale", "tuned", "--replicas", "two"], "is no number of replicas"),
         (["limits", "--set", "max_token=1"], "did you mean max_tokens?"),
         (["limits", "--set", "max_tokens=0"], "greater than or equal to 1"),
-        (["shadow"], "name a variant, or --off"),
+        (["shadow", "tuned", "--off"], "name a variant, or --off"),
         (["shadow", "tuned", "--share", "2"], "at most 1"),
         (["undeploy", "--deployment", "dosc"], "did you mean docs?"),
     ],
