@@ -96,6 +96,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         "targets", metavar="RECIPE|MODEL", nargs="+", help="a recipe, or models: folders, or artifact ids in --store"
     )
     parser.add_argument("--port", type=int, help="the public port, instead of `serving.port` (0: any free one)")
+    parser.add_argument("--reason", metavar="TEXT", default="", help="why, kept with the change")
     _overrides(parser)
 
 

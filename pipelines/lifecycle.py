@@ -83,13 +83,13 @@ class Lifecycle:
         return line
 
     @contextmanager
-    def deployed(self) -> Iterator[Deployment]:
+    def deployed(self, reason: str = "") -> Iterator[Deployment]:
         """The recipe's variants behind one URL, from the state in the store; see :func:`serving.control.deploy.deploy`.
 
-        On an embedded Ray it is shut down when the context ends; elsewhere it stays.
+        On an embedded Ray it is shut down when the context ends; elsewhere it stays. ``reason`` is for the journal.
         """
         detached = self.recipe.cluster.address != "local"
-        with self._deploy(self.recipe.serving, self.store, detached=detached) as deployment:
+        with self._deploy(self.recipe.serving, self.store, detached=detached, reason=reason) as deployment:
             yield deployment
 
     @contextmanager
@@ -104,7 +104,7 @@ class Lifecycle:
             yield deployment
 
     @contextmanager
-    def _deploy(self, config: ServingConfig, state: Store, *, detached: bool) -> Iterator[Deployment]:
+    def _deploy(self, config: ServingConfig, state: Store, *, detached: bool, reason: str = "") -> Iterator[Deployment]:
         from serving.control.deploy import deploy
 
         sources = served_models(self.recipe, self.store, self.made)
@@ -112,7 +112,14 @@ class Lifecycle:
         with (
             self.progress.track("serving") as tracker,
             deploy(
-                config, sources, tracker, store=self.store, state=state, name=self.recipe.name, detached=detached
+                config,
+                sources,
+                tracker,
+                store=self.store,
+                name=self.recipe.name,
+                reason=reason,
+                state=state,
+                detached=detached,
             ) as deployment,
         ):
             yield deployment

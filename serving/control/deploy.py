@@ -74,6 +74,7 @@ def deploy(
     store: Store,
     name: str = "raymill",
     by: str | None = None,
+    reason: str = "",
     state: Store | None = None,
     logs: Path | None = None,
     commands: Mapping[str, list[str]] | None = None,
@@ -90,6 +91,7 @@ def deploy(
         store: where models are.
         name: the deployment's name; also the public model name and the experiment where the recipe gives none.
         by: who deploys, for the journal.
+        reason: why, likewise.
         state: where the deployment's state is kept; by default the store too.
         logs: folder for the engines' output; otherwise a temporary one, removed when the shutdown was clean.
         commands: engine name -> another command line than vLLM's; for tests of everything but inference.
@@ -101,7 +103,7 @@ def deploy(
         InfraError: the engines were not ready in time.
     """
     deployment = Deployment(config, store, state or store, name, by or who(), logs, tracker, detached)
-    fresh = first_state(config, sources, name=name, by=deployment._by, now=time.time())
+    fresh = first_state(config, sources, name=name, by=deployment._by, now=time.time(), reason=reason)
     rollout = RecipeRollout.of(config.rollout, store, deployment._journal.latest(), fresh)
     if deployment._join():
         deployment._wanted = intend(deployment._journal, fresh)

@@ -14,12 +14,23 @@ from serving.engines.plan import VariantSource, initial_state
 
 
 def first_state(
-    config: ServingConfig, sources: Mapping[str, VariantSource], *, name: str, by: str, now: float
+    config: ServingConfig,
+    sources: Mapping[str, VariantSource],
+    *,
+    name: str,
+    by: str,
+    now: float,
+    reason: str = "",
 ) -> ServingState:
-    """What the recipe alone makes; see :func:`serving.engines.plan.initial_state`."""
+    """What the recipe alone makes; see :func:`serving.engines.plan.initial_state`.
+
+    Args:
+        reason: why it is served, for the journal; empty leaves that to :func:`intend`.
+    """
     state = initial_state(config, sources, name=name, by=by, now=now)
     return state.model_copy(
         update={
+            "reason": reason,
             "recipe_sha256": recipe_digest(config, sources, state.require_keys),
             "recipe_weights": config.weights(),
             "recipe_require_keys": state.require_keys,
@@ -38,14 +49,15 @@ def intend(journal: Journal, fresh: ServingState) -> ServingState:
     """
     latest = journal.latest()
     if latest is None:
-        return journal.create(fresh)
+        return journal.create(fresh.model_copy(update={"reason": fresh.reason or "deployed"}))
     if latest.recipe_sha256 == fresh.recipe_sha256:
         return journal.change(
             lambda state: state.model_copy(update={"stopped": False, "served": state.served + 1}),
             by=fresh.changed_by,
-            reason="served again",
+            reason=fresh.reason or "served again",
         )
-    return journal.change(lambda state: renewed(state, fresh), by=fresh.changed_by, reason="the recipe changed")
+    reason = fresh.reason or "the recipe changed"
+    return journal.change(lambda state: renewed(state, fresh), by=fresh.changed_by, reason=reason)
 
 
 def recipe_digest(config: ServingConfig, sources: Mapping[str, VariantSource], require_keys: bool) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.errors import UserError
 from cluster.store_local import LocalStore
 from pipelines.cli import run_command
 from serving.access.keys import KeyRing
@@ -316,6 +317,21 @@ def test_a_long_reason_does_not_fill_the_history(journal: Journal, capsys: pytes
     assert len(out.splitlines()) == 5 and max(map(len, out.splitlines())) < 150
     assert raymill(journal, "status", "--history", "1", "--json") == 0
     assert json.loads(capsys.readouterr().out)["changes"][0]["why"] == "more traffic " * 40
+
+
+def test_serve_passes_its_reason_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def deploy(*_: object, **settings: object) -> None:
+        given.append(settings["reason"])
+        raise UserError("enough", where="test", next_step="none")
+
+    monkeypatch.setattr("serving.control.deploy.deploy", deploy)
+    monkeypatch.setattr("pipelines.lifecycle.served_models", lambda *_: {})
+    monkeypatch.setattr("pipelines.lifecycle.Lifecycle._need_ray", lambda self: None)
+    words = ["serve", "/models/a", "--port", "0", "--store", str(tmp_path / "store"), "--reason", "a new node"]
+    assert run_command(words) == 2
+    assert given == ["a new node"]
 
 
 def test_undeploy_waits_until_it_is_gone(served: Journal, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,16 @@ def test_the_same_recipe_changes_nothing_but_ends_a_stop_and_asks_for_another_tr
     assert intend(journal, recipe(seqs=5)).served == again.served + 1
 
 
+def test_the_journal_keeps_why_it_was_served(journal: Journal) -> None:
+    assert intend(journal, recipe()).reason == "deployed"
+    for seqs, reason in ((4, "a new node"), (5, "more at once")):
+        config = ServingConfig.model_validate(
+            {"engine": {"max_num_seqs": seqs}, "variants": [{"name": "a", "model": "given", "weight": 1}]}
+        )
+        fresh = first_state(config, {"a": SOURCE}, name="docs", by="me", now=1.0, reason=reason)
+        assert intend(journal, fresh).reason == reason
+
+
 def test_a_public_address_requires_keys_where_loopback_did_not(journal: Journal) -> None:
     assert not intend(journal, recipe()).require_keys
     operations.stop(journal, **WHO)
