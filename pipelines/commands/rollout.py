@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from argparse import Namespace
@@ -14,7 +15,7 @@ from cluster.errors import UserError
 from pipelines.commands.deployment import Target, target_of
 from pipelines.recipe import load_recipe
 from serving.control import operations, status
-from serving.control.changes import with_rollout
+from serving.control.changes import require_no_rollout, with_rollout
 from serving.control.journal import Journal
 from serving.control.names import who
 from serving.control.state import ServingState
@@ -30,17 +31,16 @@ def start(arguments: Namespace) -> int:
     from serving.rollout.plan import plan_rollout
     from serving.rollout.view import plan_text
 
-    if arguments.users_per_minute <= 0:
-        raise UserError("must be above 0", where="--users-per-minute", next_step="estimate it; 60 is one a second")
     config = _config_of(arguments)
     target = target_of(arguments)
     state = target.journal.current()
+    require_no_rollout(state)
     decision = required_decision(target.store, state, config)
-    print(plan_text(plan_rollout(config, arguments.users_per_minute / 60)), flush=True)
+    with_rollout(state, config, decision)
+    operations.require_working(target.journal, config)
+    print(plan_text(plan_rollout(config)), flush=True)
     allowed = f"evaluation decision {decision} says pass" if decision else "no evaluation decision is required"
     if arguments.dry_run:
-        with_rollout(state, config, decision)
-        operations.require_working(target.journal, config)
         print(f"{allowed}; nothing was begun (--dry-run)")
         return 0
     reason = arguments.reason or f"rollout of {config.candidate} against {config.baseline}"
@@ -73,9 +73,13 @@ def _config_of(arguments: Namespace) -> RolloutConfig:
         if getattr(arguments, key):
             data[key] = getattr(arguments, key)
     if arguments.steps:
-        data["steps"] = [_number(text, "--steps") for text in arguments.steps.split(",")]
+        data["steps"] = [_number(text, "--steps", "1,5,25,50,100") for text in arguments.steps.split(",")]
     if arguments.aa:
         data["mode"] = "aa"
+    if arguments.users_per_minute is not None:
+        if not 0 < arguments.users_per_minute < math.inf:
+            raise UserError("must be above 0", where="--users-per-minute", next_step="estimate it; 60 is one a second")
+        data["users_per_minute"] = arguments.users_per_minute
     missing = [f"--{key}" for key in ("candidate", "baseline") if key not in data]
     if missing:
         raise UserError(
@@ -86,11 +90,11 @@ def _config_of(arguments: Namespace) -> RolloutConfig:
     return validate(RolloutConfig, apply_overrides(Document(data, name), arguments.overrides))
 
 
-def _number(text: str, where: str) -> float:
+def _number(text: str, where: str, example: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UserError(f"{text!r} is not a number", where=where, next_step="for example 1,5,25,50,100") from None
+        raise UserError(f"{text!r} is not a number", where=where, next_step=f"for example {example}") from None
 
 
 def weights(arguments: Namespace) -> int:
@@ -101,7 +105,7 @@ def weights(arguments: Namespace) -> int:
         name, separator, number = text.partition("=")
         if not separator or name in wanted:
             raise UserError("weights read VARIANT=WEIGHT, each variant once", where=text, next_step="base=90 tuned=10")
-        wanted[name] = _number(number, text)
+        wanted[name] = _number(number, text, f"{name}=90")
     reason = arguments.reason or f"weights {' '.join(arguments.weights)}"
     state, line = target.change(lambda: operations.set_weights(target.journal, wanted, by=who(), reason=reason))
     print(f"{_weights_text(state)}: {line}")

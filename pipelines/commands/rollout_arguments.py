@@ -28,8 +28,7 @@ def start(parser: ArgumentParser) -> None:
         "--users-per-minute",
         metavar="N",
         type=float,
-        default=60.0,
-        help="new users on both variants, for the expected duration (default: 60)",
+        help="new users on both variants, for the expected duration (default: the recipe's, or 60)",
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what to expect, no more")
     change(parser)

@@ -31,22 +31,23 @@ def active_rollout(state: ServingState) -> RolloutState | None:
 
 def with_weights(state: ServingState, weights: Mapping[str, float]) -> ServingState:
     """New weights, for every variant that has one above 0 now or is to have one; the others stay at 0."""
-    for name in weights:
-        variant_of(state, name, where="weights")
-    check_weights(weights)
-    forgotten = [name for name, weight in state.weights.items() if weight > 0 and name not in weights]
-    if forgotten:
-        raise UserError(
-            f"{', '.join(forgotten)} has users and is not named",
-            where="weights",
-            next_step=f"give it a weight too; {forgotten[0]}=0 takes its users away",
-        )
     rollout = active_rollout(state)
     if rollout and rollout.status == "running":
         raise UserError(
             f"the rollout of {rollout.config.candidate} sets the weights now",
             where=f"rollout {rollout.id}",
             next_step="`raymill rollout pause` first; or `promote` or `rollback` to end it",
+        )
+    for name in weights:
+        variant_of(state, name, where="weights")
+    check_weights(weights)
+    forgotten = [name for name, weight in state.weights.items() if weight > 0 and name not in weights]
+    if forgotten:
+        one = len(forgotten) == 1
+        raise UserError(
+            f"{' and '.join(forgotten)} {'has users and is' if one else 'have users and are'} not named",
+            where="weights",
+            next_step=f"give {'it' if one else 'each'} a weight too; {forgotten[0]}=0 takes its users away",
         )
     return _reweighted(state, {name: float(weights.get(name, 0.0)) for name in state.weights})
 
@@ -141,10 +142,8 @@ def with_keys_required(state: ServingState, required: bool) -> ServingState:
     return state.model_copy(update={"require_keys": required})
 
 
-def with_rollout(state: ServingState, config: RolloutConfig, decision: str) -> ServingState:
-    """The beginning of a rollout; its first step's weights are for the machine to set."""
-    if state.stopped:
-        raise UserError("the deployment is stopped", where="rollout", next_step="`raymill serve` it again first")
+def require_no_rollout(state: ServingState) -> None:
+    """Raise UserError while a rollout runs or is paused: there is one at a time."""
     running = active_rollout(state)
     if running:
         raise UserError(
@@ -152,6 +151,13 @@ def with_rollout(state: ServingState, config: RolloutConfig, decision: str) -> S
             where=f"rollout {running.id}",
             next_step="`raymill rollout promote` or `raymill rollout rollback` ends it",
         )
+
+
+def with_rollout(state: ServingState, config: RolloutConfig, decision: str) -> ServingState:
+    """The beginning of a rollout; its first step's weights are for the machine to set."""
+    if state.stopped:
+        raise UserError("the deployment is stopped", where="rollout", next_step="`raymill serve` it again first")
+    require_no_rollout(state)
     candidate = variant_of(state, config.candidate, where="rollout.candidate")
     baseline = variant_of(state, config.baseline, where="rollout.baseline")
     if state.weights[config.baseline] <= 0:

@@ -38,6 +38,8 @@ def find_source(
     folder = Path(reference)
     if folder.is_dir():
         return _of_folder(folder.resolve(), where)
+    if reference.startswith((".", "/", "~")):
+        raise UserError("no such folder", where=f"{where}: {reference}", next_step="check the path")
     return _of_artifact(store, find_artifact(store, reference), where)
 
 

@@ -114,6 +114,12 @@ class RolloutConfig(StrictModel):
     )
     alpha: float = Field(0.05, gt=0, lt=0.5, description="chance of a false alarm in the whole rollout, at most")
     power: float = Field(0.8, gt=0, lt=1, description="for the sizes and durations that are said at the start")
+    users_per_minute: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="new users (units) expected on both variants together, for the durations said at the start",
+    )
     unit: Literal["user", "request"] = Field(
         default="user",
         description="what is counted: each user once a step, or requests as if they were independent",

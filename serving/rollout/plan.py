@@ -14,9 +14,6 @@ from serving.evidence.planning import Design
 from serving.evidence.quantiles import Sketch
 from serving.rollout.config import GuardrailConfig, RolloutConfig
 
-ASSUMED_UNITS_PER_SECOND = 1.0
-"""New users a second on both variants, where nobody says otherwise."""
-
 ASSUMED_SHARE = Tally(1000, 500.0)
 """Of a reported metric within 0 and 1 nothing is known: a half varies most, so that the plan errs on the safe side."""
 
@@ -63,8 +60,9 @@ class RolloutPlan:
 
 
 @lru_cache(maxsize=16)
-def plan_rollout(config: RolloutConfig, units_per_second: float = ASSUMED_UNITS_PER_SECOND) -> RolloutPlan:
+def plan_rollout(config: RolloutConfig) -> RolloutPlan:
     """Expectations from assumed baselines; see :mod:`serving.evidence.planning`."""
+    units_per_second = config.users_per_minute / 60
     share = config.compared_steps[-1] / 100
     design = Design(
         share=share,

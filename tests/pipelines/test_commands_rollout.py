@@ -115,7 +115,8 @@ def test_start_refuses_a_candidate_that_does_not_come_up(
     variant = VariantStatus(name="tuned", weight=0, share=0, state="failed", reason="no such adapter")
     status.write(journal.store, "docs", DeploymentStatus(version=1, variants=(variant,), written_at=time.time()))
     assert rollout(journal, *START, "--gate", "none", *dry) == 2
-    error = capsys.readouterr().err
+    out, error = capsys.readouterr()
+    assert out == ""
     assert "tuned does not come up: no such adapter" in error and "`raymill serve` it again" in error
     assert journal.current().rollout is None
 
@@ -141,6 +142,9 @@ def test_a_dry_run_begins_nothing(journal: Journal, capsys: pytest.CaptureFixtur
         (["history"], "no rollout was started"),
         (["weights", "base"], "VARIANT=WEIGHT"),
         (["weights", "base=1", "nobody=1"], "nobody"),
+        (["weights", "base=abc"], "'abc' is not a number\n  for example base=90"),
+        (["weights", "tuned=1"], "base has users and is not named"),
+        ([*START, "--users-per-minute", "0"], "--users-per-minute: must be above 0"),
     ],
 )
 def test_mistakes(journal: Journal, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,8 +176,12 @@ serving:
 
 def test_from_start_to_promotion(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
     assert rollout(journal, *START, "--gate", "none", *QUICK, *RAILS) == 0
-    assert rollout(journal, "weights", "base=1", "tuned=1") == 2
-    assert "raymill rollout pause" in capsys.readouterr().err
+    for names in (["base=1", "tuned=1"], ["nobody=1"]):
+        assert rollout(journal, "weights", *names) == 2
+        assert "raymill rollout pause" in capsys.readouterr().err
+    assert rollout(journal, *START) == 2
+    out, err = capsys.readouterr()
+    assert (out, "the rollout of tuned is running" in err) == ("", True)
     drive(journal, 5)
     assert rollout(journal, "status") == 0
     out = capsys.readouterr().out
@@ -210,6 +218,16 @@ def test_a_rollback_is_seen_in_json_and_in_the_exit_code(journal: Journal, capsy
     assert json.loads(capsys.readouterr().out)["weights"] == {"base": 100.0, "tuned": 0.0}
     assert run_command(["show", "--store", journal.store.url]) == 0
     assert "tuned against base: rolled back; tuned is worse than base" in capsys.readouterr().out
+
+
+def test_the_record_says_the_number_of_users_that_was_given(
+    journal: Journal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rollout(journal, *START, "--gate", "none", "--users-per-minute", "7") == 0
+    drive(journal, 2)
+    assert "at 7 new users a minute" in journal.current().reason
+    assert rollout(journal, "history", "--json") == 0
+    assert "at 7 new users a minute" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("command", "weights"), [("promote", (0, 100)), ("rollback", (100, 0))])

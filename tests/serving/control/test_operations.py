@@ -82,10 +82,11 @@ def test_the_same_shares_in_other_numbers_move_nobody(journal: Journal) -> None:
 
 
 def test_weights_that_are_refused(journal: Journal) -> None:
-    assert (
-        "tuned=0"
-        in refused(lambda: operations.set_weights(journal, {"base": 1, "short": 1}, **WHO), "tuned has users").next_step
-    )
+    words = "tuned has users and is not named"
+    error = refused(lambda: operations.set_weights(journal, {"base": 1, "short": 1}, **WHO), words)
+    assert "tuned=0" in error.next_step
+    several = "base and tuned have users and are not named"
+    refused(lambda: operations.set_weights(journal, {"short": 1}, **WHO), several)
     everyone = {"base": 1.0, "tuned": 1.0, "short": 1.0}
     refused(lambda: operations.set_weights(journal, everyone | {"tund": 1}, **WHO), "did you mean tuned")
     refused(lambda: operations.set_weights(journal, everyone | {"base": -1}, **WHO), "at least 0")
@@ -93,6 +94,7 @@ def test_weights_that_are_refused(journal: Journal) -> None:
     refused(lambda: operations.set_weights(journal, dict.fromkeys(everyone, 0.0), **WHO), "above 0")
     operations.start_rollout(journal, rollout(), "", **WHO)
     refused(lambda: operations.set_weights(journal, everyone, **WHO), "the rollout of tuned sets the weights")
+    refused(lambda: operations.set_weights(journal, {"tund": 1}, **WHO), "the rollout of tuned sets the weights")
     operations.pause(journal, **WHO)
     assert operations.set_weights(journal, everyone, **WHO).weights["base"] == 1
     assert journal.current().version == 4

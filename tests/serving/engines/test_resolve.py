@@ -89,6 +89,8 @@ def test_a_remote_stores_artifact_is_copied_to_the_node(store, publish, tmp_path
     [
         ("Model/pretrain-000000000000", "no such artifact"),
         ("@nothing", "no such artifact"),
+        ("/nope/x", "serving.variants: tuned: /nope/x: no such folder"),
+        ("./nope", "no such folder"),
         ("tokenizer", "is a Tokenizer, not a model"),
         ("orphan", "base model of Adapter/orphan-"),
         ("ia3", "not a LoRA adapter (peft_type IA3"),

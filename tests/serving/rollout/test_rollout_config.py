@@ -46,14 +46,16 @@ def test_an_aa_rollout_has_one_even_step_unless_steps_are_given():
 
 def test_the_plan_names_sizes_and_times():
     config = RolloutConfig(**PAIR)
-    slow, fast = plan_rollout(config, 1.0), plan_rollout(config, 100.0)
+    slow, fast = plan_rollout(config), plan_rollout(RolloutConfig(**PAIR, users_per_minute=6000))
     assert [row.metric for row in slow.guardrails] == [each.metric for each in config.guardrails]
     assert all(row.units and row.seconds for row in slow.guardrails)
     assert slow.seconds > fast.seconds >= 5 * 600
-    more = plan_rollout(RolloutConfig(**PAIR, minimum_units=1000), 1.0)
+    more = plan_rollout(RolloutConfig(**PAIR, minimum_units=1000))
     for few, many in zip(slow.guardrails, more.guardrails, strict=True):
         assert few.detectable_at_minimum is None or many.detectable_at_minimum < few.detectable_at_minimum
     assert "error_rate" in plan_sentence(config)
+    assert "at 60 new users a minute" in plan_sentence(config)
+    assert "at 7 new users a minute" in plan_sentence(RolloutConfig(**PAIR, users_per_minute=7))
 
 
 def test_the_plan_says_where_equal_variants_never_pass():
