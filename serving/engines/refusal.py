@@ -7,6 +7,9 @@ import re
 # (EngineCore pid=1) ERROR 11-21 07:43:10 [core.py:1374] …
 _PREFIX = re.compile(r"^(?:\([^)]*\bpid=\d+\)\s?)?(?:(?:ERROR|CRITICAL)\s+\S+\s+\S+\s+\[[^\]]*\]\s?)?")
 _RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*(?:Error|Exception|Refused|Interrupt))\s*:\s*(\S.*)$")
+_UNCOMMON = re.compile(
+    r"^((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)(?:: (.*))?$"
+)  # struct.error, StopIteration: only below a traceback
 _USAGE = re.compile(r"^\S*(?:api_server|vllm)\S*: error: (.+)$")  # argparse
 _ECHOES = ("Engine core initialization failed", "EngineCore encountered an issue", "WorkerProc initialization failed")
 """Messages by which one process of vLLM reports that another failed; never the reason itself."""
@@ -22,9 +25,15 @@ MAX_LENGTH = 300  # vLLM lists every architecture it knows where it does not kno
 def reason(log: str) -> str:
     """The last meaningful error in a vLLM server's log, in one line; empty where there is none."""
     lines = [_PREFIX.sub("", line).rstrip() for line in log.splitlines()]
-    found = ""
+    found, below = "", False
     for index, line in enumerate(lines):
         raised, usage = _RAISED.match(line), _USAGE.match(line)
+        if below and line and not line.startswith(" "):
+            below = False
+            uncommon = None if raised else _UNCOMMON.match(line)
+            if uncommon:
+                found = ": ".join(filter(None, uncommon.groups()))
+        below = below or line == "Traceback (most recent call last):"
         if usage:
             found = usage.group(1)
         elif raised and not any(echo in line for echo in _ECHOES):

@@ -33,12 +33,20 @@ head_dim=8 isa=1 kv_cache_idx=0
 encountered an issue. See stack trace (above) for the root cause.
 (APIServer pid=8256) INFO:     127.0.0.1:54442 - "POST /v1/completions HTTP/1.1" 500 Internal Server Error
 """
+BAD_WEIGHTS = """\
+(APIServer pid=24874) Traceback (most recent call last):
+(APIServer pid=24874)   File "/v/transformers_utils/repo_utils.py", line 291, in _read_safetensors_metadata_in_dir
+(APIServer pid=24874)     length_of_metadata = struct.unpack("<Q", size_bytes)[0]
+(APIServer pid=24874)                          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+(APIServer pid=24874) struct.error: unpack requires a buffer of 8 bytes
+"""
 USAGE = "usage: api_server.py [-h]\napi_server.py: error: unrecognized arguments: --no-such-flag\n"
 
 
 @pytest.mark.parametrize(
     ("log", "expected"),
     [
+        (BAD_WEIGHTS, "struct.error: unpack requires a buffer of 8 bytes"),
         (NO_WEIGHTS, "Cannot find any model weights with `/m/base`"),
         (UNKNOWN_ARCHITECTURE, "Model architectures ['NoSuchModelForCausalLM'] are not supported for now."),
         (BAD_JSON, "It looks like the config file at '/m/config.json' is not a valid JSON file."),
