@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -255,7 +256,9 @@ class Answering:
             await response.prepare(exchange.request)
             piece = reply.body
             while piece:
+                exchange.sent_at = None
                 await response.write(piece)
+                exchange.sent_at = time.perf_counter()
                 try:
                     piece = await stream.next()
                 except EngineLost:

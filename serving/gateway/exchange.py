@@ -24,9 +24,9 @@ CLIENT_LEFT = 499
 """Written down for an answer that its caller did not wait for."""
 
 GAVE_UP_IS_ERROR_S = 10.0
-"""Whoever leaves after so long without a first byte was failed, not merely impatient: people keep their attention on
-what does not answer for about ten seconds (Nielsen, Usability Engineering, 1993, chapter 5). Those who left earlier
-tell only how long it took at least."""
+"""Whoever leaves after so long without a first byte, or another event, was failed, not merely impatient: people keep
+their attention on what does not answer for about ten seconds (Nielsen, Usability Engineering, 1993, chapter 5). Those
+who left earlier tell only how long it took at least."""
 
 
 class Exchange:
@@ -43,6 +43,8 @@ class Exchange:
         broken: whether a stream ended with an error event.
         usage: (prompt, completion) tokens as the engine counted them.
         stream, response: of an answer that is passed on event by event.
+        sent_at: when its last events had been sent (``perf_counter``), so that the next are the engine's to bring; None
+            while some are being sent to a caller that may be slow.
         streamed: whether the caller asked for a stream.
         prompt_tokens: about how long its prompt is.
         show_usage: whether the caller asked for a stream's usage event.
@@ -64,6 +66,7 @@ class Exchange:
         self.usage: tuple[int, int] | None = None
         self.stream: EventStream | None = None
         self.response: web.StreamResponse | None = None
+        self.sent_at: float | None = None
         self.show_usage = self.streamed = False
         self.tries = self.late_tries = self.prompt_tokens = 0
 
@@ -115,16 +118,21 @@ class Exchange:
         """
         if not table.rollout or self.assigned not in table.rollout or not self.asked:
             return None
-        gave_up = self.status == CLIENT_LEFT
-        if self.how == "override" or (gave_up and self.stream is not None):
+        if self.how == "override":
             return None
-        waited = ended - self.began
+        gave_up, waited = self.status == CLIENT_LEFT, ended - self.began
+        too_long = gave_up and self._silence(ended) >= GAVE_UP_IS_ERROR_S
+        if gave_up and self.stream is not None and not too_long:
+            return None
         fallback = self.variant != self.assigned
-        error = self.failed or fallback or (gave_up and waited >= GAVE_UP_IS_ERROR_S)
+        error = self.failed or fallback or too_long
         timed = not error and self.status < 400
         stream = self.stream if timed else None
-        first_token_s = stream.first_at - self.began if stream is not None and stream.first_at else None
-        if gave_up and self.streamed and not fallback:
+        begun = self.stream if timed or too_long else None
+        first_token_s = begun.first_at - self.began if begun is not None and begun.first_at else None
+        if fallback:
+            first_token_s = None
+        elif gave_up and self.streamed and first_token_s is None:
             first_token_s = waited
         return Observation(
             unit=unit_of(table.experiment, self.user),
@@ -141,6 +149,12 @@ class Exchange:
             request=self.id,
             gave_up=gave_up,
         )
+
+    def _silence(self, ended: float) -> float:
+        """Seconds that the caller had waited for the engine in the end."""
+        if self.stream is None:
+            return ended - self.began
+        return ended - self.sent_at if self.sent_at is not None else 0.0
 
 
 def error_response(error: wire.ApiError, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -13,8 +13,9 @@ class Observation:
     A request that another engine of the variant saved counts with what the caller saw. One that another variant
     answered, or nobody, is an error of the assigned variant and has no times. One that its caller gave up before the
     first byte came tells how long it waited: an answer would have taken longer. After ten seconds it is an error too.
-    Overridden requests, shadow copies, requests that the gateway itself refused (4xx, limits) and streams that the
-    caller left after they had begun are no observations.
+    So is a stream that had begun and had brought nothing for ten seconds when its caller left it. Overridden requests,
+    shadow copies, requests that the gateway itself refused (4xx, limits) and streams that the caller left while they
+    went on are no observations.
 
     Attributes:
         unit: the user key, hashed; for a request without one, its own random name.
@@ -31,7 +32,7 @@ class Observation:
         retried: another engine of the variant answered it.
         fallback: another variant answered it.
         request: the request's id, by which feedback may name it.
-        gave_up: the caller left before the first byte of an answer.
+        gave_up: the caller left before the first byte of an answer, or after ten seconds without more of it.
     """
 
     unit: str

@@ -40,7 +40,7 @@ class Unit:
         first: mean natural log of its first-token seconds; None where none was measured.
         token: likewise of its seconds for each token.
         latencies: seconds to the end, at most MAX_LATENCIES of them.
-        gave_up: of requests, how many the caller left before an answer began.
+        gave_up: of requests, how many the caller left before an answer began, or when one had stalled.
         waited: seconds that those had waited, lower bounds of latencies; with them at most MAX_LATENCIES.
         metrics: reported metric -> mean of the values that came in time.
     """
@@ -66,7 +66,7 @@ class Unit:
 
     @property
     def gave_up_fraction(self) -> float:
-        """Requests whose callers left before an answer began over all, 0 … 1."""
+        """Requests whose callers left before an answer began, or when one had stalled, over all, 0 … 1."""
         return self.gave_up / self.requests
 
     def encode(self) -> list[Any]:

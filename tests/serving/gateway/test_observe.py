@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -89,7 +90,7 @@ async def test_callers_that_give_up_an_answer_that_does_not_begin_are_seen(setup
     ] * 2
     assert all(0.1 <= each.latency_s < 5 for each in seen)
     assert [each.first_token_s for each in seen] == [None, seen[1].latency_s], "only a stream has a first token"
-    await give_up(setup, {**COMPLETION, "prompt": "stall", "stream": True}, 0.1)  # had its first event
+    await give_up(setup, {**COMPLETION, "prompt": "stall", "stream": True}, 0.1)  # had its first event just now
     await setup.post(COMPLETION)
     assert [each.gave_up for each in setup.gateway.report().observations] == [False]
 
@@ -103,6 +104,33 @@ def test_whoever_gives_up_after_a_long_silence_was_failed(monkeypatch):
         await give_up(setup, {**COMPLETION, "prompt": "hang"}, 0.15)
         (seen,) = setup.gateway.report().observations
         assert seen.gave_up and seen.error and seen.latency_s >= 0.1
+        await give_up(setup, {**COMPLETION, "prompt": "stall", "stream": True}, 0.4)
+        (seen,) = setup.gateway.report().observations
+        assert seen.gave_up and seen.error and seen.latency_s >= 0.4
+        assert 0 < seen.first_token_s < 0.3, "the first token had come, and counts as measured"
+        await give_up(setup, {**COMPLETION, "prompt": "flood", "stream": True}, 0.3)  # went on until the caller left
+        assert setup.gateway.report().observations == ()
+
+    run()
+
+
+def test_a_caller_that_does_not_read_its_stream_is_no_fault_of_the_engine(monkeypatch):
+    monkeypatch.setattr(exchange, "GAVE_UP_IS_ERROR_S", 0.1)
+
+    @scenario(rollout=("base", "tuned"))
+    async def run(setup):
+        body = json.dumps({**COMPLETION, "prompt": "flood", "stream": True}).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        _, writer = await asyncio.open_connection("127.0.0.1", setup.port)
+        writer.transport.pause_reading()
+        writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        await until(lambda: setup.gateway.places.ongoing)
+        (server, _), _ = setup.gateway._servers
+        await until(lambda: any(each._paused for each in server.connections))
+        await asyncio.sleep(0.3)
+        writer.transport.abort()
+        await until(lambda: not setup.gateway.generating._tasks)
+        assert setup.gateway.report().observations == ()
 
     run()
 
