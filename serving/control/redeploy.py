@@ -105,7 +105,8 @@ def renewed(old: ServingState, fresh: ServingState) -> ServingState:
         )
         for name, variant in fresh.variants.items()
     }
-    same = old.recipe_weights == fresh.recipe_weights and answers(old) == answers(fresh)
+    answer_alike = answers(old) == answers(fresh)
+    same = old.recipe_weights == fresh.recipe_weights and answer_alike
     before = old.allocation()
     after = before if same else before.reweighted(fresh.weights)
     return fresh.model_copy(
@@ -117,7 +118,9 @@ def renewed(old: ServingState, fresh: ServingState) -> ServingState:
             "owners": old.owners if after.owners == before.owners else after.encode(),
             "keys": old.keys,
             "require_keys": _keys_required(old, fresh),
-            "rollout": old.rollout if same else None,
+            "rollout": old.rollout
+            if answer_alike
+            else None,  # what ran with these models does not begin again by itself
             "served": old.served + 1,
             "stopped": False,
         }

@@ -74,6 +74,11 @@ def test_one_that_was_rolled_back_does_not_begin_again_wherever_the_recipe_liste
     elsewhere = section.model_copy(update={"host": "0.0.0.0"})
     for each in (section, elsewhere):
         assert RecipeRollout.of(each.rollout, store, journal.latest(), wanted(each)) is None
+    variants = [each.model_copy(update={"weight": each.weight / 2}) for each in section.variants]
+    other_weights = section.model_copy(update={"variants": tuple(variants)})
+    for _ in range(2):
+        intend(journal, wanted(other_weights))
+        assert RecipeRollout.of(section.rollout, store, journal.latest(), wanted(other_weights)) is None
     again = config(gate="none", minimum_units=7)
     assert RecipeRollout.of(again.rollout, store, journal.latest(), wanted(again)) is not None
 
