@@ -118,9 +118,7 @@ def renewed(old: ServingState, fresh: ServingState) -> ServingState:
             "owners": old.owners if after.owners == before.owners else after.encode(),
             "keys": old.keys,
             "require_keys": _keys_required(old, fresh),
-            "rollout": old.rollout
-            if answer_alike
-            else None,  # what ran with these models does not begin again by itself
+            "rollout": old.rollout if answer_alike else None,  # what ran with these does not begin again by itself
             "served": old.served + 1,
             "stopped": False,
         }

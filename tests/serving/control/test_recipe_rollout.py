@@ -74,7 +74,7 @@ def test_one_that_was_rolled_back_does_not_begin_again_wherever_the_recipe_liste
     elsewhere = section.model_copy(update={"host": "0.0.0.0"})
     for each in (section, elsewhere):
         assert RecipeRollout.of(each.rollout, store, journal.latest(), wanted(each)) is None
-    variants = [each.model_copy(update={"weight": each.weight / 2}) for each in section.variants]
+    variants = [each.model_copy(update={"weight": each.weight + 1}) for each in section.variants]
     other_weights = section.model_copy(update={"variants": tuple(variants)})
     for _ in range(2):
         intend(journal, wanted(other_weights))
