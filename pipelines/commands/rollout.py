@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from serving.control.state import ServingState
 from serving.rollout.config import RolloutConfig
 
 POLL_SECONDS = 1.0
+REASON_WIDTH = 120
 DEFAULT_STORE = "./raymill-store"
 
 
@@ -191,9 +193,12 @@ def _text(report: dict[str, Any]) -> str:
 
     weights = ", ".join(f"{name} {weight:.4g}" for name, weight in report["weights"].items())
     when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(report["changed_at"]))
-    head = f"{report['deployment']} version {report['version']}: {weights}\n  {when} by {report['changed_by']}: "
     summary = report["rollout"]
-    return head + report["reason"] + "\n\n" + (status_text(summary) if summary else "no rollout was started")
+    said = f"  {when} by {report['changed_by']}"
+    if not summary or not summary["decision"] or report["reason"] != summary["decision"]["why"]:
+        said += f": {textwrap.shorten(report['reason'], REASON_WIDTH, placeholder=' …')}"
+    head = f"{report['deployment']} version {report['version']}: {weights}\n{said}\n\n"
+    return head + (status_text(summary) if summary else "no rollout was started")
 
 
 def watch(arguments: Namespace) -> int:

@@ -104,6 +104,12 @@ class Machine:
         share = self.shares[self.step]
         return f"step {self.step + 1} of {len(self.shares)}, {share:g} %"
 
+    @property
+    def deciding(self) -> bool:
+        """Whether the step passes only when every guardrail is shown to hold."""
+        last, config = self.step == len(self.config.compared_steps) - 1, self.config
+        return config.mode == "ab" and (last or config.require == "every_step")
+
     def elapsed(self, at: float) -> float:
         """Seconds that the step has lasted while somebody observed it."""
         return at - self.began - self._away_seconds if self.version is not None else 0.0
@@ -226,11 +232,10 @@ class Machine:
     def _alarm(self) -> Verdict | None:
         """Harm first, then a wrong sample ratio, then callers who leave."""
         level = self.config.alarm_alpha
-        probe = self.config.mode == "aa"
         for finding in self.evidence.findings():
             if finding.p_harm <= level:
                 words = _harm(self.config, self.name, finding.metric, finding.p_harm, level)
-                if not probe:
+                if self.config.mode != "aa":
                     return "rollback", words, ""
                 if f"harm {finding.metric}" not in self._noted:
                     return "false_alarm", f"{words}, though both are the same model", f"harm {finding.metric}"
@@ -262,7 +267,9 @@ class Machine:
             return "false_alarm", words, name
         return "hold", f"{words}; find out why, then roll back or promote by hand", name
 
-    def _in_doubt(self) -> bool:
+    @property
+    def in_doubt(self) -> bool:
+        """Whether users or answers are missing on one side, so that the step goes on by hand only."""
         return min(self.evidence.ratio_p, self.evidence.gave_up_p) <= self.config.alarm_alpha
 
     def _progress(self, at: float) -> Verdict | None:
@@ -271,15 +278,14 @@ class Machine:
         units = min(self.evidence.sides[side]["units"] for side in SIDES)
         if self.elapsed(at) < config.minimum_seconds or units < config.minimum_units:
             return None
-        last = self.step == len(config.compared_steps) - 1
         if config.mode == "aa":
-            if not last:
+            if self.step < len(config.compared_steps) - 1:
                 return "advance", f"{self.name} is measured", ""
             return "finish", self._summary_of_probe(), ""
-        if self._in_doubt():
+        if self.in_doubt:
             return None
-        if last or config.require == "every_step":
-            if unmet := self._not_shown():
+        if self.deciding:
+            if unmet := self.not_shown():
                 return self._once("hold", self._unmet(unmet), "not_shown")
             return "advance", f"every guardrail is shown to hold in {self.name}", ""
         return "advance", f"no harm is shown in {self.name}, with {units:,} units or more on each side", ""
@@ -303,7 +309,7 @@ class Machine:
         return self._silence()
 
     def _progress_of_bake(self, at: float) -> Verdict | None:
-        if self._in_doubt() or self.elapsed(at) < self.config.bake_seconds:
+        if self.in_doubt or self.elapsed(at) < self.config.bake_seconds:
             return None
         units = self.evidence.sides["candidate"]["units"]
         shown = f"{self.config.bake_seconds:,.0f} s and {units:,} units at 100 %"
@@ -318,16 +324,16 @@ class Machine:
     def _missing(self, units: dict[Any, int]) -> str:
         if self.evidence.ratio_p <= self.config.alarm_alpha:
             return "the sample ratio is wrong"
-        if self._in_doubt():
+        if self.in_doubt:
             return "callers leave the candidate before it answers"
         if self.waits_for:
             return f"no engine of {self.waits_for} answers"
         few = [f"{getattr(self.config, side)} has {n:,}" for side, n in units.items() if n < self.config.minimum_units]
         if few:
             return f"{' and '.join(few)} of {self.config.minimum_units:,} units"
-        return self._unmet(self._not_shown())
+        return self._unmet(self.not_shown())
 
-    def _not_shown(self) -> list[str]:
+    def not_shown(self) -> list[str]:
         """Guardrails that the step still waits for; an optional one that neither side ever measured is none."""
         optional = {rail.metric for rail in self.config.guardrails if rail.optional}
         return [

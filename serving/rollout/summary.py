@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from serving.rollout.machine import Machine
+from serving.rollout.needs import Need, open_needs
 from serving.rollout.plan import plan_rollout
 from serving.rollout.units import SIDES
 
@@ -30,6 +31,9 @@ def summarise(
     """
     config, last = machine.config, machine.decisions[-1] if machine.decisions else None
     units = {side: machine.evidence.sides[side]["units"] for side in SIDES}
+    elapsed = machine.elapsed(now)
+    busy = elapsed - config.window_seconds
+    needs = open_needs(machine, busy)
     return {
         "id": rollout,
         "candidate": config.candidate,
@@ -41,8 +45,9 @@ def summarise(
         "step": machine.step + 1,
         "steps": list(machine.shares),
         "share": machine.target if machine.target is not None else machine.shares[machine.step],
-        "elapsed_seconds": machine.elapsed(now),
-        "left_seconds": _left(machine, now, units),
+        "started_at": machine.decisions[0].at if machine.decisions else None,
+        "elapsed_seconds": elapsed,
+        "left_seconds": _left(machine, elapsed, busy, units, needs),
         "units": units,
         "minimum_units": config.minimum_units,
         "open_units": open_units,
@@ -53,6 +58,8 @@ def summarise(
         "alarm_at": config.alarm_alpha,
         "pass_at": config.alpha,
         "guardrails": [asdict(finding) for finding in machine.evidence.findings()],
+        "deciding": machine.deciding,
+        "needs": [asdict(need) for need in needs],
         "plan": [asdict(row) for row in plan_rollout(config).guardrails],
         "decision": last.encode() if last else None,
         "alarm": last.why if last and last.what in ALARMS else "",
@@ -60,28 +67,18 @@ def summarise(
     }
 
 
-def _left(machine: Machine, now: float, units: dict[Any, int]) -> float | None:
+def _left(
+    machine: Machine, elapsed: float, busy: float, units: dict[Any, int], needs: tuple[Need, ...]
+) -> float | None:
     """Seconds until the step can pass, at the rate of units so far; None where that cannot be said."""
-    config, elapsed = machine.config, machine.elapsed(now)
-    if machine.status != "running" or machine.version is None or machine.waits_for:
+    config = machine.config
+    if machine.status != "running" or machine.version is None or machine.waits_for or machine.in_doubt:
         return None
     baking = machine.phase == "baking"
-    smaller, total = units["candidate"] if baking else min(units.values()), sum(units.values())
-    busy = elapsed - config.window_seconds
-    if smaller == 0 or busy <= 0:
+    smaller = units["candidate"] if baking else min(units.values())
+    if smaller == 0 or busy <= 0 or any(need.seconds is None for need in needs):
         return None
     least = config.bake_seconds if baking else config.minimum_seconds
-    waits = [(config.minimum_units - smaller) * busy / smaller, least - elapsed, 0.0]
-    if baking:
-        return max(waits)
-    deciding = config.require == "every_step" or machine.step == len(config.compared_steps) - 1
-    if config.mode == "ab" and deciding:
-        share, here = config.compared_steps[-1] / 100, machine.shares[machine.step] / 100
-        worth = share * (1 - share) / (here * (1 - here))
-        unmet = {finding.metric for finding in machine.evidence.findings() if finding.p_pass > config.alpha}
-        for row in plan_rollout(config).guardrails:
-            if row.metric in unmet:
-                if row.units is None:
-                    return None
-                waits.append((row.units * worth - total) * busy / total)
-    return max(waits)
+    waits = [(config.minimum_units - smaller) * busy / smaller, least - elapsed]
+    longest = max(*waits, *(need.seconds or 0.0 for need in needs))
+    return longest if longest > 0 else None  # what is still to come is not known, or it passes now

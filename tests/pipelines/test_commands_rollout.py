@@ -224,8 +224,16 @@ def test_the_record_says_the_number_of_users_that_was_given(
     journal: Journal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert rollout(journal, *START, "--gate", "none", "--users-per-minute", "7") == 0
-    drive(journal, 2)
+    drive(journal, 1)
     assert "at 7 new users a minute" in journal.current().reason
+    capsys.readouterr()
+    assert rollout(journal, "status") == 0
+    out = capsys.readouterr().out
+    assert " ".join(out.split()).count("at 7 new users a minute") == 1, "the plan is said once"
+    assert max(map(len, out.splitlines())) < 160
+    drive(journal, 2)
+    assert rollout(journal, "status") == 0
+    assert len(capsys.readouterr().out.splitlines()[1]) < 200
     assert rollout(journal, "history", "--json") == 0
     assert "at 7 new users a minute" in capsys.readouterr().out
 
