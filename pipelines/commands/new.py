@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
@@ -28,6 +28,9 @@ serving:
     - {name: base, model: "@pretrain", weight: 90}
     - {name: tuned, model: "@finetune", weight: 10}
 """
+
+_REQUIRED = {"candidate": "tuned", "baseline": "base", "variant": "tuned"}
+"""Values of keys without a default in sections that are off by default."""
 
 _SECTION = re.compile(r"^(\w+):", re.MULTILINE)
 
@@ -54,10 +57,15 @@ def new(arguments: Namespace) -> int:
 
 
 def starter(name: str) -> str:
-    """The starter recipe's text. A line beginning with ``#:`` is a key with its default, ready to be uncommented."""
+    """The starter recipe's text. A line beginning with ``#:`` is a key with its default, ready to be uncommented.
+
+    One beginning with ``#?`` belongs to a section that is off where it is not written.
+    """
     active = _split_sections(_ACTIVE)
     parts = [
-        "# A Raymill recipe. Lines that begin with '#:' show a key with its default: remove the '#:' to set it.",
+        "# A Raymill recipe. Lines that begin with '#: ' show a key with its default: remove these three characters to",
+        "# set it, and those before the name of the section that it is in. Lines that begin with '#? ' are a section",
+        "# that is off by default: remove them from all of its lines to have it.",
         f"name: {name}",
     ]
     for section, info in Recipe.model_fields.items():
@@ -83,7 +91,30 @@ def _field_lines(model: type[BaseModel], written: set[str]) -> list[str]:
             continue
         if info.description:
             lines.append(f"  # {info.description}")
-        lines.append(f"  #: {key}: {_value(info.get_default(call_default_factory=True))}")
+        default = info.get_default(call_default_factory=True)
+        optional = _optional_model(info.annotation)
+        if isinstance(default, BaseModel) and _model_of(info.annotation):
+            lines += [f"  #: {key}:", *(f"  #:   {line}" for line in _inner_lines(type(default)))]
+        elif default is None and optional is not None:
+            lines += [f"  #? {key}:", *(f"  #?   {line}" for line in _inner_lines(optional))]
+        else:
+            lines.append(f"  #: {key}: {_value(default)}")
+    return lines
+
+
+def _inner_lines(model: type[BaseModel]) -> list[str]:
+    """Every key of a section within a section, each after what it means."""
+    lines = []
+    for key, info in model.model_fields.items():
+        if info.description:
+            lines.append(f"# {info.description}")
+        default = _REQUIRED[key] if info.is_required() else info.get_default(call_default_factory=True)
+        if default and isinstance(default, tuple) and isinstance(default[0], BaseModel):
+            lines.append(f"{key}:")
+            lines += [f"  # {name}: {each.description}" for name, each in type(default[0]).model_fields.items()]
+            lines += [f"  - {_value(each.model_dump(mode='json', exclude_unset=True))}" for each in default]
+        else:
+            lines.append(f"{key}: {_value(default)}")
     return lines
 
 
@@ -103,6 +134,12 @@ def _plain(value: Any) -> Any:
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _optional_model(annotation: Any) -> type[BaseModel] | None:
+    """The model of a section that may be left out: ``Model | None``."""
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    return _model_of(kinds[0]) if len(kinds) == 1 else None
 
 
 def _split_sections(text: str) -> dict[str, str]:

@@ -83,7 +83,7 @@ class GuardrailConfig(StrictModel):
 class RolloutConfig(StrictModel):
     """Recipe section ``serving.rollout``."""
 
-    candidate: str = Field(description="the variant that users move to")
+    candidate: str = Field(description="the variant that users move to; its own weight is 0")
     baseline: str = Field(description="the variant that they come from, kept warm until the end")
     mode: Literal["ab", "aa"] = Field(
         default="ab", description="aa: both are the same model; checks the measuring itself and never promotes"

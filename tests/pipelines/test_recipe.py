@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from pipelines.commands.new import starter
 from pipelines.graph import build_graph, identities, select
 from pipelines.objective import parse_target
 from pipelines.recipe import RECIPES, Recipe, dump_recipe, load_recipe, validate_recipe
+from serving.config import EngineConfig, LimitsConfig, ShadowConfig
+from serving.rollout.config import GuardrailConfig, RolloutConfig
 
 SHIPPED = sorted(RECIPES.glob("*.yaml"))
 
@@ -70,6 +73,17 @@ def test_starter_explains_every_key_of_every_section() -> None:
     for section, info in Recipe.model_fields.items():
         for key in getattr(info.annotation, "model_fields", {}):
             assert f"{key}:" in text, f"{section}.{key}"
+    for model in (RolloutConfig, EngineConfig, LimitsConfig, ShadowConfig, GuardrailConfig):
+        for key, inner in model.model_fields.items():
+            assert re.search(rf"^ +#[:?] +(# )?{key}:", text, re.MULTILINE), f"{model.__name__}.{key}"
+            assert inner.description in text
+
+
+def test_starters_sections_that_are_off_are_valid_once_uncommented() -> None:
+    text = starter("mine").replace('"@finetune", weight: 10', '"@finetune", weight: 0').replace("#? ", "")
+    serving = recipe_of(text).serving
+    assert serving.rollout == RolloutConfig(candidate="tuned", baseline="base")
+    assert serving.shadow == ShadowConfig(variant="tuned")
 
 
 def test_empty_section_means_its_defaults_and_absent_ones_take_no_part() -> None:
