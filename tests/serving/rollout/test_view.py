@@ -42,7 +42,11 @@ def test_each_open_guardrail_says_how_many_users_it_still_needs(world, arm):
 
 
 def test_a_metric_that_nobody_reports_is_named_and_no_time_is_promised(world, arm):
-    w = world(rollout=EVEN, base=arm(streams=False), tuned=arm(streams=False), users_per_second=20.0)
+    settings = EVEN | {"minimum_seconds": 120}
+    w = world(rollout=settings, base=arm(streams=False), tuned=arm(streams=False), users_per_second=20.0)
+    assert w.until(lambda: min(w.run.summary()["units"].values()) > 0, 100)
+    w.tick()
+    assert w.run.summary()["elapsed_seconds"] < 120 and w.run.summary()["left_seconds"] is None
     w.until(lambda: False, 600)
     summary, text = w.run.summary(), status_text(w.run.summary())
     assert needs(w).keys() == {"liked"}, "an optional one that nobody measures keeps nothing"
@@ -65,6 +69,18 @@ def test_more_users_than_planned_are_judged_by_the_interval(world, arm):
     assert w.run.summary()["left_seconds"] == pytest.approx(need["seconds"])
 
 
+def test_no_number_of_users_is_promised_to_a_candidate_that_looks_no_better(world, arm):
+    rails = ({"metric": "token_seconds", "test": "superiority"},)
+    w = world(
+        rollout={"steps": (50, 100), "guardrails": rails}, tuned=arm(token_s=arm().token_s * 1.01), users_per_second=5.0
+    )
+    w.until(lambda: False, 300)
+    (need,) = w.run.summary()["needs"]
+    assert w.run.summary()["guardrails"][0]["estimate"] > 0
+    assert (need["why"], need["baseline"]) == ("tuned does not look better than base now", None)
+    assert w.run.summary()["left_seconds"] is None
+
+
 def test_a_step_that_decides_nothing_says_so_and_names_the_users_that_it_needs(world):
     w = world(users_per_second=2.0)
     assert "the step has not begun" in status_text(w.run.summary())
@@ -77,9 +93,11 @@ def test_a_step_that_decides_nothing_says_so_and_names_the_users_that_it_needs(w
 
 
 def test_nothing_is_about_to_pass_while_users_are_missing_on_one_side(world, arm):
-    w = world(rollout=EVEN, tuned=arm(lost=0.5), users_per_second=20.0)
-    w.until(lambda: w.run.machine.in_doubt, 2000)
-    assert w.run.machine.in_doubt and w.run.summary()["left_seconds"] is None
+    rails = ({"metric": "error_rate", "margin": 0.02},)
+    w = world(rollout={"steps": (50, 100), "guardrails": rails}, tuned=arm(lost=0.5), users_per_second=10.0)
+    assert w.until(lambda: w.run.summary()["left_seconds"] is not None, 100)
+    assert w.until(lambda: w.run.machine.in_doubt, 200)
+    assert needs(w) and w.run.summary()["left_seconds"] is None
 
 
 def test_a_finished_rollout_says_what_ended_it_and_when(world, arm):
