@@ -233,7 +233,8 @@ def test_the_command_line_leaves_it_serving_changes_it_and_ends_it_even_without_
     wait_for(lambda: nodes.actor("ray::Controller") not in (None, old))
     state = operations.set_weights(Journal(store, "cli"), {"base": 0, "tuned": 1}, **BY)
     status.wait_applied(store, "cli", state.version, 20)
-    assert ask() == "tuned" and pids() == before
+    assert ask() == "tuned"
+    wait_for(lambda: pids() == before)  # every replica has told the new controller of itself
     nodes.raymill("undeploy", *target)
     assert read_endpoint(store, "cli") is None
     wait_for(lambda: not leftovers())
