@@ -8,6 +8,10 @@ from pydantic import Field, field_validator
 
 from cluster.config import StrictModel, execution
 from cluster.stage import Stage
+from pipelines.curate.audit.config import AuditConfig
+from pipelines.curate.decontaminate.config import DecontaminateConfig
+from pipelines.curate.mix.config import LicenceConfig, MixConfig
+from pipelines.curate.own_filters.config import FilterConfig
 
 QualityRules = Literal["gopher", "c4"]
 Redaction = Literal["email", "ip"]
@@ -95,7 +99,12 @@ class MinHashConfig(StrictModel):
     ngram: int = Field(5, ge=1, le=50, description="words in a shingle (FineWeb: 5)")
     bands: int = Field(14, ge=1, le=256, description="bands of the signature (FineWeb: 14)")
     rows: int = Field(8, ge=1, le=64, description="hashes in a band (FineWeb: 8)")
-    seed: int = Field(1, ge=0, description="seed of the hash functions")
+    seed: int = Field(1, ge=0, lt=1 << 32, description="seed of the hash functions")
+    words: Literal["reference", "fast"] = Field(
+        "reference",
+        description="reference cuts words as datatrove does (spaCy's English rules), so that decisions are the same; "
+        "fast cuts at blanks only",
+    )
 
 
 class DedupConfig(StrictModel):
@@ -140,12 +149,28 @@ class CurateConfig(StrictModel):
     dedup: DedupConfig = Field(
         default_factory=lambda: DedupConfig.model_validate({}), description="exact and near-duplicate removal"
     )
+    filters: list[FilterConfig] = Field(
+        default_factory=list, description="your own filters, each a module:function, after the quality rules"
+    )
+    audit: AuditConfig | None = Field(None, description="bias and toxicity statistics; {} or true switches them on")
+    licences: LicenceConfig | None = Field(None, description="which licences may be published; null: any")
+    decontaminate: DecontaminateConfig | None = Field(
+        None, description="find the evals section's questions; {} or true switches it on"
+    )
+    mix: MixConfig = Field(
+        default_factory=lambda: MixConfig.model_validate({}), description="shares of the sources in the training split"
+    )
     validation_fraction: float = Field(
         0.05, ge=0, lt=1, description="share of documents held out, chosen by a stable hash of their words"
     )
     workers: int | None = execution(
         None, ge=1, description="parallel workers; by default one for each core that Ray really has"
     )
+
+    @field_validator("audit", "decontaminate", mode="before")
+    @classmethod
+    def _switched(cls, value: Any) -> Any:
+        return {} if value is True else None if value is False else value
 
     @field_validator("quality")
     @classmethod
