@@ -1,0 +1,79 @@
+"""What near-duplicates are compared by: a text without case, punctuation, digits' values and accents, cut into words.
+
+The words are those of datatrove's MinHash (its ``simplify_text``, then spaCy's English rules), so that decisions are
+the same; they come from a memo, since both the accents and the rules are local to what stands between two blanks.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import Literal
+
+_MARKS = "!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„';’{|∶´[=-`*．（–？！：$～«〉,><》)?）。…@_.\"}►»"
+_CONTROLS = "".join(map(chr, [*range(9), 11, 12, *range(13, 32), *range(127, 160)]))
+_SPACES = "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+_TO_BLANK = str.maketrans(dict.fromkeys(_MARKS + _CONTROLS + _SPACES, " "))
+_ASCII_TO_BLANK = bytes(32 if chr(i) in _MARKS + _CONTROLS and i != 10 else i for i in range(256))
+_NUMBER = re.compile(r"\d+(?:[.,،٫⎖⎗⎘]\d+)?")
+_ASCII_NUMBER = re.compile(rb"[0-9]+(?:[.,][0-9]+)?")
+_MEMO_CHUNKS = 1_000_000
+"""Different chunks remembered: about 150 MB. Then the memo starts anew, and memory stays bounded."""
+
+Rules = Literal["reference", "fast"]
+
+
+class ComparableText:
+    """Texts as their comparable words in UTF-8, one blank between two.
+
+    Args:
+        rules: ``reference`` cuts a chunk as spaCy's English tokenizer does (``cannot`` is two words); ``fast`` takes
+            it whole, and needs no spaCy in memory.
+    """
+
+    def __init__(self, rules: Rules = "reference") -> None:
+        self._cut: Callable[[str], str] = _reference_rules() if rules == "reference" else str
+        self._memo: dict[bytes, bytes] = _Memo(self._cut)
+
+    def encode(self, text: str) -> bytes:
+        """The words of one text."""
+        if len(self._memo) > _MEMO_CHUNKS:
+            self._memo.clear()
+        return b" ".join(filter(None, map(self._memo.__getitem__, _chunks(text))))
+
+
+class _Memo(dict[bytes, bytes]):
+    """Chunk -> its words, joined by blanks (nothing where only accents were)."""
+
+    def __init__(self, cut: Callable[[str], str]) -> None:
+        self._cut = cut
+
+    def __missing__(self, chunk: bytes) -> bytes:
+        text = chunk.decode("utf-8", "surrogatepass")
+        if not text.isascii():
+            text = unicodedata.normalize("NFD", text)
+            text = "".join(each for each in text if unicodedata.category(each) != "Mn")
+        words = self[chunk] = self._cut(text).encode("utf-8", "surrogatepass")
+        return words
+
+
+def _chunks(text: str) -> list[bytes]:
+    """What stands between blanks once case and punctuation are gone and every number is 0."""
+    lower = text.lower()
+    if lower.isascii():
+        return _ASCII_NUMBER.sub(b"0", lower.encode("ascii")).translate(_ASCII_TO_BLANK).split()
+    return _NUMBER.sub("0", lower).translate(_TO_BLANK).encode("utf-8", "surrogatepass").split()
+
+
+def _reference_rules() -> Callable[[str], str]:
+    from spacy.lang.en import English
+
+    nlp = English()
+    tokenizer = nlp.tokenizer
+
+    def cut(chunk: str) -> str:
+        with nlp.memory_zone():
+            return " ".join(token.text for token in tokenizer(chunk))
+
+    return cut
