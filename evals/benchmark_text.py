@@ -15,8 +15,8 @@ from cluster.errors import InternalError
 from cluster.stage import Outcome, StageContext
 from evals.benchmarks import open_benchmarks
 from evals.config import BenchmarkTextConfig, EvalsConfig
-from evals.offline import offline
 from evals.official import official_tasks
+from evals.offline import offline
 
 FOLDER = "questions"
 

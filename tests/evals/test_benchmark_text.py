@@ -65,7 +65,7 @@ def test_a_folder_is_read_from_any_place_with_one_identity(tmp_path: Path) -> No
     one, other = (write_benchmarks(tmp_path / name, suites) for name in ("one", "other"))
     identities = {fingerprint(suites=suites, benchmarks=str(place)) for place in (one, other)}
     assert len(identities) == 1
-    made, tables = make(tmp_path / "store", BenchmarkTextConfig(suites=suites, benchmarks=str(one)))
+    made, _ = make(tmp_path / "store", BenchmarkTextConfig(suites=suites, benchmarks=str(one)))
     assert made.counts == {"questions": 6, "questions.arc_easy": 3, "questions.truthfulqa_mc1": 3}
     assert {fingerprint(suites=suites, benchmarks="sample")}.isdisjoint(identities)
 
