@@ -13,17 +13,20 @@ from pipelines.curate.decontaminate.config import DecontaminateConfig
 from pipelines.curate.mix.config import LicenceConfig, MixConfig
 from pipelines.curate.own_filters.config import FilterConfig
 
-QualityRules = Literal["gopher", "c4"]
+QualityRules = Literal["gopher", "c4", "fineweb"]
 Redaction = Literal["email", "ip"]
 QUALITY: tuple[QualityRules, ...] = ("c4", "gopher")
 REDACTED: tuple[Redaction, ...] = ("email", "ip")
 
 
 class GopherQualityConfig(StrictModel):
-    """Document quality rules of Gopher (Rae et al. 2021, arXiv:2112.11446, appendix A.1.1); null switches one off."""
+    """Document quality rules of Gopher (Rae et al. 2021, arXiv:2112.11446, appendix A.1.1); null switches one off.
 
-    min_words: int | None = Field(50, ge=0, description="Gopher A.1.1: fewest words")
-    max_words: int | None = Field(100_000, ge=1, description="Gopher A.1.1: most words")
+    All defaults are the published ones but ``count_heading_marks``; with it, decisions are datatrove's.
+    """
+
+    min_words: int | None = Field(50, ge=0, description="Gopher A.1.1: fewest words that are more than symbols")
+    max_words: int | None = Field(100_000, ge=1, description="Gopher A.1.1: most words that are more than symbols")
     min_mean_word_length: float | None = Field(3.0, ge=0, description="Gopher A.1.1: shortest mean word, in characters")
     max_mean_word_length: float | None = Field(10.0, ge=0, description="Gopher A.1.1: longest mean word, in characters")
     max_symbol_ratio: float | None = Field(
@@ -37,18 +40,19 @@ class GopherQualityConfig(StrictModel):
         0.8, ge=0, le=1, description="Gopher A.1.1: share of words with at least one letter"
     )
     min_stop_words: int | None = Field(
-        2, ge=0, description="Gopher A.1.1: occurrences of the, be, to, of, and, that, have, with"
+        2, ge=0, description="Gopher A.1.1: how many of the, be, to, of, and, that, have, with there must be"
     )
     count_heading_marks: bool = Field(
         False,
-        description="count the # of Markdown headings as symbols too; the paper judged plain web text",
+        description="count the # of Markdown headings as symbols too, as datatrove does; the paper judged plain web text",
     )
 
 
 class GopherRepetitionConfig(StrictModel):
     """Repetition rules of Gopher (arXiv:2112.11446, appendix A.1.1, table A1); null switches one off.
 
-    All but the first two are shares of the document's characters.
+    All but the first two are shares of the document's characters. All defaults are the published ones; with
+    ``count_single_ngrams``, decisions are datatrove's.
     """
 
     max_duplicate_lines: float | None = Field(0.30, ge=0, le=1, description="Gopher table A1: repeated lines")
@@ -63,6 +67,11 @@ class GopherRepetitionConfig(StrictModel):
         default_factory=lambda: {2: 0.20, 3: 0.18, 4: 0.16},
         description="Gopher table A1: words in the n-gram -> characters in the most frequent one",
     )
+    count_single_ngrams: bool = Field(
+        False,
+        description="for Gopher's most frequent n-gram, take one that occurs once too, as datatrove does; off, since "
+        "in a short text a single occurrence is already a large share, and nothing is repeated",
+    )
     max_duplicate_ngrams: dict[int, float] = Field(
         default_factory=lambda: {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10},
         description="Gopher table A1: words in the n-gram -> characters in repeated ones",
@@ -73,14 +82,15 @@ class C4Config(StrictModel):
     """Rules of C4 (Raffel et al. 2020, JMLR 21:140, section 2.2).
 
     C4 judged web pages line by line. Lines that fail a line rule are removed; those rules that would take headings,
-    code and blank lines out of documentation are off by default, as FineWeb (arXiv:2406.17557) also has some of them.
+    code and blank lines out of documentation are off by default. FineWeb (arXiv:2406.17557) ran all of them but
+    ``terminal_punctuation``. README.md has the settings that give datatrove's decisions and texts exactly.
     """
 
     min_sentences: int | None = Field(5, ge=0, description="C4: fewest sentences in what is left of the document")
     lorem_ipsum: bool = Field(True, description="C4: drop documents with the phrase lorem ipsum")
     curly_bracket: bool = Field(False, description="C4: drop documents with a {; off, since documentation shows code")
     terminal_punctuation: bool = Field(
-        False, description='C4: remove lines that do not end with . ! ? or "; off, as in FineWeb'
+        False, description="C4: remove lines that do not end with . ! ? or a quotation mark; off, as in FineWeb"
     )
     min_words_in_line: int | None = Field(
         None, ge=1, description="C4: remove lines with fewer words (published: 3); off, since headings are short"
@@ -88,6 +98,32 @@ class C4Config(StrictModel):
     max_word_characters: int | None = Field(1000, ge=1, description="C4's code: remove lines with a longer word")
     javascript: bool = Field(False, description="C4: remove lines that mention Javascript; off, since manuals may")
     policy: bool = Field(True, description="C4: remove lines about cookies, terms of use and privacy policies")
+    citations: bool = Field(
+        False,
+        description="C4's code: take [1], [edit] and [citation needed] out of lines; off, since code has such indices",
+    )
+    keep_layout: bool = Field(
+        True,
+        description="keep the indentation of lines, and blank lines unless a rule removes them; C4's code strips every "
+        "line",
+    )
+
+
+class FineWebConfig(StrictModel):
+    """Rules of FineWeb (Penedo et al. 2024, arXiv:2406.17557, section 3.6); null switches one off.
+
+    All defaults are the published ones; decisions are datatrove's.
+    """
+
+    min_punctuated_lines: float | None = Field(
+        0.12, ge=0, le=1, description="FineWeb 3.6: least share of lines that end with terminal punctuation"
+    )
+    max_short_lines: float | None = Field(0.67, ge=0, le=1, description="FineWeb 3.6: most short lines, as a share")
+    short_line_characters: int = Field(30, ge=0, description="FineWeb 3.6: a line of so many characters is short")
+    max_duplicate_line_characters: float | None = Field(
+        0.01, ge=0, le=1, description="FineWeb's code: most characters in repeated lines, as a share"
+    )
+    max_line_ends: float | None = Field(0.3, ge=0, description="FineWeb's code: most line ends for each word")
 
 
 class MinHashConfig(StrictModel):
@@ -132,7 +168,8 @@ class CurateConfig(StrictModel):
     repetition: Literal["gopher"] | None = Field("gopher", description="repetition rules, or null")
     quality: list[QualityRules] = Field(
         default_factory=lambda: [*QUALITY],
-        description="sets of quality rules, from gopher and c4; always applied in that order",
+        description="sets of quality rules, from gopher, c4 and fineweb; always applied in that order. fineweb is made for "
+        "web pages: documentation with lists and code breaks it",
     )
     gopher_repetition: GopherRepetitionConfig = Field(
         default_factory=lambda: GopherRepetitionConfig.model_validate({}),
@@ -142,6 +179,14 @@ class CurateConfig(StrictModel):
         default_factory=lambda: GopherQualityConfig.model_validate({}), description="thresholds for quality: gopher"
     )
     c4: C4Config = Field(default_factory=lambda: C4Config.model_validate({}), description="rules for quality: c4")
+    fineweb: FineWebConfig = Field(
+        default_factory=lambda: FineWebConfig.model_validate({}), description="thresholds for quality: fineweb"
+    )
+    words: Literal["reference", "fast"] = Field(
+        "reference",
+        description="how repetition and quality rules split words: reference as datatrove does for English, with "
+        "spaCy's tokenizer; fast by the kinds of characters, for every language with blanks",
+    )
     redact: list[Redaction] = Field(
         default_factory=lambda: [*REDACTED],
         description="personal data replaced by <EMAIL> and (public addresses only) <IP>",
@@ -175,7 +220,7 @@ class CurateConfig(StrictModel):
     @field_validator("quality")
     @classmethod
     def _in_order(cls, values: list[str]) -> list[str]:
-        return [name for name in ("gopher", "c4") if name in values]
+        return [name for name in ("gopher", "c4", "fineweb") if name in values]
 
     @field_validator("language", "redact")
     @classmethod
@@ -199,5 +244,7 @@ def resolve(config: CurateConfig) -> dict[str, Any]:
         "gopher_repetition": config.repetition is None,
         "gopher_quality": "gopher" not in config.quality,
         "c4": "c4" not in config.quality,
+        "fineweb": "fineweb" not in config.quality,
+        "words": config.repetition is None and not config.quality,
     }
     return {name: None for name, off in unused.items() if off}
