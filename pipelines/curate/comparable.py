@@ -13,7 +13,9 @@ from typing import Literal
 
 _MARKS = "!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„';’{|∶´[=-`*．（–？！：$～«〉,><》)?）。…@_.\"}►»"
 _CONTROLS = "".join(map(chr, [*range(9), 11, 12, *range(13, 32), *range(127, 160)]))
-_SPACES = "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+_SPACES = (
+    "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
 _TO_BLANK = str.maketrans(dict.fromkeys(_MARKS + _CONTROLS + _SPACES, " "))
 _ASCII_TO_BLANK = bytes(32 if chr(i) in _MARKS + _CONTROLS and i != 10 else i for i in range(256))
 _NUMBER = re.compile(r"\d+(?:[.,،٫⎖⎗⎘]\d+)?")
@@ -68,12 +70,24 @@ def _chunks(text: str) -> list[bytes]:
 
 def _reference_rules() -> Callable[[str], str]:
     from spacy.lang.en import English
+    from spacy.tokenizer import Tokenizer
+    from spacy.vocab import Vocab
 
-    nlp = English()
-    tokenizer = nlp.tokenizer
+    english = English().tokenizer
+    # A vocabulary without word features: they cost most of the time and decide nothing here.
+    vocabulary = Vocab()
+    tokenizer = Tokenizer(
+        vocabulary,
+        rules=english.rules,
+        prefix_search=english.prefix_search,
+        suffix_search=english.suffix_search,
+        infix_finditer=english.infix_finditer,
+        token_match=english.token_match,
+        url_match=english.url_match,
+    )
 
     def cut(chunk: str) -> str:
-        with nlp.memory_zone():
-            return " ".join(token.text for token in tokenizer(chunk))
+        with vocabulary.memory_zone():
+            return " ".join([token.text for token in tokenizer(chunk)])
 
     return cut

@@ -20,21 +20,12 @@ from cluster.errors import InternalError
 from cluster.store import Store
 from pipelines.curate.groups import Extremes, drop_repeats
 from pipelines.curate.places import to_places
-from pipelines.curate.runs import KeyRange, Records, Run, RunWriter, pairs, ranges_for, read_twice
+from pipelines.curate.runs import RangePart, Records, Run, RunWriter, in_order, pairs, range_parts, read_twice
 
 Mapper = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 """Runs a function over parts on workers: :func:`pipelines.corpus.parts.map_parts` with its workers given."""
 
 MOST_ROUNDS = 100
-
-
-@dataclass(frozen=True)
-class StarPart:
-    """The edges that start in one range of nodes."""
-
-    number: int
-    keys: KeyRange
-    edges: tuple[Run, ...]
 
 
 @dataclass
@@ -63,31 +54,27 @@ def find_components(
     Returns:
         PAIR runs, place of a node -> the smallest node of its component.
     """
+
+    def step(work: Callable[..., Stars], edges: list[Run], name: str) -> list[Stars]:
+        call = partial(work, edges=edges, store=store, prefix=f"{prefix}/{name}", memory_bytes=memory_bytes)
+        return list(map_parts(call, range_parts(edges, memory_bytes)))
+
     for number in range(MOST_ROUNDS):
-        work = partial(large_star, store=store, prefix=f"{prefix}/{number:02d}-large", memory_bytes=memory_bytes)
-        done = _map(work, edges, memory_bytes, map_parts)
-        if not sum(each.unsettled for each in done):
-            return [run for each in done for run in each.labels], number + 1
-        edges = [run for each in done for run in each.edges]
-        work = partial(small_star, store=store, prefix=f"{prefix}/{number:02d}-small", memory_bytes=memory_bytes)
-        edges = [run for each in _map(work, edges, memory_bytes, map_parts) for run in each.edges]
+        large = step(large_star, edges, f"{number:02d}-large")
+        if not sum(each.unsettled for each in large):
+            return in_order(each.labels for each in large), number + 1
+        small = step(small_star, in_order(each.edges for each in large), f"{number:02d}-small")
+        edges = in_order(each.edges for each in small)
     raise InternalError(
         f"duplicates were still being joined after {MOST_ROUNDS} rounds", where="curate.dedup", next_step="report it"
     )
 
 
-def _map(
-    work: Callable[[StarPart], Stars], edges: list[Run], memory_bytes: int, map_parts: Mapper
-) -> list[Stars]:
-    ranges = ranges_for(edges, memory_bytes)
-    return list(map_parts(work, [StarPart(i, keys, tuple(edges)) for i, keys in enumerate(ranges)]))
-
-
-def large_star(part: StarPart, *, store: Store, prefix: str, memory_bytes: int) -> Stars:
+def large_star(part: RangePart, *, edges: Sequence[Run], store: Store, prefix: str, memory_bytes: int) -> Stars:
     """Join each node's larger neighbours to the smallest of its neighbours and itself."""
     writer = RunWriter(store, f"{prefix}/edges/{part.number:05d}", memory_bytes, drop_repeats)
     labels = RunWriter(store, f"{prefix}/labels/{part.number:05d}", memory_bytes)
-    read = read_twice(store, part.edges, part.keys, memory_bytes)
+    read = read_twice(store, edges, part.keys, memory_bytes)
     nodes = Extremes(read())
     least = np.minimum(nodes.keys, nodes.least)
     labels.add(pairs(to_places(nodes.keys), least))
@@ -98,10 +85,10 @@ def large_star(part: StarPart, *, store: Store, prefix: str, memory_bytes: int) 
     return Stars(writer.close(), labels.close(), unsettled)
 
 
-def small_star(part: StarPart, *, store: Store, prefix: str, memory_bytes: int) -> Stars:
+def small_star(part: RangePart, *, edges: Sequence[Run], store: Store, prefix: str, memory_bytes: int) -> Stars:
     """Join each node and its neighbours, which are smaller, to the smallest of them."""
     writer = RunWriter(store, f"{prefix}/edges/{part.number:05d}", memory_bytes, drop_repeats)
-    read = read_twice(store, part.edges, part.keys, memory_bytes)
+    read = read_twice(store, edges, part.keys, memory_bytes)
     nodes = Extremes(read())
     _add_both(writer, pairs(nodes.keys, nodes.least))
     for batch in read():

@@ -121,7 +121,7 @@ class FineWebConfig(StrictModel):
     max_short_lines: float | None = Field(0.67, ge=0, le=1, description="FineWeb 3.6: most short lines, as a share")
     short_line_characters: int = Field(30, ge=0, description="FineWeb 3.6: a line of so many characters is short")
     max_duplicate_line_characters: float | None = Field(
-        0.01, ge=0, le=1, description="FineWeb's code: most characters in repeated lines, as a share"
+        0.01, ge=0, le=1, description="FineWeb's code (section 3.6 says 0.1): most characters in repeated lines, as a share"
     )
     max_line_ends: float | None = Field(0.3, ge=0, description="FineWeb's code: most line ends for each word")
 
@@ -143,13 +143,47 @@ class MinHashConfig(StrictModel):
     )
 
 
+class RepeatedTextConfig(StrictModel):
+    """Removal of passages that were seen before in the corpus, by 64-bit hashes (as in CCNet, arXiv:1911.00359).
+
+    Of equal passages the one in the document with the smallest id stays, within that the first.
+    """
+
+    unit: Literal["line", "paragraph"] = Field(
+        "paragraph", description="what is compared: lines, or paragraphs (set apart by blank lines)"
+    )
+    min_characters: int = Field(
+        100, ge=1, description="shorter passages always stay, so that headings and short answers are not torn out"
+    )
+
+
 class DedupConfig(StrictModel):
-    """Which duplicates are removed. Of each group the longest text stays, of equally long ones the smallest id."""
+    """Which duplicates are removed. Of each group one document stays, of equally good ones that of the smallest id."""
 
     exact: bool = Field(True, description="remove documents with the same words in the same order")
     minhash: MinHashConfig | None = Field(
         default_factory=lambda: MinHashConfig.model_validate({}),
         description="remove near-duplicates; null switches it off",
+    )
+    keep: Literal["longest", "first", "best_score"] = Field(
+        "longest",
+        description="which of a group stays: the longest text, the first in the corpus (sources in the recipe's "
+        "order), or the one with the greatest score",
+    )
+    score: str = Field(
+        "quality_score",
+        min_length=1,
+        description="for keep: best_score, the column or metadata field with the score; a document without one is last",
+    )
+    against: list[str] = Field(
+        default_factory=list,
+        description="corpora curated earlier, by artifact id: what is a duplicate of a document there goes",
+    )
+    repeated_text: RepeatedTextConfig | None = Field(
+        None, description="remove repeated lines or paragraphs from the documents that stay; off by default"
+    )
+    memory_bytes: int = execution(
+        64 << 20, ge=4096, description="records that one worker holds at once; it needs about five times as much"
     )
 
 

@@ -5,40 +5,16 @@ Members of a component carry rank and id to the worker that has the component; t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from cluster.store import Store
 from pipelines.curate.groups import Winners, ranked_type
-from pipelines.curate.minhash import U64
 from pipelines.curate.places import part_of, part_range, row_of
-from pipelines.curate.runs import KeyRange, Records, Run, RunWriter, read_batches, read_twice
-
-
-@dataclass(frozen=True)
-class MemberPart:
-    """One part of this corpus or an earlier one.
-
-    Attributes:
-        signatures_key: the file that :func:`load_ranked` reads.
-        labels: place -> the component's smallest node.
-    """
-
-    number: int
-    signatures_key: str
-    labels: tuple[Run, ...]
-
-
-@dataclass(frozen=True)
-class KeeperPart:
-    """One range of components and the members of them."""
-
-    number: int
-    keys: KeyRange
-    members: tuple[Run, ...]
-    first_earlier: int
+from pipelines.curate.runs import RangePart, Run, RunWriter, read_batches, read_twice
+from pipelines.curate.signatures import TablePart, load_ranked
 
 
 @dataclass
@@ -62,36 +38,39 @@ def decision_type(id_bytes: int) -> np.dtype[np.void]:
 
 
 def member_part(
-    part: MemberPart,
-    *,
-    store: Store,
-    prefix: str,
-    memory_bytes: int,
-    id_bytes: int,
-    load_ranked: Callable[[Store, str], tuple[U64, Records]],
+    part: TablePart, *, labels: Sequence[Run], id_bytes: int, store: Store, prefix: str, memory_bytes: int
 ) -> list[Run]:
     """Give every labelled document of a part its rank and id, by component.
 
     Args:
-        load_ranked: ids and ranks of all rows of a signatures file.
+        labels: PAIR runs, place -> the component's smallest node.
     """
     writer = RunWriter(store, f"{prefix}/{part.number:05d}", memory_bytes)
-    ids = ranks = None
-    for labels in read_batches(store, part.labels, part_range(part.number), memory_bytes):
-        if ids is None:
-            ids, ranks = load_ranked(store, part.signatures_key)
-        rows = row_of(labels["key"])
-        members = np.zeros(len(labels), ranked_type(id_bytes))
-        members["key"], members["place"] = labels["value"], labels["key"]
-        members["rank"], members["id"] = ranks[rows], ids[rows]  # type: ignore[index]
+    ids = ranks = np.empty(0)
+    for batch in read_batches(store, labels, part_range(part.number), memory_bytes):
+        if not len(ids):
+            ids, ranks = load_ranked(store, part.table_key)
+        rows = row_of(batch["key"])
+        members = np.zeros(len(batch), ranked_type(id_bytes))
+        members["key"], members["place"] = batch["value"], batch["key"]
+        members["rank"], members["id"] = ranks[rows], ids[rows]
         writer.add(members)
     return writer.close()
 
 
-def keeper_part(part: KeeperPart, *, store: Store, prefix: str, memory_bytes: int, count_largest: int) -> Kept:
+def keep_range(
+    part: RangePart,
+    *,
+    members: Sequence[Run],
+    first_earlier: int,
+    count_largest: int,
+    store: Store,
+    prefix: str,
+    memory_bytes: int,
+) -> Kept:
     """Decide one range of components."""
-    read = read_twice(store, part.members, part.keys, memory_bytes)
-    first = np.uint64(part.first_earlier)
+    read = read_twice(store, members, part.keys, memory_bytes)
+    first = np.uint64(first_earlier)
     best = Winners(read(), lambda batch: (part_of(batch["place"]) < first).astype(np.int64))
     kept = Kept()
     if best.records is None:
@@ -99,6 +78,8 @@ def keeper_part(part: KeeperPart, *, store: Store, prefix: str, memory_bytes: in
     stays_new = part_of(best.places) < first
     removed = best.count - stays_new
     for at in np.lexsort((best.records["id"], -removed))[:count_largest]:
+        if not removed[at]:
+            break
         kept.largest[best.records["id"][at].decode()] = int(removed[at])
     kept.duplicates = int(removed.sum())
     writer = RunWriter(store, f"{prefix}/{part.number:05d}", memory_bytes)

@@ -5,7 +5,7 @@ One worker has one key range of all signature files, with both kinds of keys, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,27 +16,10 @@ from pipelines.curate.compiled import compiled
 from pipelines.curate.groups import Extremes, Winners
 from pipelines.curate.minhash import U64
 from pipelines.curate.places import part_of, to_nodes, to_places
-from pipelines.curate.runs import KeyRange, Records, Run, RunWriter, pairs, read_twice
+from pipelines.curate.runs import RangePart, Records, Run, RunWriter, pairs, read_twice
 
 MARK = np.dtype([("key", "<u8")])
 """A place that is marked as an exact duplicate."""
-
-
-@dataclass(frozen=True)
-class MatchPart:
-    """One key range.
-
-    Attributes:
-        exact: runs of :func:`ranked_type` by content hash.
-        bands: runs of PAIR: band key -> node.
-        first_earlier: parts from this number on belong to corpora curated earlier, whose documents are never dropped.
-    """
-
-    number: int
-    keys: KeyRange
-    exact: tuple[Run, ...]
-    bands: tuple[Run, ...]
-    first_earlier: int
 
 
 @dataclass
@@ -47,20 +30,34 @@ class Matched:
     marks: list[Run] = field(default_factory=list)
 
 
-def match_part(part: MatchPart, *, store: Store, prefix: str, memory_bytes: int) -> Matched:
-    """Find the edges of one range; they join each group as a star, and each file's components as stars."""
+def match_range(
+    part: RangePart,
+    *,
+    exact: Sequence[Run],
+    bands: Sequence[Run],
+    first_earlier: int,
+    store: Store,
+    prefix: str,
+    memory_bytes: int,
+) -> Matched:
+    """Find the edges of one range; they join each group as a star, and each file's components as stars.
+
+    Args:
+        exact: runs of :func:`ranked_type` by content hash.
+        bands: runs of PAIR, band key -> node.
+        first_earlier: parts from this number on belong to corpora curated earlier, whose documents are never dropped.
+    """
     edges = RunWriter(store, f"{prefix}/edges/{part.number:05d}", memory_bytes, contract)
     marks = RunWriter(store, f"{prefix}/exact/{part.number:05d}", memory_bytes)
-    for some in _exact(part, marks, store, memory_bytes):
+    for some in _exact(read_twice(store, exact, part.keys, memory_bytes), marks, first_earlier):
         edges.add(some)
-    for some in _near(part, store, memory_bytes):
+    for some in _near(read_twice(store, bands, part.keys, memory_bytes), first_earlier):
         edges.add(some)
     return Matched(edges.close(), marks.close())
 
 
-def _exact(part: MatchPart, marks: RunWriter, store: Store, memory_bytes: int) -> Iterator[Records]:
-    read = read_twice(store, part.exact, part.keys, memory_bytes)
-    groups = Winners(read(), lambda batch: _is_new(batch["place"], part))
+def _exact(read: Callable[[], Iterator[Records]], marks: RunWriter, first_earlier: int) -> Iterator[Records]:
+    groups = Winners(read(), lambda batch: _is_new(batch["place"], first_earlier))
     for batch in read():
         at = groups.index(batch)
         best = groups.places[at]
@@ -69,17 +66,16 @@ def _exact(part: MatchPart, marks: RunWriter, store: Store, memory_bytes: int) -
         yield pairs(to_nodes(batch["place"][loses]), to_nodes(best[loses]))
 
 
-def _near(part: MatchPart, store: Store, memory_bytes: int) -> Iterator[Records]:
-    read = read_twice(store, part.bands, part.keys, memory_bytes)
-    groups = Extremes(read(), lambda batch: _is_new(to_places(batch["value"]), part))
+def _near(read: Callable[[], Iterator[Records]], first_earlier: int) -> Iterator[Records]:
+    groups = Extremes(read(), lambda batch: _is_new(to_places(batch["value"]), first_earlier))
     for batch in read():
         at = groups.index(batch["key"])
         joins = (batch["value"] != groups.least[at]) & (groups.count[at] > 0)
         yield pairs(batch["value"][joins], groups.least[at][joins])
 
 
-def _is_new(place: U64, part: MatchPart) -> npt.NDArray[np.int64]:
-    return (part_of(place) < np.uint64(part.first_earlier)).astype(np.int64)
+def _is_new(place: U64, first_earlier: int) -> npt.NDArray[np.int64]:
+    return (part_of(place) < np.uint64(first_earlier)).astype(np.int64)
 
 
 def contract(edges: Records) -> Records:

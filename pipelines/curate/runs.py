@@ -7,7 +7,7 @@ death writes the same. A file holds an index, the key of every STRIDE-th record,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -56,16 +56,20 @@ class KeyRange:
     first: int = 0
     last: int = LAST_KEY
 
-    @classmethod
-    def split(cls, count: int) -> list[KeyRange]:
-        """The whole range in equal parts, which hashes fill equally."""
-        edges = [(number << 64) // count for number in range(count + 1)]
-        return [cls(first, after - 1) for first, after in zip(edges, edges[1:], strict=False)]
+
+@dataclass(frozen=True)
+class RangePart:
+    """One worker's share of hashed keys."""
+
+    number: int
+    keys: KeyRange
 
 
-def ranges_for(runs: Sequence[Run], memory_bytes: int) -> list[KeyRange]:
-    """Key ranges of which each has about ``memory_bytes`` of records in these runs."""
-    return KeyRange.split(max(1, -(-sum(run.bytes for run in runs) // memory_bytes)))
+def range_parts(runs: Sequence[Run], memory_bytes: int) -> list[RangePart]:
+    """Equal ranges of hashed keys, each with about ``memory_bytes`` of the records in these runs."""
+    count = max(1, -(-sum(run.bytes for run in runs) // memory_bytes))
+    edges = [(number << 64) // count for number in range(count + 1)]
+    return [RangePart(i, KeyRange(edges[i], edges[i + 1] - 1)) for i in range(count)]
 
 
 def write_run(store: Store, key: str, records: Records) -> Run:
@@ -104,9 +108,7 @@ def read_batches(store: Store, runs: Sequence[Run], keys: KeyRange, memory_bytes
         yield np.concatenate(held)
 
 
-def read_twice(
-    store: Store, runs: Sequence[Run], keys: KeyRange, memory_bytes: int
-) -> Callable[[], Iterator[Records]]:
+def read_twice(store: Store, runs: Sequence[Run], keys: KeyRange, memory_bytes: int) -> Callable[[], Iterator[Records]]:
     """The batches of a range, as often as they are asked for: kept if there is one, otherwise read anew.
 
     A key that many records have makes its range larger than was planned; then memory stays what it was and time grows.
@@ -156,6 +158,11 @@ class RunWriter:
             if self._finish is not None:
                 records = self._finish(records)
             self._runs.append(write_run(self._store, f"{self._prefix}-{len(self._runs):04d}", records))
+
+
+def in_order(lists: Iterable[Sequence[Run]]) -> list[Run]:
+    """The runs of all workers, whoever was first."""
+    return sorted((run for runs in lists for run in runs), key=lambda run: run.key)
 
 
 def pairs(keys: U64, values: U64) -> Records:
