@@ -12,11 +12,10 @@ from pipelines.curate.audit.config import AuditConfig
 from pipelines.curate.decontaminate.config import DecontaminateConfig
 from pipelines.curate.mix.config import LicenceConfig, MixConfig
 from pipelines.curate.own_filters.config import FilterConfig
+from pipelines.curate.redaction.config import RedactConfig
 
 QualityRules = Literal["gopher", "c4", "fineweb"]
-Redaction = Literal["email", "ip"]
 QUALITY: tuple[QualityRules, ...] = ("c4", "gopher")
-REDACTED: tuple[Redaction, ...] = ("email", "ip")
 
 
 class GopherQualityConfig(StrictModel):
@@ -121,7 +120,10 @@ class FineWebConfig(StrictModel):
     max_short_lines: float | None = Field(0.67, ge=0, le=1, description="FineWeb 3.6: most short lines, as a share")
     short_line_characters: int = Field(30, ge=0, description="FineWeb 3.6: a line of so many characters is short")
     max_duplicate_line_characters: float | None = Field(
-        0.01, ge=0, le=1, description="FineWeb's code (section 3.6 says 0.1): most characters in repeated lines, as a share"
+        0.01,
+        ge=0,
+        le=1,
+        description="FineWeb's code (section 3.6 says 0.1): most characters in repeated lines, as a share",
     )
     max_line_ends: float | None = Field(0.3, ge=0, description="FineWeb's code: most line ends for each word")
 
@@ -221,9 +223,10 @@ class CurateConfig(StrictModel):
         description="how repetition and quality rules split words: reference as datatrove does for English, with "
         "spaCy's tokenizer; fast by the kinds of characters, for every language with blanks",
     )
-    redact: list[Redaction] = Field(
-        default_factory=lambda: [*REDACTED],
-        description="personal data replaced by <EMAIL> and (public addresses only) <IP>",
+    redact: RedactConfig = Field(
+        default_factory=lambda: RedactConfig.model_validate({}),
+        description="personal data and secrets replaced by <EMAIL>, <IP>, <PHONE>, …: a list of types, or types with "
+        "settings",
     )
     dedup: DedupConfig = Field(
         default_factory=lambda: DedupConfig.model_validate({}), description="exact and near-duplicate removal"
@@ -256,7 +259,7 @@ class CurateConfig(StrictModel):
     def _in_order(cls, values: list[str]) -> list[str]:
         return [name for name in ("gopher", "c4", "fineweb") if name in values]
 
-    @field_validator("language", "redact")
+    @field_validator("language")
     @classmethod
     def _no_repeats(cls, values: list[str]) -> list[str]:
         return sorted(set(values))
