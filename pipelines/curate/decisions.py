@@ -18,10 +18,10 @@ REPEATED = "duplicate.text"
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Why a document goes and which kept document stands for it."""
+    """Why a document goes, and the id of the kept one that stands for it (None where many do)."""
 
     reason: str
-    duplicate_of: str
+    duplicate_of: str | None
 
 
 @dataclass(frozen=True)

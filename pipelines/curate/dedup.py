@@ -92,20 +92,19 @@ class Deduplication:
             rounds,
         )
 
-    def find_repeats(self, tagged_keys: Sequence[str], decisions: Decisions) -> Decisions:
-        """The decisions, and which passages of documents that stay go (as ``dedup.repeated_text`` says)."""
+    def find_repeats(self, tagged_keys: Sequence[str], found: Found) -> Found:
+        """What was found, and which passages of documents that stay go (as ``dedup.repeated_text`` says)."""
         config = self.config.repeated_text
         if config is None:
-            return decisions
+            return found
         parts = [TablePart(number, key) for number, key in enumerate(tagged_keys)]
         longest = max(each.id_bytes for each in self.signed)
         passages = in_order(
-            self._run(passage_part, "passages", parts, decisions=decisions, config=config, id_bytes=longest)
+            self._run(passage_part, "passages", parts, decisions=found.decisions, config=config, id_bytes=longest)
         )
         ranges = range_parts(passages, self.config.memory_bytes)
-        return replace(
-            decisions, repeats=tuple(in_order(self._run(repeat_range, "repeats", ranges, passages=passages)))
-        )
+        repeats = in_order(self._run(repeat_range, "repeats", ranges, passages=passages))
+        return replace(found, decisions=replace(found.decisions, repeats=tuple(repeats)))
 
     def _earlier(self) -> list[Signed]:
         parts = [TablePart(len(self.signed) + i, key) for i, key in enumerate(self.earlier)]

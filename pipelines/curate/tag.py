@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,16 +11,12 @@ import pyarrow as pa
 
 from cluster.store import Store
 from pipelines.corpus.table import decode, encode
-from pipelines.curate.c4 import apply_c4
-from pipelines.curate.clusters import Candidate
-from pipelines.curate.config import CurateConfig, MinHashConfig
+from pipelines.curate.config import CurateConfig
 from pipelines.curate.language import identify_language
-from pipelines.curate.minhash import MinHasher, comparable_words, content_hash
 from pipelines.curate.normalise import normalise
-from pipelines.curate.quality import judge_quality
+from pipelines.curate.quality_chain import QualityChain
 from pipelines.curate.redact import PLACEHOLDERS, redact, redact_sample
-from pipelines.curate.repetition import judge_repetition
-from pipelines.curate.words import Words
+from pipelines.curate.signatures import Signed, sign
 
 SAMPLES_PER_REASON = 5
 SAMPLE_CHARACTERS = 1000
@@ -39,6 +34,9 @@ TAGGED = pa.schema(
     ]
 )
 """What the second pass reads: the survivors of the rules, sorted by id."""
+
+RULED = pa.schema([("id", pa.string()), ("source", pa.string()), ("drop_reason", pa.string())])
+"""The others, and the rule that dropped each."""
 
 
 @dataclass(frozen=True)
@@ -73,54 +71,79 @@ class Tally:
 
 @dataclass
 class TagSummary:
-    """What the driver learns about a part: no text except the samples.
+    """What the driver learns about a part: counts, and no text except the samples.
 
     Attributes:
-        dropped: id, source and reason of each document that a rule dropped.
-        candidates: the others, for deduplication and the split.
+        dropped: reason -> documents that a rule dropped.
+        survivors, characters: the other documents and their length.
+        signed: what deduplication compares them by.
         samples: reason -> the dropped documents of the smallest ids.
     """
 
     number: int
     documents: int = 0
     before: Tally = field(default_factory=Tally)
-    dropped: list[tuple[str, str, str]] = field(default_factory=list)
-    candidates: list[Candidate] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    survivors: int = 0
+    characters: int = 0
+    signed: Signed | None = None
     samples: dict[str, list[Sample]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
+class WorkKeys:
+    """Files of a part that the first pass writes and later ones read."""
+
+    tagged: str
+    ruled: str
+    signatures: str
+
+    @classmethod
+    def of(cls, prefix: str, number: int) -> WorkKeys:
+        """Below a folder of the store."""
+        return cls(*(f"{prefix}/{name}/{number:05d}.parquet" for name in ("tagged", "ruled", "signatures")))
+
+
+@dataclass(frozen=True)
 class TagPart:
-    """One file of the corpus and where its survivors go (store keys)."""
+    """One file of the corpus, and where what is made of it goes (store keys)."""
 
     number: int
     source_key: str
-    tagged_key: str
+    work: WorkKeys
 
 
 def tag_part(part: TagPart, *, config: CurateConfig, store: Store) -> TagSummary:
     """Read a part, write its survivors, report the rest."""
     summary = TagSummary(part.number)
+    chain = QualityChain(config)
     survivors: list[dict[str, Any]] = []
+    positions: list[int] = []
+    ruled: list[dict[str, Any]] = []
     rows = decode(store.read(part.source_key)).to_pylist()
-    for row in sorted(rows, key=lambda each: str(each["id"])):
+    for position, row in sorted(enumerate(rows), key=lambda each: str(each[1]["id"])):
         summary.documents += 1
         summary.before.add(row)
         original = row["text"]
-        reason = _judge(row, config)
+        reason = _judge(row, config, chain)
         if reason is None:
             survivors.append(row)
-            summary.candidates.append(_candidate(row, config))
+            positions.append(position)
+            summary.characters += len(row["text"])
             continue
-        summary.dropped.append((row["id"], row["source"], reason))
+        summary.dropped[reason] += 1
+        ruled.append({"id": row["id"], "source": row["source"], "drop_reason": reason})
         samples = summary.samples.setdefault(reason, [])
         if len(samples) < SAMPLES_PER_REASON:
             samples.append(Sample(row["id"], row["path"], redact_sample(original, SAMPLE_CHARACTERS)))
-    store.write(part.tagged_key, encode(pa.Table.from_pylist(survivors, schema=TAGGED)))
+    summary.survivors = len(survivors)
+    summary.signed = sign(survivors, positions, part.number, config.dedup, store, part.work.signatures)
+    store.write(part.work.tagged, encode(pa.Table.from_pylist(survivors, schema=TAGGED)))
+    store.write(part.work.ruled, encode(pa.Table.from_pylist(ruled, schema=RULED)))
     return summary
 
 
-def _judge(row: dict[str, Any], config: CurateConfig) -> str | None:
+def _judge(row: dict[str, Any], config: CurateConfig, chain: QualityChain) -> str | None:
     """Why the document goes, or None; then the row holds its cleaned text, language and redaction counts."""
     text = normalise(row["text"]) if config.normalise else row["text"]
     if not text.strip():
@@ -130,33 +153,10 @@ def _judge(row: dict[str, Any], config: CurateConfig) -> str | None:
         row["language"], confidence = identify_language(text)
         if row["language"] not in config.language or confidence < config.language_min_confidence:
             return "language"
-    words = Words(text)
-    if config.repetition and (reason := judge_repetition(words, config.gopher_repetition)):
+    text, reason = chain.decide(text)
+    if reason:
         return reason
-    if "gopher" in config.quality and (reason := judge_quality(words, config.gopher_quality)):
-        return reason
-    if "c4" in config.quality:
-        text, reason = apply_c4(text, config.c4)
-        if reason:
-            return reason
-        if not text.strip():
-            return "empty"
     row["text"], counts = redact(text, config.redact)
     for kind in PLACEHOLDERS:
         row[f"redacted_{kind}"] = counts[kind]
     return None
-
-
-def _candidate(row: dict[str, Any], config: CurateConfig) -> Candidate:
-    text = row["text"]
-    words = comparable_words(text)
-    bands = b""
-    if config.dedup.minhash is not None and words:
-        hasher = _hasher(config.dedup.minhash)
-        bands = hasher.band_keys(hasher.signature(words)).tobytes()
-    return Candidate(row["id"], len(text), content_hash(words or [text]), bands)
-
-
-@functools.cache
-def _hasher(config: MinHashConfig) -> MinHasher:
-    return MinHasher(config)
