@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 SPACE, ALPHABETIC, SYMBOL, PUNCTUATION, SENTENCE_END, WORD, UPPER = (1 << bit for bit in range(7))
-"""Bits of the table: str.isspace, str.isalpha, in SYMBOLS, category P, in SENTENCE_ENDS, str.isalnum or _, str.isupper."""
+"""Bits of the table: isspace, isalpha, in SYMBOLS, category P, in SENTENCE_ENDS, isalnum or _, isupper."""
 
 TABLE_SIZE = 0x40000
 """Characters beyond are none of these (Unicode gives them no letter, blank or punctuation)."""

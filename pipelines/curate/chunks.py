@@ -251,19 +251,14 @@ def find_joints(
 
     ``sides`` gives each character its row and column in ``pairs``, 0 for those in no pair. Start and end in turn.
     """
-    found = np.empty(16, np.int64)
+    found = np.empty(len(codes) + 2, np.int64)  # only what is written takes memory
     count = 0
     size = len(codes)
-    position = 1
-    while position < size - 1:
+    for position in range(1, size - 1):
+        if codes[position] != _BLANK:
+            continue
         before, after = codes[position - 1], codes[position + 1]
-        if not (
-            codes[position] == _BLANK
-            and before < len(sides)
-            and after < len(sides)
-            and pairs[sides[before], sides[after]]
-        ):
-            position += 1
+        if before >= len(sides) or after >= len(sides) or not pairs[sides[before], sides[after]]:
             continue
         start = position
         while start > 0 and not _is_blank(codes[start - 1], table):
@@ -274,12 +269,7 @@ def find_joints(
         if count and found[count - 1] > start:
             found[count - 1] = end
         else:
-            if count == len(found):
-                larger = np.empty(2 * count, np.int64)
-                larger[:count] = found
-                found = larger
             found[count] = start
             found[count + 1] = end
             count += 2
-        position = end
     return found, count

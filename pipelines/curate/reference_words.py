@@ -11,16 +11,17 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
+from itertools import pairwise, starmap
+from typing import TYPE_CHECKING
 
 import numpy as np
-import spacy
-from spacy.attrs import LENGTH
-from spacy.tokenizer import Tokenizer
-from spacy.vocab import Vocab
 
 from pipelines.curate import chunks
 from pipelines.curate.characters import character_table, code_points
 from pipelines.curate.chunks import Codes, Places
+
+if TYPE_CHECKING:
+    from spacy.tokenizer import Tokenizer
 
 KNOWN_CHUNKS = 1 << 19
 """Chunks that a worker remembers before it forgets all and begins again: with their index, at most 25 MB."""
@@ -34,7 +35,13 @@ class ReferenceWords:
     """The tokenizer, and what it is known to make of chunks. Not for several threads at once."""
 
     def __init__(self, known_chunks: int = KNOWN_CHUNKS, block_characters: int = BLOCK_CHARACTERS) -> None:
+        import spacy  # takes a second, and only a worker that splits this way needs it
+        from spacy.attrs import LENGTH
+        from spacy.tokenizer import Tokenizer
+        from spacy.vocab import Vocab
+
         english = spacy.blank("en").tokenizer
+        self._length = LENGTH
         self._rules = english.rules
         affixes = {
             "prefix_search": english.prefix_search,
@@ -47,6 +54,7 @@ class ReferenceWords:
         self._vocab = Vocab()
         self._tokenizer = Tokenizer(self._vocab, rules=self._rules, **affixes)
         self._find_risks(Tokenizer(Vocab(), **affixes))
+        self._is_risk = functools.lru_cache(1 << 16)(self._find_risk)
         self._most, self._block = known_chunks, block_characters
         self._table = character_table()
         size = 1 << (2 * (known_chunks + block_characters // 2) - 1).bit_length()
@@ -57,21 +65,24 @@ class ReferenceWords:
 
     def _find_risks(self, plain: Tokenizer) -> None:
         """Which exceptions change words when they are matched last, and the characters around their inner borders."""
-        changing, borders = [], set()
+        changing = []
+        self._borders: dict[tuple[str, str], list[tuple[str, str]]] = {}
         for rule in self._rules:
             if rule.isspace():
                 continue
             pieces = [word.text for word in plain(rule)]
-            borders.update((left[-1], right[0]) for left, right in zip(pieces, pieces[1:], strict=False))
+            for cut in range(1, len(pieces)):
+                left, right = "".join(pieces[:cut]), "".join(pieces[cut:])
+                self._borders.setdefault((left[-1], right[0]), []).append((left, right))
             if pieces != [word.text for word in self._tokenizer(rule)]:
                 changing.append(rule)
         self._changing = re.compile("|".join(re.escape(rule) for rule in sorted(changing)))
-        number = {each: i for i, each in enumerate(sorted({each for pair in borders for each in pair}), 1)}
+        number = {each: i for i, each in enumerate(sorted({each for pair in self._borders for each in pair}), 1)}
         self._sides = np.zeros(max(map(ord, number)) + 1, np.uint8)
         self._pairs = np.zeros((len(number) + 1, len(number) + 1), np.bool_)
         for each, index in number.items():
             self._sides[ord(each)] = index
-        for left, right in borders:
+        for left, right in self._borders:
             self._pairs[number[left], number[right]] = True
 
     def _forget(self) -> None:
@@ -82,26 +93,31 @@ class ReferenceWords:
     def _learn(self, texts: Sequence[str], special: bool = False) -> None:
         joined = "\n".join(texts)
         with self._vocab.memory_zone():
-            lengths = self._tokenizer(joined).to_array(LENGTH).astype(np.int64)
+            lengths = self._tokenizer(joined).to_array(self._length).astype(np.int64)
         known = (self._table, self._keys, self._values, self._pool, self._used)
         chunks.remember(code_points(joined), lengths, int(special), *known)
 
-    def split(self, text: str) -> tuple[Codes, Places, Places]:
-        """The characters of a text that can be encoded, and where each word starts and ends in them."""
-        if _UNSPEAKABLE in text:
-            return self._without_unspeakable(text)
-        return self._split(text)
+    def split(self, text: str, codes: Codes) -> tuple[Codes, Places, Places]:
+        """The characters that are split, and where each word starts and ends in them.
 
-    def _without_unspeakable(self, text: str) -> tuple[Codes, Places, Places]:
+        Args:
+            codes: the characters of ``text`` as code_points gives them.
+        """
+        if _UNSPEAKABLE in text:
+            return self._without_unspeakable(text, codes)
+        return self._split(text, codes)
+
+    def _without_unspeakable(self, text: str, codes: Codes) -> tuple[Codes, Places, Places]:
         """The tokenizer fails at the word IS_ALPHA, its name for a feature; datatrove then takes the letters out."""
-        codes, starts, ends = self._split(text.replace(_UNSPEAKABLE, _STAND_IN))
+        spoken = text.replace(_UNSPEAKABLE, _STAND_IN)
+        _, starts, ends = self._split(spoken, code_points(spoken))
         size = len(_UNSPEAKABLE)
         if any(text[start : start + size] == _UNSPEAKABLE for start in starts[ends - starts == size].tolist()):
-            return self._split(text.replace(_UNSPEAKABLE, ""))
+            shorter = text.replace(_UNSPEAKABLE, "")
+            return self._split(shorter, code_points(shorter))
         return codes, starts, ends
 
-    def _split(self, text: str) -> tuple[Codes, Places, Places]:
-        codes = code_points(text)
+    def _split(self, text: str, codes: Codes) -> tuple[Codes, Places, Places]:
         all_starts, all_ends = [], []
         position = 0
         while position < len(codes):
@@ -135,13 +151,20 @@ class ReferenceWords:
         chunks.place_words(count, self._pool, chunk_starts, chunk_ends, found, starts, ends)
         return starts, ends, end
 
+    def _find_risk(self, left: str, right: str) -> bool:
+        """Whether an exception could match across the blank between two chunks while another stands in one of them."""
+        if not any(
+            (left.endswith(before) or before.endswith(left)) and (right.startswith(after) or after.startswith(right))
+            for before, after in self._borders[left[-1], right[0]]
+        ):
+            return False
+        return any(len(each) > 1 and each not in self._rules and self._changing.search(each) for each in (left, right))
+
     def _mend(self, text: str, begin: int, end: int, starts: Places, ends: Places) -> tuple[Places, Places]:
         """Split chunks together if an exception within one of them might be hidden by a match across blanks."""
         run = text[begin:end]
         pieces = run.split(" ")
-        if max(map(len, pieces)) > chunks.LONGEST_CHUNK:
-            return starts, ends
-        if not any(piece not in self._rules and self._changing.search(piece) for piece in pieces):
+        if max(map(len, pieces)) > chunks.LONGEST_CHUNK or not any(starmap(self._is_risk, pairwise(pieces))):
             return starts, ends
         with self._vocab.memory_zone():
             words = [(word.idx, word.idx + len(word)) for word in self._tokenizer(run)]
