@@ -28,8 +28,8 @@ def run_corpus(store: Store, monkeypatch: pytest.MonkeyPatch) -> RunCorpus:
 
     monkeypatch.setattr(stage, "map_parts", plain)
 
-    def run(*sources: dict[str, Any]) -> tuple[Artifact, list[dict[str, Any]]]:
-        config = CorpusConfig.model_validate({"sources": list(sources)})
+    def run(*sources: dict[str, Any], **keys: Any) -> tuple[Artifact, list[dict[str, Any]]]:
+        config = CorpusConfig.model_validate({"sources": list(sources)} | keys)
         with Progress(io.StringIO(), live=False).track("corpus") as tracker:
             made = execute(STAGE, identify(STAGE, config, {}), config, {}, store, tracker).artifact
         files = [each.path for each in made.files if each.path.startswith("data/")]

@@ -14,9 +14,9 @@ from cluster.config import parse_document, validate
 from cluster.errors import UserError
 from pipelines.corpus import installed
 from pipelines.corpus.config import CorpusConfig, PythonDocsSource
+from pipelines.corpus.cutting import cut_text
 from pipelines.corpus.documents import Item, clean_unicode, document_id
 from pipelines.corpus.installed import merge_by_share
-from pipelines.corpus.readers import cut_text
 from pipelines.corpus.sources import resolve, source_names
 
 
@@ -43,7 +43,9 @@ def test_a_misspelt_key_of_a_source_is_named_with_its_line() -> None:
     [
         ({"kind": "txt", "path": "a"}, "python-docs"),
         ({"kind": "text"}, "Field required"),
-        ({"kind": "text", "path": "s3://bucket/a"}, "only local paths"),
+        ({"kind": "text", "path": "gs://bucket/a"}, "neither a local path nor s3"),
+        ({"kind": "text", "path": "a", "encoding": "utf9"}, "no such encoding"),
+        ({"kind": "custom", "function": "mine.pages"}, "String should match"),
         ({"kind": "python-docs", "max_bytes": 0}, "greater than or equal to 1"),
     ],
 )
@@ -98,7 +100,7 @@ def test_worker_counts_stay_out_of_the_identity() -> None:
     [
         ("missing.txt", "no such file or folder"),
         ("*.md", "no file matches"),
-        ("empty", "the folder holds no .txt or .md file"),
+        ("empty", "the folder holds no .txt or .md or .markdown file"),
         ("dangling", "cannot be read: No such file"),
     ],
 )
