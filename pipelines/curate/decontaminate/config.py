@@ -10,7 +10,8 @@ from cluster.config import StrictModel
 class DecontaminateConfig(StrictModel):
     """Search the corpus for the questions of the suites that ``evals`` names (Brown et al. 2020, arXiv:2005.14165).
 
-    The defaults are those of GPT-3's appendix C, with its whole-document removal.
+    The defaults are those of GPT-3's appendix C, with whole documents removed; its rule to ignore n-grams of more than
+    10 documents is left out, since a leaked benchmark is copied often too.
     """
 
     ngram: int = Field(13, ge=2, le=64, description="words in an n-gram (GPT-3 appendix C: 13)")
@@ -31,12 +32,6 @@ class DecontaminateConfig(StrictModel):
         10,
         ge=1,
         description="n-grams that more questions share are the task's wording and count for none; null: all count",
-    )
-    max_documents: int | None = Field(
-        None,
-        ge=1,
-        description="n-grams found in more different documents are common phrases and do not count (GPT-3: 10); "
-        "off, since a leaked benchmark is copied often too",
     )
     remove: bool = Field(True, description="take contaminated documents out; false only reports them")
 

@@ -19,8 +19,8 @@ def contamination_section(page: Page, contamination: Mapping[str, Any]) -> None:
     page.paragraph(
         f"{contamination['documents_contaminated']:,} of {contamination['documents_checked']:,} documents hold "
         f"questions of the benchmarks ({contamination['benchmarks']}) and {done}. "
-        f"N-grams of {settings['ngram']} words; shorter questions of at least {settings['min_words']} words as a whole. "
-        f"{contamination['method']}"
+        f"N-grams of {settings['ngram']} words; shorter questions of at least {settings['min_words']} words as a "
+        f"whole. {contamination['method']}"
     )
     page.table([row(name, each) for name, each in contamination["suites"].items()])
     found = [(name, each) for name, each in contamination["tasks"].items() if each["found"]]

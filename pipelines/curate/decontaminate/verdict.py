@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,133 +20,90 @@ METHOD = (
 )
 
 
-@dataclass(frozen=True)
-class Found:
-    """A document that holds n-grams of the benchmarks.
-
-    Attributes:
-        content: equal exactly for documents of equal content, so that copies count once.
-    """
-
-    id: str
-    content: bytes
-    hits: Hits
-
-
 @dataclass
-class TaskCount:
-    """What is known of one task or suite.
+class ContaminationTally:
+    """What the documents of a part, or of all parts, hold of the benchmarks.
 
     Attributes:
-        unchecked: questions with too few words of their own to be looked for.
-        found: questions that some document holds.
-        documents: documents that hold a question of it.
+        checked, contaminated: documents looked at, and those of them that hold a question.
+        questions: numbers of the questions found.
+        by_suite, by_task: documents that hold a question of each.
     """
 
-    questions: int = 0
-    unchecked: int = 0
-    found: int = 0
-    documents: int = 0
+    checked: int = 0
+    contaminated: int = 0
+    questions: set[int] = field(default_factory=set)
+    by_suite: Counter[str] = field(default_factory=Counter)
+    by_task: Counter[str] = field(default_factory=Counter)
 
-    @property
-    def rate(self) -> float:
-        """Questions found / questions."""
-        return self.found / self.questions if self.questions else 0.0
+    def add(self, hits: Hits | None, index: BenchmarkIndex, config: DecontaminateConfig) -> str | None:
+        """Count a document and say why it is contaminated: ``contaminated.<suite>``, or None.
 
+        The suite is the one with most questions in the document, of equal ones the first.
+        """
+        self.checked += 1
+        if hits is None:
+            return None
+        held = index.questions_held(hits.phrases, config.min_share)
+        if not len(held):
+            return None
+        self.contaminated += 1
+        self.questions.update(held.tolist())
+        tasks = index.tasks[held].tolist()
+        suites = Counter(index.task_suites[task] for task in tasks)
+        self.by_task.update({index.task_names[task] for task in tasks})
+        self.by_suite.update(suites.keys())
+        most = max(suites.values())
+        return f"{REASON}.{min(suite for suite, count in suites.items() if count == most)}"
 
-@dataclass
-class Contamination:
-    """The outcome.
+    def merge(self, other: ContaminationTally) -> None:
+        """Add what other documents hold."""
+        self.checked += other.checked
+        self.contaminated += other.contaminated
+        self.questions |= other.questions
+        self.by_suite.update(other.by_suite)
+        self.by_task.update(other.by_task)
 
-    Attributes:
-        reasons: id -> ``contaminated.<suite>``, by the suite with most questions in the document, for each
-            contaminated document.
-        suites, tasks: name -> counts, in the benchmark's order.
-        common: n-grams that did not count because they are in more than ``max_documents`` documents.
-    """
+    def to_json(
+        self, index: BenchmarkIndex, config: DecontaminateConfig, benchmarks: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What contamination.json holds: for each suite and task
 
-    reasons: dict[str, str] = field(default_factory=dict)
-    suites: dict[str, TaskCount] = field(default_factory=dict)
-    tasks: dict[str, TaskCount] = field(default_factory=dict)
-    common: int = 0
+        - ``questions``, and how many of them are ``unchecked`` (too short), ``found``; ``rate`` = found / questions
+        - ``left``, ``left_rate``: what of it is still in the corpus
+        - ``documents``: how many hold a question of it
 
-    def to_json(self, config: DecontaminateConfig, benchmarks: Mapping[str, Any], checked: int) -> dict[str, Any]:
-        """What contamination.json holds; ``left`` is what of the questions found is still in the published corpus."""
+        Args:
+            benchmarks: the details of the BenchmarkText artifact.
+        """
+        in_corpus = np.zeros(len(index.tasks), bool)
+        in_corpus[sorted(self.questions)] = True
+        unchecked = ~index.checked
 
-        def rows(counts: Mapping[str, TaskCount]) -> dict[str, Any]:
+        def entry(own: Any, documents: int) -> dict[str, Any]:
+            count, found = int(own.sum()), int((own & in_corpus).sum())
+            left = 0 if config.remove else found
             return {
-                name: {
-                    "questions": each.questions,
-                    "unchecked": each.unchecked,
-                    "found": each.found,
-                    "rate": each.rate,
-                    "left": 0 if config.remove else each.found,
-                    "left_rate": 0.0 if config.remove else each.rate,
-                    "documents": each.documents,
-                }
-                for name, each in counts.items()
+                "questions": count,
+                "unchecked": int((own & unchecked).sum()),
+                "found": found,
+                "rate": found / count,
+                "left": left,
+                "left_rate": left / count,
+                "documents": documents,
             }
 
+        suites = np.array([index.task_suites[task] for task in index.tasks], np.str_)
         return {
             "method": METHOD,
             "settings": config.model_dump(mode="json"),
             "benchmarks": benchmarks["benchmarks"],
             "benchmarks_sha256": benchmarks["benchmarks_sha256"],
-            "documents_checked": checked,
-            "documents_contaminated": len(self.reasons),
-            "documents_removed": len(self.reasons) if config.remove else 0,
-            "common_ngrams": self.common,
-            "suites": rows(self.suites),
-            "tasks": rows(self.tasks),
+            "documents_checked": self.checked,
+            "documents_contaminated": self.contaminated,
+            "documents_removed": self.contaminated if config.remove else 0,
+            "suites": {name: entry(suites == name, self.by_suite[name]) for name in sorted(set(index.task_suites))},
+            "tasks": {
+                name: entry(index.tasks == number, self.by_task[name]) for number, name in enumerate(index.task_names)
+            },
         }
-
-
-def judge(found: Iterable[Found], index: BenchmarkIndex, config: DecontaminateConfig) -> Contamination:
-    """Decide over all documents together; only those that hold anything of the benchmarks are asked for."""
-    documents = list(found)
-    ignored = _common(documents, index, config.max_documents)
-    suite_names = list(dict.fromkeys(index.task_suites))
-    suite_of_task = np.array([suite_names.index(each) for each in index.task_suites], np.int64)
-    outcome = Contamination(common=int(ignored.sum()))
-    in_corpus = np.zeros(len(index.tasks), bool)
-    by_task: Counter[int] = Counter()
-    by_suite: Counter[int] = Counter()
-    for each in documents:
-        counting = each.hits.phrases[~ignored[each.hits.phrases]]
-        held = index.questions_held(counting, config.min_share)
-        if not len(held):
-            continue
-        in_corpus[held] = True
-        tasks = index.tasks[held]
-        suites, weights = np.unique(suite_of_task[tasks], return_counts=True)
-        by_task.update(set(tasks.tolist()))
-        by_suite.update(suites.tolist())
-        outcome.reasons[each.id] = f"{REASON}.{suite_names[suites[int(np.argmax(weights))]]}"
-    suites_of_questions = suite_of_task[index.tasks] if len(index.tasks) else np.empty(0, np.int64)
-    outcome.tasks = _counts(index.task_names, index.tasks, index, in_corpus, by_task)
-    outcome.suites = _counts(suite_names, suites_of_questions, index, in_corpus, by_suite)
-    return outcome
-
-
-def _common(documents: list[Found], index: BenchmarkIndex, most: int | None) -> Any:
-    counts = np.zeros(len(index.phrases.hashes), np.int64)
-    if most is not None:
-        for hits in {each.content: each.hits for each in documents}.values():
-            counts[hits.phrases] += 1
-    return counts > most if most is not None else np.zeros(len(counts), bool)
-
-
-def _counts(
-    names: Iterable[str], group: Any, index: BenchmarkIndex, in_corpus: Any, documents: Counter[int]
-) -> dict[str, TaskCount]:
-    counts = {}
-    checked = index.checked
-    for number, name in enumerate(names):
-        own = group == number
-        counts[name] = TaskCount(
-            questions=int(own.sum()),
-            unchecked=int((own & ~checked).sum()),
-            found=int((own & in_corpus).sum()),
-            documents=documents[number],
-        )
-    return counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.report import Page
 from pipelines.curate.decontaminate.config import DecontaminateConfig
 from pipelines.curate.decontaminate.index import BenchmarkIndex, build_index, forms
-from pipelines.curate.decontaminate.verdict import Contamination, Found, judge
+from pipelines.curate.decontaminate.report import contamination_section
+from pipelines.curate.decontaminate.verdict import ContaminationTally
 
 FILLER = "Nothing of interest is said in this place, and nobody would ever ask about it in a test of any kind."
 
@@ -32,13 +35,26 @@ def config(**values: Any) -> DecontaminateConfig:
     return DecontaminateConfig.model_validate(values)
 
 
-def search(documents: list[str], index: BenchmarkIndex, **values: Any) -> Contamination:
-    found = [
-        Found(f"d{number}", text.encode(), hits)
-        for number, text in enumerate(documents)
-        if (hits := index.find(text)) is not None
-    ]
-    return judge(found, index, config(**values))
+@dataclass
+class Outcome:
+    """Reasons by the document's number, and the counts of contamination.json."""
+
+    reasons: dict[int, str]
+    suites: dict[str, dict[str, Any]]
+    tasks: dict[str, dict[str, Any]]
+
+
+def search(documents: list[str], index: BenchmarkIndex, **values: Any) -> Outcome:
+    """Each document by a worker of its own."""
+    tally, reasons = ContaminationTally(), {}
+    for number, text in enumerate(documents):
+        own = ContaminationTally()
+        if reason := own.add(index.find(text), index, config(**values)):
+            reasons[number] = reason
+        tally.merge(own)
+    written = tally.to_json(index, config(**values), {"benchmarks": "sample", "benchmarks_sha256": "0"})
+    assert (written["documents_checked"], written["documents_contaminated"]) == (len(documents), len(reasons))
+    return Outcome(reasons, written["suites"], written["tasks"])
 
 
 LONG = "Mara hangs a wet towel on a clothesline on a sunny day and by evening the towel is dry."
@@ -58,10 +74,16 @@ def test_planted_questions_are_found() -> None:
         ],
         build_index(rows, config()),
     )
-    assert outcome.reasons == {"d2": "contaminated.arc_easy", "d3": "contaminated.arc_easy"}
-    counts = outcome.suites["arc_easy"]
-    assert (counts.questions, counts.unchecked, counts.found, counts.documents) == (3, 1, 2, 2)
-    assert counts.rate == pytest.approx(2 / 3)
+    assert outcome.reasons == {2: "contaminated.arc_easy", 3: "contaminated.arc_easy"}
+    assert outcome.suites["arc_easy"] == {
+        "questions": 3,
+        "unchecked": 1,
+        "found": 2,
+        "rate": pytest.approx(2 / 3),
+        "left": 0,
+        "left_rate": 0,
+        "documents": 2,
+    }
 
 
 def test_an_answer_that_follows_its_question_completes_a_phrase() -> None:
@@ -81,7 +103,7 @@ def test_both_ways_to_write_choices_are_looked_for() -> None:
     index = build_index([row], config())
     plain = "Which one: red apples and pears, green plums, blue grapes, white peaches and figs"
     lettered = "Which one? (A) red apples and pears (B) green plums (C) blue grapes (D) white peaches and figs"
-    assert set(search([plain, lettered, plain.replace("red", "pink")], index).reasons) == {"d0", "d1"}
+    assert set(search([plain, lettered, plain.replace("red", "pink")], index).reasons) == {0, 1}
 
 
 def test_a_document_goes_by_the_suite_that_it_holds_most_of() -> None:
@@ -89,9 +111,9 @@ def test_a_document_goes_by_the_suite_that_it_holds_most_of() -> None:
     rows = [question(LONG), *other]
     text = f"{LONG} first {TEN} second {TEN}"
     outcome = search([text], build_index(rows, config()))
-    assert outcome.reasons == {"d0": "contaminated.mmlu"}
-    assert {name: each.documents for name, each in outcome.suites.items()} == {"arc_easy": 1, "mmlu": 1}
-    assert {name: each.found for name, each in outcome.tasks.items()} == {
+    assert outcome.reasons == {0: "contaminated.mmlu"}
+    assert {name: each["documents"] for name, each in outcome.suites.items()} == {"arc_easy": 1, "mmlu": 1}
+    assert {name: each["found"] for name, each in outcome.tasks.items()} == {
         "arc_easy": 1,
         "mmlu_first": 1,
         "mmlu_second": 1,
@@ -103,18 +125,8 @@ def test_the_wording_that_questions_share_counts_for_none() -> None:
     rows = [question(f"{shared} {word}", "a", "b") for word in ("one", "two", "three")]
     strict, loose = build_index(rows, config(max_questions=2)), build_index(rows, config(max_questions=3))
     assert not search([f"{shared} and more"], strict).reasons
-    assert search([f"{shared} and more"], loose).suites["arc_easy"].found == 3
-    assert search([f"{shared} two a"], strict).suites["arc_easy"].found == 1
-
-
-def test_common_phrases_can_be_ignored_and_copies_count_once() -> None:
-    index = build_index([question(LONG)], config())
-    documents = [f"{LONG} {number}" for number in range(3)]
-    assert len(search(documents, index, max_documents=3).reasons) == 3
-    outcome = search(documents, index, max_documents=2)
-    assert outcome.reasons == {}
-    assert outcome.common > 0
-    assert len(search([documents[0]] * 5, index, max_documents=2).reasons) == 5
+    assert search([f"{shared} and more"], loose).suites["arc_easy"]["found"] == 3
+    assert search([f"{shared} two a"], strict).suites["arc_easy"]["found"] == 1
 
 
 def test_a_share_of_the_question_can_be_asked_for() -> None:
@@ -128,13 +140,21 @@ def test_a_share_of_the_question_can_be_asked_for() -> None:
 
 
 def test_only_reporting_leaves_the_questions_in() -> None:
-    outcome = search([LONG], build_index([question(LONG)], config()))
+    index, tally = (
+        build_index([question(LONG), question(TEN, task="mmlu_a", suite="mmlu")], config()),
+        ContaminationTally(),
+    )
+    tally.add(index.find(LONG), index, config())
     for remove, left in ((True, 0), (False, 1)):
-        benchmarks = {"benchmarks": "sample", "benchmarks_sha256": "0"}
-        written = outcome.to_json(config(remove=remove), benchmarks, 5)
+        written = tally.to_json(index, config(remove=remove), {"benchmarks": "sample", "benchmarks_sha256": "0"})
         assert written["suites"]["arc_easy"]["left"] == left
         assert written["suites"]["arc_easy"]["rate"] == 1.0
-        assert (written["documents_checked"], written["documents_removed"]) == (5, 1 - left)
+        assert written["documents_removed"] == 1 - left
+        page = Page("t")
+        contamination_section(page, written)
+        html = page.render()
+        assert ("remove: false" in html) != remove
+        assert "1 of 1 documents hold questions of the benchmarks (sample)" in html
 
 
 def test_the_index_survives_the_store() -> None:
@@ -179,5 +199,5 @@ def test_equal_to_a_search_written_out(questions: list[list[str]], documents: li
     index = build_index(rows, config(ngram=length, min_words=least, max_questions=None))
     outcome = search([" ".join(each) for each in documents], index)
     expected = [[held(document, row) for row in rows] for document in documents]
-    assert set(outcome.reasons) == {f"d{number}" for number, row in enumerate(expected) if any(row)}
-    assert outcome.suites["arc_easy"].found == int(np.any(expected, axis=0).sum())
+    assert set(outcome.reasons) == {number for number, row in enumerate(expected) if any(row)}
+    assert outcome.suites["arc_easy"]["found"] == int(np.any(expected, axis=0).sum())
