@@ -21,7 +21,8 @@ _LONGEST_LOCAL = 64
 _FIRST_DOT = re.compile(r"\.(?=[0-9]{1,3}\.[0-9]{1,3}\.[0-9])")
 _IPV4 = re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
 _MULTICAST = tuple(f"{first}." for first in range(224, 240))
-_IPV6 = re.compile(r"[23](?<![\w:.].)[0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])")
+_FIRST_COLON = re.compile(r":(?<=[23][0-9A-Fa-f]{3}:)")
+_IPV6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])")
 """Global unicast only (2000::/3, RFC 4291), which keeps C++ scopes, slices and times out."""
 
 
@@ -54,11 +55,11 @@ def find_ips(scan: Scan) -> Iterator[tuple[int, int]]:
         match = _IPV4.match(text, start)
         if match and is_public(match[0]) and not match[0].startswith(_MULTICAST):
             yield match.span()
-    if "::" in text or text.count(":") >= 7:
-        for match in _IPV6.finditer(text):
-            address = match[0].rstrip(":")
-            if is_public(address):
-                yield match.start(), match.start() + len(address)
+    for colon in _FIRST_COLON.finditer(text):
+        match = _IPV6.match(text, colon.start() - 4)
+        address = match[0].rstrip(":") if match else ""
+        if match and is_public(address):
+            yield match.start(), match.start() + len(address)
 
 
 def _is_local(character: str) -> bool:
