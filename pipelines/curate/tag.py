@@ -12,10 +12,13 @@ import pyarrow as pa
 from cluster.store import Store
 from pipelines.corpus.table import decode, encode
 from pipelines.curate.config import CurateConfig
+from pipelines.curate.decontaminate.verdict import ContaminationTally
+from pipelines.curate.gates import LICENCE, Gates
 from pipelines.curate.language import identify_language
 from pipelines.curate.normalise import normalise
 from pipelines.curate.quality_chain import QualityChain
 from pipelines.curate.redact import PLACEHOLDERS, redact, redact_sample
+from pipelines.curate.refusal import Refusal, excerpt
 from pipelines.curate.signatures import Signed, sign
 
 SAMPLES_PER_REASON = 5
@@ -50,10 +53,15 @@ class Sample:
 
 @dataclass
 class Tally:
-    """Documents and bytes by source, kind and licence."""
+    """Documents and bytes by source, kind and licence.
+
+    Attributes:
+        licences: (source, licence) -> documents.
+    """
 
     documents: Counter[tuple[str, str]] = field(default_factory=Counter)
     bytes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    licences: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def add(self, row: dict[str, Any]) -> None:
         """Count a row of the corpus table."""
@@ -62,11 +70,19 @@ class Tally:
         for key in (("source", row["source"]), ("kind", kind), ("licence", row["licence"]), ("all", "all")):
             self.documents[key] += 1
             self.bytes[key] += size
+        self.licences[row["source"], row["licence"]] += 1
 
     def merge(self, other: Tally) -> None:
         """Add another tally to this one."""
         self.documents.update(other.documents)
         self.bytes.update(other.bytes)
+        self.licences.update(other.licences)
+
+    def remove(self, other: Tally) -> None:
+        """Take another tally, of documents that were counted here, off this one."""
+        self.documents.subtract(other.documents)
+        self.bytes.subtract(other.bytes)
+        self.licences.subtract(other.licences)
 
 
 @dataclass
@@ -78,6 +94,7 @@ class TagSummary:
         survivors, characters: the other documents and their length.
         signed: what deduplication compares them by.
         samples: reason -> the dropped documents of the smallest ids.
+        contamination: what was found of the benchmarks.
     """
 
     number: int
@@ -88,6 +105,7 @@ class TagSummary:
     characters: int = 0
     signed: Signed | None = None
     samples: dict[str, list[Sample]] = field(default_factory=dict)
+    contamination: ContaminationTally = field(default_factory=ContaminationTally)
 
 
 @dataclass(frozen=True)
@@ -113,10 +131,14 @@ class TagPart:
     work: WorkKeys
 
 
-def tag_part(part: TagPart, *, config: CurateConfig, store: Store) -> TagSummary:
-    """Read a part, write its survivors, report the rest."""
-    summary = TagSummary(part.number)
-    chain = QualityChain(config)
+def tag_part(part: TagPart, *, config: CurateConfig, store: Store, benchmarks: str | None = None) -> TagSummary:
+    """Read a part, write its survivors, report the rest.
+
+    Args:
+        benchmarks: store key of the benchmark index, where the recipe decontaminates.
+    """
+    chain, gates = QualityChain(config), Gates(config, store, benchmarks)
+    summary = TagSummary(part.number, contamination=gates.contamination)
     survivors: list[dict[str, Any]] = []
     positions: list[int] = []
     ruled: list[dict[str, Any]] = []
@@ -125,17 +147,19 @@ def tag_part(part: TagPart, *, config: CurateConfig, store: Store) -> TagSummary
         summary.documents += 1
         summary.before.add(row)
         original = row["text"]
-        reason = _judge(row, config, chain)
-        if reason is None:
+        refused = _judge(row, config, chain, gates)
+        if refused is None:
             survivors.append(row)
             positions.append(position)
             summary.characters += len(row["text"])
             continue
-        summary.dropped[reason] += 1
-        ruled.append({"id": row["id"], "source": row["source"], "drop_reason": reason})
-        samples = summary.samples.setdefault(reason, [])
+        summary.dropped[refused.reason] += 1
+        ruled.append({"id": row["id"], "source": row["source"], "drop_reason": refused.reason})
+        samples = summary.samples.setdefault(refused.reason, [])
         if len(samples) < SAMPLES_PER_REASON:
-            samples.append(Sample(row["id"], row["path"], redact_sample(original, SAMPLE_CHARACTERS)))
+            whole = redact_sample(original, SAMPLE_CHARACTERS)
+            shown = excerpt(row["text"], refused.part, SAMPLE_CHARACTERS) if refused.part else whole
+            samples.append(Sample(row["id"], row["path"], shown))
     summary.survivors = len(survivors)
     summary.signed = sign(survivors, positions, part.number, config.dedup, store, part.work.signatures)
     store.write(part.work.tagged, encode(pa.Table.from_pylist(survivors, schema=TAGGED)))
@@ -143,19 +167,27 @@ def tag_part(part: TagPart, *, config: CurateConfig, store: Store) -> TagSummary
     return summary
 
 
-def _judge(row: dict[str, Any], config: CurateConfig, chain: QualityChain) -> str | None:
-    """Why the document goes, or None; then the row holds its cleaned text, language and redaction counts."""
+def _judge(row: dict[str, Any], config: CurateConfig, chain: QualityChain, gates: Gates) -> Refusal | None:
+    """Why the document goes, or None; then the row holds its cleaned text, language and redaction counts.
+
+    Of a refusal that marks a part, the row's text is what the part's place refers to.
+    """
+    if gates.refuses_licence(row["licence"]):
+        return Refusal(LICENCE)
     text = normalise(row["text"]) if config.normalise else row["text"]
     if not text.strip():
-        return "empty"
+        return Refusal("empty")
     row["language"] = None
     if config.language:
         row["language"], confidence = identify_language(text)
         if row["language"] not in config.language or confidence < config.language_min_confidence:
-            return "language"
+            return Refusal("language")
     text, reason = chain.decide(text)
     if reason:
-        return reason
+        return Refusal(reason)
+    row["text"] = text
+    if refused := gates.refuse(row, text):
+        return refused
     row["text"], counts = redact(text, config.redact)
     for kind in PLACEHOLDERS:
         row[f"redacted_{kind}"] = counts[kind]
