@@ -20,6 +20,8 @@ _TO_BLANK = str.maketrans(dict.fromkeys(_MARKS + _CONTROLS + _SPACES, " "))
 _ASCII_TO_BLANK = bytes(32 if chr(i) in _MARKS + _CONTROLS and i != 10 else i for i in range(256))
 _NUMBER = re.compile(r"\d+(?:[.,،٫⎖⎗⎘]\d+)?")
 _ASCII_NUMBER = re.compile(rb"[0-9]+(?:[.,][0-9]+)?")
+_PLAIN = re.compile("[a-z]+[0-9]*|[0-9]+")
+"""Chunks that only an exception cuts: all of spaCy's English affixes have a mark in them, or a unit after a digit."""
 _MEMO_CHUNKS = 1_000_000
 """Different chunks remembered: about 150 MB. Then the memo starts anew, and memory stays bounded."""
 
@@ -69,24 +71,14 @@ def _chunks(text: str) -> list[bytes]:
 
 
 def _reference_rules() -> Callable[[str], str]:
-    from spacy.lang.en import English
-    from spacy.tokenizer import Tokenizer
-    from spacy.vocab import Vocab
+    from pipelines.curate.english import english_tokenizer
 
-    english = English().tokenizer
-    # A vocabulary without word features: they cost most of the time and decide nothing here.
-    vocabulary = Vocab()
-    tokenizer = Tokenizer(
-        vocabulary,
-        rules=english.rules,
-        prefix_search=english.prefix_search,
-        suffix_search=english.suffix_search,
-        infix_finditer=english.infix_finditer,
-        token_match=english.token_match,
-        url_match=english.url_match,
-    )
+    tokenizer, vocabulary = english_tokenizer()
+    exceptions = frozenset(tokenizer.rules)
 
     def cut(chunk: str) -> str:
+        if _PLAIN.fullmatch(chunk) and chunk not in exceptions:
+            return chunk
         with vocabulary.memory_zone():
             return " ".join([token.text for token in tokenizer(chunk)])
 
