@@ -8,20 +8,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import InternalError
+from pipelines.curate.mix.run import MixSummary
+from pipelines.curate.split import TRAIN
 from pipelines.curate.tag import TagSummary, Tally
 from pipelines.curate.write import WriteSummary
 
 ORDER = (
+    "licence",
     "empty",
     "language",
     "gopher_repetition",
     "gopher_quality",
     "c4",
     "fineweb",
+    "filter",
+    "audit",
+    "contaminated",
     "duplicate.earlier",
     "duplicate.exact",
     "duplicate.near",
     "duplicate.text",
+    "mix",
 )
 """The order in which the steps drop documents; a rule's own name comes after its step's."""
 
@@ -47,8 +54,13 @@ class Funnel:
     repeated_characters: int = 0
 
     @classmethod
-    def of(cls, tagged: Sequence[TagSummary], written: Sequence[WriteSummary]) -> Funnel:
-        """Add up the parts: what came in from the first pass, what went where from the second."""
+    def of(
+        cls, tagged: Sequence[TagSummary], written: Sequence[WriteSummary], mixed: MixSummary | None = None
+    ) -> Funnel:
+        """Add up the parts: what came in from the first pass, what went where from the second and from mixing.
+
+        Documents are counted once however often the mix repeats them.
+        """
         before, after = Tally(), Tally()
         dropped: Counter[str] = Counter()
         splits: Counter[str] = Counter()
@@ -60,6 +72,10 @@ class Funnel:
             dropped.update(second.dropped)
             splits.update(second.written)
             redacted.update(second.redacted)
+        if mixed is not None:
+            after.remove(mixed.removed)
+            dropped.update(mixed.dropped)
+            splits[TRAIN] -= mixed.dropped.total()
         ordered = {reason: dropped[reason] for reason in sorted(dropped, key=_place)}
         repeated = sum(each.repeated_characters for each in written)
         documents_in = sum(each.documents for each in tagged)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cluster.report import Page
+from pipelines.curate.accounts import Accounts
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.dedup import Found
 from pipelines.curate.funnel import Funnel
@@ -19,6 +20,7 @@ def report(
     tagged: Sequence[TagSummary],
     written: Sequence[WriteSummary],
     found: Found,
+    accounts: Accounts | None = None,
 ) -> str:
     """The page as HTML."""
     page = Page("Curation", f"{funnel.documents_in:,} documents in, {funnel.kept:,} kept")
@@ -41,8 +43,11 @@ def report(
     for field in ("source", "kind", "licence"):
         page.heading(f"By {field}")
         page.table(funnel.table(field))
+    if accounts is not None:
+        accounts.show(page)
     page.heading("What each rule dropped")
-    samples = _samples([*(each.samples for each in tagged), *(each.samples for each in written)])
+    further = [accounts.samples] if accounts is not None else []
+    samples = _samples([*(each.samples for each in tagged), *(each.samples for each in written), *further])
     for reason, count in funnel.dropped.items():
         page.paragraph(f"{reason}: {count:,} documents")
         for sample in samples.get(reason, []):

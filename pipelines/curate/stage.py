@@ -15,12 +15,16 @@ from cluster.artifact import Artifact
 from cluster.errors import InternalError, UserError
 from cluster.stage import Outcome, StageContext
 from pipelines.corpus.parts import map_parts
+from pipelines.curate.accounts import Accounts, index_benchmarks
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decisions import REPEATED
 from pipelines.curate.dedup import Deduplication, Found
 from pipelines.curate.earlier import find_earlier, signature_parameters, signature_tables
 from pipelines.curate.funnel import Funnel
 from pipelines.curate.language import check_languages
+from pipelines.curate.mix.licences import check_licences, declared
+from pipelines.curate.mix.run import MixPart, Mixture, mix_parts
+from pipelines.curate.own_filters.run import check_filters
 from pipelines.curate.report import report
 from pipelines.curate.split import TRAIN, VALIDATION
 from pipelines.curate.tag import TagPart, TagSummary, WorkKeys, tag_part
@@ -36,17 +40,24 @@ def run(config: CurateConfig, inputs: Mapping[str, Artifact], context: StageCont
         InternalError: the funnel does not add up.
     """
     check_languages(config.language)
+    check_filters(config.filters)
+    check_licences(declared(inputs["corpus"], config.licences), config.licences)
+    benchmarks = index_benchmarks(config, inputs.get("benchmarks"), context)
     earlier = find_earlier(config.dedup, context.store)
-    tagged = _tag(config, inputs["corpus"], context)
+    tagged = _tag(config, inputs["corpus"], context, benchmarks.key if benchmarks else None)
     found = _find_duplicates(config, tagged, signature_tables(earlier), context)
     _refuse_empty(tagged, sum(summary.survivors for summary in tagged) - found.duplicates)
     written = _write(config, tagged, found, context)
+    mixture = _mix(config, tagged, context)
     context.store.delete_all(context.output.resume_key())
-    funnel = Funnel.of(tagged, written)
+    funnel = Funnel.of(tagged, written, mixture.summary if mixture else None)
     _refuse_empty(tagged, funnel.kept)
     funnel.check()
+    check_licences(funnel.after.licences, config.licences)
+    accounts = Accounts.of(config, tagged, written, funnel, mixture, benchmarks)
+    accounts.write(context.output)
     context.output.write_json("funnel.json", funnel.to_json())
-    context.output.write_text("report.html", report(config, funnel, tagged, written, found))
+    context.output.write_text("report.html", report(config, funnel, tagged, written, found, accounts))
     return Outcome(
         counts={
             "documents_in": funnel.documents_in,
@@ -55,25 +66,27 @@ def run(config: CurateConfig, inputs: Mapping[str, Artifact], context: StageCont
             "validation_documents": funnel.splits["validation"],
             "bytes": funnel.after.bytes["all", "all"],
         }
+        | ({"repeats": sum(row["repeats"] for row in accounts.sources)} if mixture else {})
         | {f"dropped.{reason}": count for reason, count in sorted(funnel.dropped.items())}
         | {f"redacted.{kind}": count for kind, count in sorted(funnel.redacted.items())},
-        metrics={"curate.kept_share": funnel.kept / funnel.documents_in},
+        metrics={"curate.kept_share": funnel.kept / funnel.documents_in} | accounts.metrics(),
         licences=dict(sorted(funnel.after_by("licence").items())),
         details={
             "signatures": signature_parameters(config.dedup),
             "compared_with": {each.id: each.fingerprint for each in earlier},
+            "mix": accounts.sources,
         },
     )
 
 
-def _tag(config: CurateConfig, corpus: Artifact, context: StageContext) -> list[TagSummary]:
+def _tag(config: CurateConfig, corpus: Artifact, context: StageContext, benchmarks: str | None) -> list[TagSummary]:
     names = sorted(file.path for file in corpus.files if file.path.startswith("data/"))
     parts = [TagPart(number, corpus.key(name), _work(context, number)) for number, name in enumerate(names)]
     total = corpus.counts.get("documents")
     summaries = []
     done = kept = 0
     with context.progress.step("clean and judge", total=total, unit="documents") as tracker:
-        work = functools.partial(tag_part, config=config, store=context.store)
+        work = functools.partial(tag_part, config=config, store=context.store, benchmarks=benchmarks)
         for summary in map_parts(work, parts, config.workers):
             summaries.append(summary)
             done += summary.documents
@@ -141,6 +154,18 @@ def _write(config: CurateConfig, tagged: list[TagSummary], found: Found, context
             next_step="report it",
         )
     return [summaries[number] for number in sorted(summaries)]
+
+
+def _mix(config: CurateConfig, tagged: list[TagSummary], context: StageContext) -> Mixture | None:
+    if config.mix.does_nothing:
+        return None
+    parts = [MixPart(summary.number, _work(context, summary.number).unmixed) for summary in tagged]
+
+    def mapper(function: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
+        return map_parts(function, parts, config.workers)
+
+    with context.progress.step("mix", total=None):
+        return mix_parts(config.mix, parts, context.store, context.output.prefix, mapper)
 
 
 def _moves(config: CurateConfig, written: list[WriteSummary], context: StageContext) -> list[WritePart]:

@@ -115,11 +115,12 @@ class WorkKeys:
     tagged: str
     ruled: str
     signatures: str
+    unmixed: str
 
     @classmethod
     def of(cls, prefix: str, number: int) -> WorkKeys:
         """Below a folder of the store."""
-        return cls(*(f"{prefix}/{name}/{number:05d}.parquet" for name in ("tagged", "ruled", "signatures")))
+        return cls(*(f"{prefix}/{name}/{number:05d}.parquet" for name in ("tagged", "ruled", "signatures", "unmixed")))
 
 
 @dataclass(frozen=True)

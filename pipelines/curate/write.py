@@ -11,13 +11,15 @@ import pyarrow as pa
 
 from cluster.store import Store
 from pipelines.corpus.table import decode, encode, part_name
+from pipelines.curate.audit.lexicon import load_lexicon
+from pipelines.curate.audit.tally import AuditTally
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decisions import REPEATED, Duplicate
 from pipelines.curate.dedup import Found
 from pipelines.curate.redact import PLACEHOLDERS, redact_sample
 from pipelines.curate.repeated_text import without
 from pipelines.curate.signatures import load_contents, publish
-from pipelines.curate.split import SPLITS, position, side
+from pipelines.curate.split import SPLITS, TRAIN, position, side
 from pipelines.curate.tag import SAMPLE_CHARACTERS, SAMPLES_PER_REASON, TAGGED, Sample, Tally, WorkKeys
 
 KEPT = pa.schema([each for each in TAGGED if not each.name.startswith("redacted_")])
@@ -53,6 +55,7 @@ class WriteSummary:
         repeated_characters: taken out of kept documents, since they stand elsewhere too.
         names: id -> path of kept documents that the report wants to show.
         lowest, highest: of the kept documents.
+        audit: of the kept documents, where the recipe asks for it.
     """
 
     number: int
@@ -66,10 +69,14 @@ class WriteSummary:
     repeated_characters: int = 0
     lowest: Edge | None = None
     highest: Edge | None = None
+    audit: AuditTally = field(default_factory=AuditTally)
 
 
 def write_part(part: WritePart, *, config: CurateConfig, found: Found, store: Store, prefix: str) -> WriteSummary:
-    """Write ``train/``, ``validation/``, ``dropped/`` and ``signatures/`` files of a part; an empty one is left out."""
+    """Write ``train/``, ``validation/``, ``dropped/`` and ``signatures/`` files of a part; an empty one is left out.
+
+    Where the recipe mixes sources, the training documents go to the part's ``unmixed`` file instead of ``train/``.
+    """
     summary = WriteSummary(part.number)
     kept: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     stays: list[int] = []
@@ -91,6 +98,8 @@ def write_part(part: WritePart, *, config: CurateConfig, found: Found, store: St
         if row["id"] in found.largest:
             summary.names[row["id"]] = row["path"]
         summary.after.add(row)
+        if config.audit is not None:
+            summary.audit.add(row["source"], row["text"], load_lexicon(config.audit), config.audit.window_words)
         for kind in PLACEHOLDERS:
             summary.redacted[kind] += row.pop(f"redacted_{kind}")
     if stays:
@@ -98,7 +107,8 @@ def write_part(part: WritePart, *, config: CurateConfig, found: Found, store: St
         publish(store, part.work.signatures, stays, f"{prefix}/{part_name('signatures', part.number)}")
     for split, rows in kept.items():
         summary.written[split] = len(rows)
-        _write(store, f"{prefix}/{part_name(split, part.number)}", rows, KEPT)
+        place = f"{prefix}/{part_name(split, part.number)}"
+        _write(store, part.work.unmixed if split == TRAIN and not config.mix.does_nothing else place, rows, KEPT)
     dropped.sort(key=lambda row: str(row["id"]))
     summary.dropped.update(str(row["drop_reason"]) for row in dropped)
     _write(store, f"{prefix}/{part_name('dropped', part.number)}", dropped, DROPPED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from cluster.artifact import Artifact
 from cluster.errors import UserError
 from pipelines.curate.mix.config import LicenceConfig
 
@@ -120,3 +121,16 @@ def _keys(names: Iterable[str]) -> set[str]:
 
 def _key(name: str) -> str:
     return " ".join(name.lower().split())
+
+
+def declared(corpus: Artifact, config: LicenceConfig | None) -> dict[tuple[str, str], int]:
+    """(source, licence) -> documents before curation, for a refusal before any work; empty where nothing is refused.
+
+    No step judges by licence, so what may not be published is refused before hours are spent on it.
+    """
+    if config is None or config.on_refusal == "drop":
+        return {}
+    by_source = corpus.details.get("licences_by_source")
+    if by_source is None:
+        return {("corpus", licence): count for licence, count in corpus.licences.items()}
+    return {(source, licence): count for source, each in by_source.items() for licence, count in each.items()}

@@ -8,7 +8,7 @@ where a cap cuts it, the cut falls between two bins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,15 +136,10 @@ def _refuse_unknown(sizes: Mapping[str, Sizes], config: MixConfig) -> None:
         )
 
 
-def rollup(
-    plans: Mapping[str, SourcePlan],
-    sizes: Mapping[str, Sizes],
-    licences: Mapping[tuple[str, str], int],
-) -> list[dict[str, Any]]:
+def rollup(plans: Mapping[str, SourcePlan], sizes: Mapping[str, Sizes]) -> list[dict[str, Any]]:
     """The record's account of the training split, one entry a source, in name order.
 
-    Args:
-        licences: (source, licence) -> documents that the published corpus holds, in all splits.
+    ``documents`` are the different ones that are used and ``repeats`` their further uses; bytes and share count both.
     """
     rows: list[dict[str, Any]] = []
     for name in sorted(plans):
@@ -162,14 +157,9 @@ def rollup(
                 "repeats": int((each.documents * np.maximum(uses - 1, 0)).sum()),
                 "bytes_in": int(each.bytes.sum()),
                 "bytes": int((each.bytes * uses).sum()),
-                "licences": _licences_of(name, licences.items()),
             }
         )
     whole = sum(row["bytes"] for row in rows)
     for row in rows:
         row["share"] = row["bytes"] / whole if whole else 0.0
     return rows
-
-
-def _licences_of(source: str, counts: Iterable[tuple[tuple[str, str], int]]) -> dict[str, int]:
-    return dict(sorted((licence, count) for (name, licence), count in counts if name == source and count))
