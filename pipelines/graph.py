@@ -14,6 +14,7 @@ from evals.config import BENCHMARK_TEXT_STAGE, BenchmarkTextConfig
 from evals.config import STAGE as EVALS
 from pipelines.corpus.config import STAGE as CORPUS
 from pipelines.curate.config import STAGE as CURATE
+from pipelines.curate.config import CurateConfig
 from pipelines.finetune.config import STAGE as FINETUNE
 from pipelines.pretrain import STAGE as PRETRAIN
 from pipelines.recipe import Recipe
@@ -67,7 +68,7 @@ def _curation(recipe: Recipe) -> list[Node]:
     Raises:
         UserError: it is to decontaminate, and the recipe does not say against what.
     """
-    curate = Node("curate", "curate", CURATE, recipe.curate, {"corpus": "corpus"})
+    curate = Node("curate", "curate", CURATE, _weighted(recipe), {"corpus": "corpus"})
     if recipe.curate.decontaminate is None or "curate" not in _wanted(recipe):
         return [curate]
     if "evals" not in recipe.written:
@@ -78,6 +79,22 @@ def _curation(recipe: Recipe) -> list[Node]:
         )
     text = Node("benchmark-text", "curate", BENCHMARK_TEXT_STAGE, BenchmarkTextConfig.of(recipe.evals), {})
     return [text, replace(curate, inputs={**curate.inputs, "benchmarks": text.name})]
+
+
+def _weighted(recipe: Recipe) -> CurateConfig:
+    """Curation's section with the weights of the corpus's sources, where it does not weigh them itself."""
+    weighed = [source.weight for source in recipe.corpus.sources]
+    if all(weight is None for weight in weighed):
+        return recipe.curate
+    from pipelines.corpus.sources import source_names
+
+    mix = recipe.curate.mix
+    chosen = dict(mix.sources)
+    for name, weight in zip(source_names(recipe.corpus), weighed, strict=True):
+        own = mix.of(name)
+        if weight is not None and own.weight is None:
+            chosen[name] = own.model_copy(update={"weight": weight})
+    return recipe.curate.model_copy(update={"mix": mix.model_copy(update={"sources": chosen})})
 
 
 def _wanted(recipe: Recipe) -> set[str]:

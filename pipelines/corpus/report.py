@@ -42,7 +42,6 @@ def report(
             {
                 "source": name,
                 "kind": each["kind"],
-                "weight": "" if each["weight"] is None else each["weight"],
                 "licence": each["licence"] or "each document's own",
                 "language": each["language"] or "not declared",
                 "documents": each["documents"],

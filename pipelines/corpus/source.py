@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from cluster.config import StrictModel
+from cluster.config import StrictModel, execution
 
 MetadataValue = str | int | float | bool
 
@@ -22,8 +22,11 @@ class SourceBase(StrictModel):
     max_bytes: int | None = Field(
         None, ge=1, description="stop after this many bytes of text (UTF-8), in the source's stable order"
     )
-    weight: float | None = Field(
-        None, gt=0, description="share of this source in a mixture, relative to the others; recorded for curate.mix"
+    weight: float | None = execution(
+        None,
+        ge=0,
+        description="how often its text is used for training: 1 as it is (the default), 0.5 half of it, 2 twice; "
+        "curate.mix carries it out, so that another weight does not read the source again",
     )
 
 

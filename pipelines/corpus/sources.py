@@ -25,8 +25,8 @@ from pipelines.corpus.documents import Item, stable_order
 from pipelines.corpus.files import COMPRESSED, FoundFile, content_digest, find_files
 from pipelines.corpus.source import FileSource, SourceBase
 
-NOT_IDENTITY = {"path"}
-"""Where the files are does not change the corpus."""
+NOT_IDENTITY = {"path", "weight"}
+"""Where the files are does not change the corpus, and weights change the mixture only."""
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,8 @@ def _about(source: SourceBase, tally: Tally, parts: Sequence[PartSummary]) -> di
     passed_over = sum((part.passed_over for part in parts), Counter[str]())
     return {
         "kind": str(getattr(source, "kind", "")),
-        "weight": source.weight,
         "licence": declared.licence if declared else None,
+        "licences": dict(sorted(tally.licences.items())),
         "language": declared.language if declared else None,
         "metadata": dict(declared.metadata) if declared else {},
         "documents": tally.documents,

@@ -130,7 +130,7 @@ def declared(corpus: Artifact, config: LicenceConfig | None) -> dict[tuple[str, 
     """
     if config is None or config.on_refusal == "drop":
         return {}
-    by_source = corpus.details.get("licences_by_source")
-    if by_source is None:
+    sources = corpus.details.get("sources")
+    if sources is None:
         return {("corpus", licence): count for licence, count in corpus.licences.items()}
-    return {(source, licence): count for source, each in by_source.items() for licence, count in each.items()}
+    return {(name, licence): count for name, each in sources.items() for licence, count in each["licences"].items()}

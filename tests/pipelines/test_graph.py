@@ -72,3 +72,16 @@ def test_without_an_evals_section_there_is_nothing_to_look_for(tmp_path: Path) -
     with pytest.raises(UserError, match="the recipe has no evals section"):
         build_graph(load_recipe(path))
     assert run_command(["plan", str(path)]) == 2
+
+
+def test_weights_of_sources_change_the_mixture_and_read_nothing_again() -> None:
+    def found(weight: str, *overrides: str) -> dict[str, str]:
+        source = f"corpus.sources=[{{kind: python-docs, max_bytes: 15000000{weight}}}]"
+        return {name: each.fingerprint for name, each in identities(build_graph(recipe(source, *overrides))).items()}
+
+    plain, half = found(""), found(", weight: 0.5")
+    assert half["corpus"] == plain["corpus"]
+    assert half["curate"] != plain["curate"]
+    own = "curate.mix.sources.python-docs.weight=0.5"
+    assert found("", own)["curate"] == half["curate"]
+    assert found(", weight: 3", own)["curate"] == half["curate"]
