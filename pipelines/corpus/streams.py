@@ -11,7 +11,7 @@ import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from cluster.errors import InfraError
 from pipelines.corpus.documents import BadInput
@@ -28,7 +28,7 @@ _UNPACK_BYTES = 8 << 10
 _XZ_MEMORY_BYTES = 256 << 20
 
 
-def open_file(location: str) -> BinaryIO:
+def open_file(location: str) -> io.BufferedReader:
     """A seekable stream of a file's bytes as they are stored.
 
     Raises:
@@ -36,18 +36,21 @@ def open_file(location: str) -> BinaryIO:
         InfraError: S3 does not give the object.
     """
     if location.startswith("s3://"):
-        return cast(BinaryIO, io.BufferedReader(_S3File(location), _S3_BUFFER_BYTES))
-    return cast(BinaryIO, io.BufferedReader(_LocalFile(location), _BUFFER_BYTES))
+        return io.BufferedReader(_S3File(location), _S3_BUFFER_BYTES)
+    return io.BufferedReader(_LocalFile(location), _BUFFER_BYTES)
 
 
-def open_text(location: str, limits: FileSource) -> BinaryIO:
-    """A stream of a file's bytes, unpacked where it is compressed; BadInput is raised where it is damaged."""
+def open_text(location: str, limits: FileSource) -> io.BufferedReader:
+    """A stream of a file's bytes, unpacked where it is compressed.
+
+    BadInput is raised where it is damaged; ``read1`` and ``readline`` give everything before that.
+    """
     stored = open_file(location)
     codec = compression(stored.read(6))
     stored.seek(0)
     if codec is None:
         return stored
-    return cast(BinaryIO, io.BufferedReader(_Unpacked(stored, codec, limits), _BUFFER_BYTES))
+    return io.BufferedReader(_Unpacked(stored, codec, limits), _BUFFER_BYTES)
 
 
 def compression(head: bytes) -> str | None:
@@ -71,7 +74,7 @@ class Line:
     head: bytes
 
 
-def bounded_lines(stream: BinaryIO, longest: int, start: int = 0) -> Iterator[Line]:
+def bounded_lines(stream: io.BufferedIOBase, longest: int, start: int = 0) -> Iterator[Line]:
     """The lines of a stream (LF), of which none over ``longest`` bytes is ever held; ``start`` is where it stands."""
     offset = start
     number = 0
@@ -172,7 +175,7 @@ class _s3_failures:
 class _Counted(io.RawIOBase):
     """What a decompressor reads from, with the bytes that it took."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: io.BufferedReader) -> None:
         self._stream = stream
         self.taken = 0
 
@@ -180,7 +183,7 @@ class _Counted(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        count = int(self._stream.readinto(buffer))  # type: ignore[attr-defined]
+        count = self._stream.readinto(buffer)
         self.taken += count
         return count
 
@@ -188,7 +191,7 @@ class _Counted(io.RawIOBase):
 class _Unpacked(io.RawIOBase):
     """A compressed stream's content, within the bounds of its source."""
 
-    def __init__(self, stored: BinaryIO, codec: str, limits: FileSource) -> None:
+    def __init__(self, stored: io.BufferedReader, codec: str, limits: FileSource) -> None:
         import pyarrow as pa
 
         self._stored = stored
@@ -206,20 +209,24 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if self._ended:
+        filled = 0
+        while filled < len(buffer) and not self._ended:
+            try:
+                data = self._stream.read(min(len(buffer) - filled, _UNPACK_BYTES))
+                self._unpacked += len(data)
+                self._check()
+            except (OSError, EOFError, lzma.LZMAError) as error:
+                self._ended = _damage(error)
+            except BadInput as error:
+                self._ended = error
+            else:
+                if not data:
+                    break
+                buffer[filled : filled + len(data)] = data
+                filled += len(data)
+        if self._ended and not filled:  # what came before the damage is given first
             raise self._ended
-        try:
-            data = self._stream.read(min(len(buffer), _UNPACK_BYTES))
-            self._unpacked += len(data)
-            self._check()
-        except (OSError, EOFError, lzma.LZMAError) as error:
-            self._ended = _damage(error)
-            raise self._ended from None
-        except BadInput as error:
-            self._ended = error
-            raise
-        buffer[: len(data)] = data
-        return len(data)
+        return filled
 
     def close(self) -> None:
         if not self.closed:

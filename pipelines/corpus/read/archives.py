@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import zlib
 from collections.abc import Iterator
@@ -23,24 +24,74 @@ def read_archive(item: Item, source: SourceBase) -> Iterator[Outcome]:
 
     assert isinstance(source, WarcSource | WetSource)
     number = 0
+    outcome: Outcome | None = None
     with open_text(item.location, source) as stream:
-        records = iter(ArchiveIterator(stream, parse_http=False, stream_detect=False))
+        feed = _Forward(stream)
+        records = iter(ArchiveIterator(feed, parse_http=False, stream_detect=False))
         while True:
             try:
                 record = next(records, None)
+                if record is None:
+                    break
+                number += 1
+                outcome = _of_record(record, number, item, source)
             except (OSError, ValueError) as error:
                 raise BadInput("broken_record", f"record {number + 1} cannot be found: {error}") from None
-            if record is None:
-                break
-            number += 1
-            yield _of_record(record, number, item, source)
+            except BaseException as error:
+                if type(error).__name__ != "PanicException":  # what a panic in fastwarc's Rust arrives as
+                    raise
+                raise BadInput("crashes_parser", f"the library that reads it crashed at record {number + 1}") from None
+            if feed.broken:  # the record is only where the damage of the file showed
+                raise feed.broken
+            yield outcome
     if number == 0:
         raise BadInput("no_records", "holds no WARC record")
+    if not feed.ends_a_record and not isinstance(outcome, Problem):
+        raise BadInput("truncated", "ends in the middle of a record")
+
+
+class _Forward(io.RawIOBase):
+    """A stream that can only be read, with the position that fastwarc asks for."""
+
+    def __init__(self, stream: io.BufferedReader) -> None:
+        self._stream = stream
+        self._at = 0
+        self._last = b""
+        self.broken: BadInput | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            data = self._stream.read1(size)
+        except BadInput as error:
+            self.broken = error
+            raise
+        self._at += len(data)
+        self._last = data[-1:] or self._last
+        return data
+
+    @property
+    def ends_a_record(self) -> bool:
+        """Whether the last byte read can end a record: two line ends follow each."""
+        return self._last == b"\n"
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        target = offset if whence == 0 else self._at + offset
+        if whence == 2 or target < self._at:
+            raise io.UnsupportedOperation("seek")
+        while self._at < target and self.read(min(target - self._at, 1 << 16)):
+            continue
+        return self._at
 
 
 def _of_record(record: Any, number: int, item: Item, source: WarcSource | WetSource) -> Outcome:
     path = f"{item.path}:{number}"
-    kind = record.record_type.name
+    kind = str(record.record_type)
     wanted = ("conversion",) if isinstance(source, WetSource) else ("response", "resource")
     if kind not in wanted:
         return PassedOver(f"{kind}_record")
@@ -93,7 +144,7 @@ def _of_payload(
 
 def _about(record: Any) -> dict[str, Any]:
     return {
-        "url": record.headers.get("WARC-Target-URI"),
+        "url": (record.headers.get("WARC-Target-URI") or "").strip("<>"),
         "date": record.headers.get("WARC-Date"),
         "record_id": (record.record_id or "").strip("<>"),
         "truncated": record.headers.get("WARC-Truncated"),  # by the crawler, on purpose
@@ -151,8 +202,6 @@ def _inflate(data: bytes, window: int, most: int) -> bytes:
 
 
 def _unbrotli(data: bytes, most: int) -> bytes:
-    import io
-
     from fastwarc.stream_io import BrotliReader
 
     try:

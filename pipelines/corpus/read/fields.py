@@ -28,7 +28,9 @@ def to_document(
         picked = {name: pick(record, name) for name in source.metadata_fields}
         fields = {name: value for name, value in picked.items() if value is not _ABSENT}
     try:
-        fields = json.loads(clean_unicode(json.dumps(fields, ensure_ascii=False, default=_plain)))
+        # Through JSON and back: lone surrogates, NaN and the infinities are in no JSON that others can read.
+        text_of_fields = clean_unicode(json.dumps(fields, ensure_ascii=False, default=_plain))
+        fields = json.loads(text_of_fields, parse_constant=lambda _: None)
     except (ValueError, TypeError, RecursionError) as error:
         return Problem(path, f"has fields that cannot be kept as metadata: {error}", "unusable_metadata", head)
     known = {}

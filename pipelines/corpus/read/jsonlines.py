@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 from pipelines.corpus.config import JsonlSource
 from pipelines.corpus.documents import Document, Item, Outcome, Problem
@@ -50,7 +49,7 @@ def _record(
     data: bytes, path: str, about: dict[str, int], item: Item, source: JsonlSource, head: bytes
 ) -> Document | Problem:
     try:
-        record = json.loads(data.decode("utf-8-sig"), parse_constant=_no_number)
+        record = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return Problem(path, "is not UTF-8 text", "not_utf8", head)
     except (ValueError, RecursionError) as error:
@@ -58,7 +57,3 @@ def _record(
     if not isinstance(record, dict):
         return Problem(path, f"has no text in the field {source.text_field!r}: it is no object", "no_text_field", head)
     return to_document(record, source, item, path, about, head)
-
-
-def _no_number(_: str) -> Any:
-    return None  # NaN and the infinities, which JSON does not have

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from io import BufferedReader
 
 from pipelines.corpus.config import TextSource
 from pipelines.corpus.cutting import cut_stream
@@ -12,7 +12,7 @@ from pipelines.corpus.documents import BadInput, Document, Item, Outcome
 from pipelines.corpus.source import SourceBase
 from pipelines.corpus.streams import open_text
 
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 256 << 10
 
 
 def read_text(item: Item, source: SourceBase) -> Iterator[Outcome]:
@@ -36,11 +36,11 @@ def pieces(texts: Iterable[str], item: Item, max_bytes: int) -> Iterator[Documen
         yield Document(path, held, item.licence, item.metadata)
 
 
-def _decoded(stream: BinaryIO, encoding: str) -> Iterator[str]:
+def _decoded(stream: BufferedReader, encoding: str) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
     at = 0
     while True:
-        data = stream.read(_PIECE_BYTES)
+        data = stream.read1(_PIECE_BYTES)
         pending = len(decoder.getstate()[0])
         try:
             text = decoder.decode(data, final=not data)

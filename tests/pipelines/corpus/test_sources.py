@@ -14,7 +14,6 @@ from cluster.config import parse_document, validate
 from cluster.errors import UserError
 from pipelines.corpus import installed
 from pipelines.corpus.config import CorpusConfig, PythonDocsSource
-from pipelines.corpus.cutting import cut_text
 from pipelines.corpus.documents import Item, clean_unicode, document_id
 from pipelines.corpus.installed import merge_by_share
 from pipelines.corpus.sources import resolve, source_names
@@ -175,19 +174,6 @@ def test_queues_are_merged_by_share(sizes: dict[str, list[int]]) -> None:
         for other in queues:
             if left[other]:  # one that still waits is never more than an item behind its share
                 assert passed[other] / shares[other] + 50 / shares[other] >= passed[kind] / shares[kind]
-
-
-@given(st.text(), st.integers(8, 200))
-def test_cut_text_loses_nothing_and_fits(text: str, limit: int) -> None:
-    text = clean_unicode(text)
-    pieces = list(cut_text(text, limit))
-    assert "".join(pieces) == text
-    assert all(len(piece.encode()) <= limit for piece in pieces)
-
-
-def test_text_is_cut_at_blank_lines() -> None:
-    paragraphs = [f"paragraph {i} " + "x" * 20 + "\n\n" for i in range(6)]
-    assert list(cut_text("".join(paragraphs), 80)) == ["".join(paragraphs[i : i + 2]) for i in (0, 2, 4)]
 
 
 def test_document_ids_are_stable() -> None:

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.corpus.config import JsonlSource
+from pipelines.corpus.documents import BadInput
+from pipelines.corpus.streams import RATIO_COUNTS_FROM_BYTES, bounded_lines, compression, open_text
+
+CODECS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda data: gzip.compress(data, 9),
+    "zstd": zstandard.ZstdCompressor(write_checksum=True).compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+}
+NOISE = os.urandom(400_000)
+
+
+def source(**keys: object) -> JsonlSource:
+    return JsonlSource.model_validate({"path": "x", **keys})
+
+
+def read(path: Path, limits: JsonlSource) -> tuple[bytes, str]:
+    """(what could be read, the reason why no more)."""
+    parts = []
+    try:
+        with open_text(str(path), limits) as stream:
+            while data := stream.read1(1000):
+                parts.append(data)
+    except BadInput as error:
+        return b"".join(parts), error.reason
+    return b"".join(parts), ""
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_files_are_unpacked_by_their_content(tmp_path: Path, codec: str) -> None:
+    path = tmp_path / "any.name"
+    path.write_bytes(CODECS[codec](NOISE[:200_000]) + CODECS[codec](NOISE[200_000:]))  # members one after the other
+    assert compression(path.read_bytes()[:6]) == codec
+    assert read(path, source()) == (NOISE, "")
+
+
+def test_plain_files_are_read_whatever_their_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.gz"
+    path.write_bytes(NOISE[:1000] * 3)
+    assert read(path, source()) == (NOISE[:1000] * 3, "")
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_what_is_before_a_cut_is_kept(tmp_path: Path, codec: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(CODECS[codec](NOISE)[:-9])
+    data, reason = read(path, source())
+    assert reason == "truncated"
+    assert NOISE.startswith(data)
+    assert len(data) > len(NOISE) // 4 or codec == "zstd"  # Zstandard gives whole blocks of 128 KiB
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_damage_inside_is_seen(tmp_path: Path, codec: str) -> None:
+    packed = bytearray(CODECS[codec](NOISE))
+    packed[len(packed) // 2] ^= 0x55
+    path = tmp_path / "a"
+    path.write_bytes(packed)
+    assert read(path, source())[1] == "damaged"
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_bomb_is_given_up_early(tmp_path: Path, codec: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(CODECS[codec](bytes(RATIO_COUNTS_FROM_BYTES * 3)))
+    data, reason = read(path, source())
+    assert reason == "unpacks_too_far"
+    assert len(data) < RATIO_COUNTS_FROM_BYTES * 1.1
+
+
+def test_the_absolute_bound_holds_without_a_ratio(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(gzip.compress(NOISE))
+    data, reason = read(path, source(max_unpacked_bytes=100_000))
+    assert reason == "unpacks_too_far"
+    assert len(data) <= 100_000
+
+
+@given(st.binary(max_size=300), st.integers(1, 40))
+def test_lines_are_those_of_the_bytes(data: bytes, longest: int) -> None:
+    lines = list(bounded_lines(io.BytesIO(data), longest))
+    expected = data.split(b"\n")
+    expected = [each + b"\n" for each in expected[:-1]] + ([expected[-1]] if expected[-1] else [])
+    assert [line.number for line in lines] == list(range(1, len(expected) + 1))
+    offset = 0
+    for line, whole in zip(lines, expected, strict=True):
+        assert line.offset == offset
+        fits = len(whole.rstrip(b"\n")) <= longest if whole.endswith(b"\n") else len(whole) <= longest
+        assert line.data == (whole if fits else None)
+        offset += len(whole)
