@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -11,6 +11,7 @@ from cluster.stage import Stage
 from pipelines.curate.audit.config import AuditConfig
 from pipelines.curate.decontaminate.config import DecontaminateConfig
 from pipelines.curate.mix.config import LicenceConfig, MixConfig
+from pipelines.curate.normalise import NormaliseConfig
 from pipelines.curate.own_filters.config import FilterConfig
 from pipelines.curate.redaction.config import RedactConfig
 
@@ -192,14 +193,22 @@ class DedupConfig(StrictModel):
 class CurateConfig(StrictModel):
     """Recipe section ``curate``; the steps run in the order of the fields."""
 
-    normalise: bool = Field(
-        True, description="repair mojibake, Unicode NFC, line ends, stray control characters and blanks; lines are kept"
+    normalise: NormaliseConfig | None = Field(
+        default_factory=lambda: NormaliseConfig.model_validate({}),
+        description="repair mojibake, Unicode NFC, line ends, stray control characters and blanks; lines are kept; "
+        "true, false, or settings",
     )
-    language: list[str] = Field(
-        default_factory=lambda: ["en"], description="languages to keep (ISO 639 codes); an empty list keeps all"
+    language: list[str] | dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=lambda: ["en"],
+        description="languages to keep (ISO 639 codes), or each with its least probability, as in {en: 0.65, de: 0.5}; "
+        "an empty list keeps all",
     )
     language_min_confidence: float = Field(
-        0.5, ge=0, le=1, description="least probability of the language, as py3langid calibrates it"
+        0.5,
+        ge=0,
+        le=1,
+        description="least probability of the languages of a plain list, as py3langid calibrates it (FineWeb, "
+        "arXiv:2406.17557, asks another model for 0.65)",
     )
     repetition: Literal["gopher"] | None = Field("gopher", description="repetition rules, or null")
     quality: list[QualityRules] = Field(
@@ -249,7 +258,7 @@ class CurateConfig(StrictModel):
         None, ge=1, description="parallel workers; by default one for each core that Ray really has"
     )
 
-    @field_validator("audit", "decontaminate", mode="before")
+    @field_validator("normalise", "audit", "decontaminate", mode="before")
     @classmethod
     def _switched(cls, value: Any) -> Any:
         return {} if value is True else None if value is False else value
@@ -261,8 +270,14 @@ class CurateConfig(StrictModel):
 
     @field_validator("language")
     @classmethod
-    def _no_repeats(cls, values: list[str]) -> list[str]:
-        return sorted(set(values))
+    def _no_repeats(cls, values: list[str] | dict[str, float]) -> list[str] | dict[str, float]:
+        return dict(sorted(values.items())) if isinstance(values, dict) else sorted(set(values))
+
+    def least_confidence(self, language: str) -> float | None:
+        """How probable a language must be for its documents to stay; None if it is not asked for."""
+        if isinstance(self.language, dict):
+            return self.language.get(language)
+        return self.language_min_confidence if language in self.language else None
 
 
 STAGE = Stage(
@@ -277,7 +292,7 @@ STAGE = Stage(
 def resolve(config: CurateConfig) -> dict[str, Any]:
     """Identity fields without the thresholds of rules that are switched off: they change nothing."""
     unused = {
-        "language_min_confidence": not config.language,
+        "language_min_confidence": not config.language or isinstance(config.language, dict),
         "gopher_repetition": config.repetition is None,
         "gopher_quality": "gopher" not in config.quality,
         "c4": "c4" not in config.quality,

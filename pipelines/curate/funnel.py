@@ -15,6 +15,7 @@ from pipelines.curate.write import WriteSummary
 
 ORDER = (
     "licence",
+    "text",
     "empty",
     "language",
     "gopher_repetition",
@@ -79,7 +80,7 @@ class Funnel:
         ordered = {reason: dropped[reason] for reason in sorted(dropped, key=_place)}
         repeated = sum(each.repeated_characters for each in written)
         documents_in = sum(each.documents for each in tagged)
-        return cls(documents_in, ordered, dict(splits), dict(redacted), before, after, repeated)
+        return cls(documents_in, ordered, dict(splits), dict(+redacted), before, after, repeated)
 
     @property
     def kept(self) -> int:

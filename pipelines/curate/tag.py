@@ -15,7 +15,7 @@ from pipelines.curate.config import CurateConfig
 from pipelines.curate.decontaminate.verdict import ContaminationTally
 from pipelines.curate.gates import LICENCE, Gates
 from pipelines.curate.language import identify_language
-from pipelines.curate.normalise import normalise
+from pipelines.curate.normalise import normalise, readable_text
 from pipelines.curate.quality_chain import QualityChain
 from pipelines.curate.redact import PLACEHOLDERS, redact, redact_sample
 from pipelines.curate.refusal import Refusal, excerpt
@@ -146,9 +146,10 @@ def tag_part(part: TagPart, *, config: CurateConfig, store: Store, benchmarks: s
     rows = decode(store.read(part.source_key)).to_pylist()
     for position, row in sorted(enumerate(rows), key=lambda each: str(each[1]["id"])):
         summary.documents += 1
+        row["text"], unreadable = readable_text(row["text"])
         summary.before.add(row)
         original = row["text"]
-        refused = _judge(row, config, chain, gates)
+        refused = Refusal(unreadable) if unreadable else _judge(row, config, chain, gates)
         if refused is None:
             survivors.append(row)
             positions.append(position)
@@ -175,13 +176,14 @@ def _judge(row: dict[str, Any], config: CurateConfig, chain: QualityChain, gates
     """
     if gates.refuses_licence(row["licence"]):
         return Refusal(LICENCE)
-    text = normalise(row["text"]) if config.normalise else row["text"]
+    text = normalise(row["text"], config.normalise) if config.normalise else row["text"]
     if not text.strip():
         return Refusal("empty")
     row["language"] = None
     if config.language:
         row["language"], confidence = identify_language(text)
-        if row["language"] not in config.language or confidence < config.language_min_confidence:
+        least = config.least_confidence(row["language"])
+        if least is None or confidence < least:
             return Refusal("language")
     text, reason = chain.decide(text)
     if reason:
