@@ -91,7 +91,8 @@ def _items(file: FoundFile, form: FileForm, source: FileSource, part_bytes: int)
 
 def _spans(file: FoundFile, form: str, part_bytes: int) -> list[tuple[tuple[int, int], int]]:
     """((first, end), bytes) of the ranges that a large file is read in; none where it is read as a whole."""
-    from pipelines.corpus.streams import compression, open_file
+    from pipelines.corpus.streams import open_file
+    from pipelines.corpus.unpacking import compression
 
     if form not in ("jsonl", "parquet"):
         return []

@@ -12,7 +12,8 @@ from pipelines.corpus.config import PdfSource
 from pipelines.corpus.documents import BadInput, Document, Item, Outcome, PassedOver, clean_unicode
 from pipelines.corpus.read.text import pieces
 from pipelines.corpus.source import SourceBase
-from pipelines.corpus.streams import compression, open_file, open_text
+from pipelines.corpus.streams import open_file, open_text
+from pipelines.corpus.unpacking import compression
 
 _BROKEN_WORD = re.compile("[\ufffe\u0002]\n?")
 """PDFium's mark for a hyphen that only divides a word at a line's end."""
