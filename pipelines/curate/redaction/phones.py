@@ -17,7 +17,8 @@ from pipelines.curate.redaction.spans import Finder, Scan
 
 _MOST_CHARACTERS = 60
 """A longer run of digits and separators is a table of figures."""
-_AROUND = 16
+_BEFORE, _AFTER = 4, 8
+_FEWEST_DIGITS = 7
 _CALL = re.compile(
     r"\b(?:tel|phone|telephone|mobile|cell|call|dial|ring|text|fax|whatsapp|signal|sms|contact|hotline)\b",
     re.IGNORECASE,
@@ -60,7 +61,7 @@ def _numbers(scan: Scan, start: int, end: int, regions: tuple[str, ...], lenienc
     import phonenumbers
 
     text = scan.text
-    low, high = max(0, start - _AROUND), min(len(text), end + _AROUND)
+    low, high = max(0, start - _BEFORE), min(len(text), end + _AFTER)
     window = text[low:high]
     international = "+" in text[max(0, start - 3) : end]
     taken: list[tuple[int, int]] = []
@@ -79,6 +80,10 @@ def _numbers(scan: Scan, start: int, end: int, regions: tuple[str, ...], lenienc
 
 def _may_be(scan: Scan, start: int, end: int) -> bool:
     text = scan.text
+    if start > 0 and (text[start - 1].isalpha() or text[start - 1] == "_"):
+        return False
+    if sum(map(str.isdigit, text[start:end])) < _FEWEST_DIGITS:
+        return False
     if text[start:end].count("(") > 1 or _DATE.match(text, start) or _YEARS.match(text[start:end]):
         return False
     return _NOT_A_PHONE.search(text, max(0, start - 24), start) is None

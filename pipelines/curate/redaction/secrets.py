@@ -72,7 +72,12 @@ SECRETS = (
     _rule("DigitalOcean", "_v1_", rf"do[opr]_v1_[a-f0-9]{{64}}{_END}"),
     _rule("Telegram", ":AA", rf"[0-9]{{8,10}}:AA[A-Za-z0-9_-]{{33}}{_END}"),
     _rule("Twilio", "SK", rf"SK[0-9a-f]{{32}}{_END}"),
-    _rule("JSON Web Token", "eyJ", r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}", 4.0),
+    _rule(
+        "JSON Web Token",
+        "eyJ",
+        r"eyJ(?<![A-Za-z0-9_-]eyJ)[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,8000}\.[A-Za-z0-9_-]{20,2000}",
+        4.0,
+    ),
     _rule("password in a URL", "://", r"://[^\s/:@]{1,64}:([^\s/@:]{6,128})@[A-Za-z0-9]", 2.5),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -52,12 +53,10 @@ Finder = Callable[[Scan], Iterable[tuple[int, int]]]
 
 def without_overlaps(text: str, found: Iterable[Span]) -> list[Span]:
     """The spans by place; of two that overlap the one that came first in ``found`` stays. Placeholders are left."""
-    kept: list[Span] = []
+    kept = [Span(*match.span(), "") for match in _PLACEHOLDER.finditer(text)] if "<" in text else []
     for span in found:
-        if all(span.end <= other.start or span.start >= other.end for other in kept):
-            kept.append(span)
-    if kept and "<" in text:
-        taken = [match.span() for match in _PLACEHOLDER.finditer(text)]
-        if taken:
-            kept = [each for each in kept if all(each.end <= start or each.start >= end for start, end in taken)]
-    return sorted(kept)
+        place = bisect.bisect_left(kept, span)
+        free = place == 0 or kept[place - 1].end <= span.start
+        if free and (place == len(kept) or kept[place].start >= span.end):
+            kept.insert(place, span)
+    return [span for span in kept if span.type]

@@ -4,6 +4,7 @@ import itertools
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import pytest
@@ -260,6 +261,36 @@ def test_a_recipe_lists_types_or_gives_settings(yaml: str, types: tuple[str, ...
 def test_mistakes_in_a_recipe_are_named(yaml: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         validate(CurateConfig, parse_document(yaml, "recipe.yaml"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 " * 100_000,
+        "4" * 200_000,
+        "1." * 100_000,
+        "a." * 100_000 + "@",
+        "@" + "a-" * 100_000,
+        "@a." * 60_000,
+        "user@example.com " * 10_000,
+        "8.8.8.8 <IP> " * 10_000,
+        "://a:" * 40_000,
+        "eyJ" * 60_000,
+        "sk-" + "a1-" * 60_000,
+        "password='" * 15_000,
+        ("-----BEGIN PRIVATE" + " KEY-----\n") * 5_000,
+        "DE40 3914 " * 20_000,
+        "2001:" * 40_000,
+        "(((" * 60_000,
+        "A" * 200_000,
+        " " * 200_000,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_no_text_makes_it_stall(text: str) -> None:
+    begin = time.process_time()
+    EVERY(text)
+    assert time.process_time() - begin < 5  # quadratic time would be minutes
 
 
 def test_samples_show_nothing_of_any_type() -> None:
