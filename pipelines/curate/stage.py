@@ -46,7 +46,7 @@ def run(config: CurateConfig, inputs: Mapping[str, Artifact], context: StageCont
     earlier = find_earlier(config.dedup, context.store)
     tagged = _tag(config, inputs["corpus"], context, benchmarks.key if benchmarks else None)
     found = _find_duplicates(config, tagged, signature_tables(earlier), context)
-    _refuse_empty(tagged, sum(summary.survivors for summary in tagged) - found.duplicates)
+    _refuse_empty(tagged, sum(summary.survivors for summary in tagged) - found.duplicates, found.duplicates)
     written = _write(config, tagged, found, context)
     mixture = _mix(config, tagged, context)
     context.store.delete_all(context.output.resume_key())
@@ -116,16 +116,18 @@ def _find_duplicates(
     return found
 
 
-def _refuse_empty(tagged: list[TagSummary], left: int) -> None:
+def _refuse_empty(tagged: list[TagSummary], left: int, duplicates: int = 0) -> None:
     if left > 0:
         return
     reasons = sum((summary.dropped for summary in tagged), Counter[str]())
-    if not reasons:
+    if duplicates > max(reasons.values(), default=0):
         raise UserError(
-            "no document is left: there was none, or all stand in corpora curated earlier",
+            f"no document is left: what is left stands in corpora curated earlier ({duplicates:,} documents)",
             where="curate",
-            next_step="check corpus.sources and curate.dedup.against",
+            next_step="check curate.dedup.against",
         )
+    if not reasons:
+        raise UserError("the corpus holds no document", where="curate", next_step="check corpus.sources")
     worst, count = min(reasons.items(), key=lambda item: (-item[1], item[0]))
     raise UserError(
         f"no document is left: {worst} dropped {count:,} of {sum(reasons.values()):,}",
