@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spacy.tokenizer import Tokenizer
@@ -24,7 +24,7 @@ def english_tokenizer() -> tuple[Tokenizer, Vocab]:
         from spacy.lang.en import English
         from spacy.tokenizer import Tokenizer
         from spacy.vocab import Vocab
-    whole = English().tokenizer
+    whole: Any = English().tokenizer
     vocabulary = Vocab()
     tokenizer = Tokenizer(
         vocabulary,

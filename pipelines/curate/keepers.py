@@ -46,7 +46,7 @@ def member_part(
         labels: PAIR runs, place -> the component's smallest node.
     """
     writer = RunWriter(store, f"{prefix}/{part.number:05d}", memory_bytes)
-    ids = ranks = np.empty(0)
+    ids, ranks = np.empty(0, np.bytes_), np.empty(0, np.float64)
     for batch in read_batches(store, labels, part_range(part.number), memory_bytes):
         if not len(ids):
             ids, ranks = load_ranked(store, part.table_key)

@@ -133,6 +133,17 @@ def sign_earlier(part: TablePart, *, config: DedupConfig, store: Store, prefix: 
     return _write_runs(table, part, config, store, f"{prefix}/{part.number:05d}")
 
 
+def withdraw(store: Store, key: str, ids: Sequence[str]) -> None:
+    """Take documents that are not used after all out of a published table, so that nothing is compared with them."""
+    table = decode(store.read(key))
+    unused = set(ids)
+    left = table.filter(pa.array([name not in unused for name in table.column("id").to_pylist()], pa.bool_()))
+    if left.num_rows:
+        store.write(key, encode(left))
+    else:
+        store.delete(key)
+
+
 def _rank(row: Mapping[str, Any], part: int, position: int, config: DedupConfig) -> float:
     """The greatest rank stays; equal ones are told by their ids."""
     if config.keep == "longest":

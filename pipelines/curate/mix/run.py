@@ -15,6 +15,7 @@ from pipelines.corpus.table import decode, encode, part_name
 from pipelines.curate.mix.apply import measure, mix_table
 from pipelines.curate.mix.config import MixConfig
 from pipelines.curate.mix.plan import Numbers, Sizes, SourcePlan, plan_mix
+from pipelines.curate.signatures import withdraw
 from pipelines.curate.tag import SAMPLES_PER_REASON, Sample, Tally
 
 Mapper = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
@@ -105,5 +106,6 @@ def _mix_part(part: MixPart, *, plans: dict[str, SourcePlan], seed: int, store: 
         "drop_reason": pa.array(mixed.reasons, pa.string()),
         "duplicate_of": pa.nulls(len(mixed.reasons), pa.string()),
     }
+    withdraw(store, f"{prefix}/{part_name('signatures', part.number)}", mixed.left_out["id"].to_pylist())
     store.write(f"{prefix}/dropped/mix-{part.number:05d}.parquet", encode(pa.table(columns)))
     return summary

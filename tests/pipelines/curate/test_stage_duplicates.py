@@ -54,6 +54,16 @@ def test_signatures_of_what_stays_are_published(
     assert set(signed[0]) == {"id", "content", "bands"}
 
 
+def test_documents_that_the_mixture_leaves_out_are_not_compared_with(
+    make_corpus: MakeCorpus, run_curate: RunCurate, store: Store
+) -> None:
+    corpus = make_corpus([story(i) for i in range(12)], 3)
+    made = run_curate(corpus, dedup=FAST, mix={"sources": {"notes": {"max_documents": 4}}}, **PLAIN)
+    used = {row["id"] for folder in ("train", "validation") for row in rows(store, made, folder)}
+    assert len(used) < 12
+    assert {row["id"] for row in rows(store, made, "signatures")} == used
+
+
 def test_what_was_curated_earlier_goes(
     texts: dict[str, str], make_corpus: MakeCorpus, run_curate: RunCurate, store: Store
 ) -> None:
