@@ -22,7 +22,7 @@ QUALITY: tuple[QualityRules, ...] = ("c4", "gopher")
 class GopherQualityConfig(StrictModel):
     """Document quality rules of Gopher (Rae et al. 2021, arXiv:2112.11446, appendix A.1.1); null switches one off.
 
-    All defaults are the published ones but ``count_heading_marks``; with it, decisions are datatrove's.
+    All thresholds are the published ones; with the last two fields on, decisions are datatrove's.
     """
 
     min_words: int | None = Field(50, ge=0, description="Gopher A.1.1: fewest words that are more than symbols")
@@ -44,15 +44,20 @@ class GopherQualityConfig(StrictModel):
     )
     count_heading_marks: bool = Field(
         False,
-        description="count the # of Markdown headings as symbols too, as datatrove does; the paper judged plain web text",
+        description="count the # of Markdown headings as symbols too, as datatrove; the paper judged plain web text",
+    )
+    symbols_are_words: bool = Field(
+        False,
+        description="in Gopher's shares, count brackets, commas and other symbols as words, as datatrove does; off, "
+        "since more than half of documented modules break min_alphabetic_words with it",
     )
 
 
 class GopherRepetitionConfig(StrictModel):
     """Repetition rules of Gopher (arXiv:2112.11446, appendix A.1.1, table A1); null switches one off.
 
-    All but the first two are shares of the document's characters. All defaults are the published ones; with
-    ``count_single_ngrams``, decisions are datatrove's.
+    All but the first two are shares of the document's characters. All thresholds are the published ones; with the last
+    two fields on, decisions are datatrove's.
     """
 
     max_duplicate_lines: float | None = Field(0.30, ge=0, le=1, description="Gopher table A1: repeated lines")
@@ -71,6 +76,11 @@ class GopherRepetitionConfig(StrictModel):
         False,
         description="for Gopher's most frequent n-gram, take one that occurs once too, as datatrove does; off, since "
         "in a short text a single occurrence is already a large share, and nothing is repeated",
+    )
+    symbols_are_words: bool = Field(
+        False,
+        description="count symbols as words of Gopher's n-grams, as datatrove does; off, since rulers, table borders "
+        "and prompts are layout, not repeated speech",
     )
     max_duplicate_ngrams: dict[int, float] = Field(
         default_factory=lambda: {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10},
@@ -213,8 +223,8 @@ class CurateConfig(StrictModel):
     repetition: Literal["gopher"] | None = Field("gopher", description="repetition rules, or null")
     quality: list[QualityRules] = Field(
         default_factory=lambda: [*QUALITY],
-        description="sets of quality rules, from gopher, c4 and fineweb; always applied in that order. fineweb is made for "
-        "web pages: documentation with lists and code breaks it",
+        description="sets of quality rules, from gopher, c4 and fineweb; always applied in that order. fineweb is made "
+        "for web pages: documentation with lists and code breaks it",
     )
     gopher_repetition: GopherRepetitionConfig = Field(
         default_factory=lambda: GopherRepetitionConfig.model_validate({}),

@@ -55,6 +55,19 @@ def count_words(
 
 
 @compiled
+def are_speaking(codes: Codes, starts: Places, ends: Places, table: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Which words are more than symbols."""
+    speaking = np.zeros(len(starts), np.bool_)
+    for word in range(len(starts)):
+        for i in range(starts[word], ends[word]):
+            code = codes[i]
+            if code >= TABLE_SIZE or table[code] & SYMBOL == 0:
+                speaking[word] = True
+                break
+    return speaking
+
+
+@compiled
 def _spread(value: int) -> int:
     key = np.uint64(value) * _FACTOR
     key ^= key >> _SHIFT

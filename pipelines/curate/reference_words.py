@@ -12,19 +12,16 @@ import functools
 import re
 from collections.abc import Sequence
 from itertools import pairwise, starmap
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines.curate import chunks
 from pipelines.curate.characters import character_table, code_points
 from pipelines.curate.chunks import Codes, Places
-
-if TYPE_CHECKING:
-    from spacy.tokenizer import Tokenizer
+from pipelines.curate.english import english_tokenizer
 
 KNOWN_CHUNKS = 1 << 19
-"""Chunks that a worker remembers before it forgets all and begins again: with their index, at most 25 MB."""
+"""Chunks that a worker remembers before it forgets all and begins again: with their index, at most 40 MB."""
 BLOCK_CHARACTERS = 1 << 18
 """Characters that are split at once; they hold fewer than half as many chunks."""
 _POOL = 1 << 21
@@ -35,36 +32,33 @@ class ReferenceWords:
     """The tokenizer, and what it is known to make of chunks. Not for several threads at once."""
 
     def __init__(self, known_chunks: int = KNOWN_CHUNKS, block_characters: int = BLOCK_CHARACTERS) -> None:
-        import spacy  # takes a second, and only a worker that splits this way needs it
-        from spacy.attrs import LENGTH
-        from spacy.tokenizer import Tokenizer
-        from spacy.vocab import Vocab
-
-        english = spacy.blank("en").tokenizer
-        self._length = LENGTH
-        self._rules = english.rules
-        affixes = {
-            "prefix_search": english.prefix_search,
-            "suffix_search": english.suffix_search,
-            "infix_finditer": english.infix_finditer,
-            "token_match": english.token_match,
-            "url_match": english.url_match,
-        }
-        # A vocabulary without word features: they cost most of the time and decide nothing here.
-        self._vocab = Vocab()
-        self._tokenizer = Tokenizer(self._vocab, rules=self._rules, **affixes)
-        self._find_risks(Tokenizer(Vocab(), **affixes))
-        self._is_risk = functools.lru_cache(1 << 16)(self._find_risk)
-        self._most, self._block = known_chunks, block_characters
+        self._tokenizer, self._vocab = english_tokenizer()
+        self._rules = self._tokenizer.rules
+        self._find_risks()
+        self._is_risk = functools.lru_cache(1 << 14)(self._find_risk)
+        self._block = block_characters
+        self._most = len(self._rules) + known_chunks + block_characters // 2 + 1
         self._table = character_table()
-        size = 1 << (2 * (known_chunks + block_characters // 2) - 1).bit_length()
+        size = 1 << (2 * self._most - 1).bit_length()  # at most half of the places are taken
         self._keys, self._values = np.zeros(size, np.uint64), np.zeros(size, np.uint64)
         self._pool = np.zeros(_POOL, np.uint16)
         self._used = np.zeros(2, np.int64)
         self._forget()
 
-    def _find_risks(self, plain: Tokenizer) -> None:
+    def _find_risks(self) -> None:
         """Which exceptions change words when they are matched last, and the characters around their inner borders."""
+        from spacy.tokenizer import Tokenizer
+        from spacy.vocab import Vocab
+
+        ours = self._tokenizer
+        plain = Tokenizer(
+            Vocab(),
+            prefix_search=ours.prefix_search,
+            suffix_search=ours.suffix_search,
+            infix_finditer=ours.infix_finditer,
+            token_match=ours.token_match,
+            url_match=ours.url_match,
+        )
         changing = []
         self._borders: dict[tuple[str, str], list[tuple[str, str]]] = {}
         for rule in self._rules:
@@ -91,9 +85,11 @@ class ReferenceWords:
         self._learn([rule for rule in self._rules if not rule.isspace()], special=True)
 
     def _learn(self, texts: Sequence[str], special: bool = False) -> None:
+        from spacy.attrs import LENGTH
+
         joined = "\n".join(texts)
         with self._vocab.memory_zone():
-            lengths = self._tokenizer(joined).to_array(self._length).astype(np.int64)
+            lengths = self._tokenizer(joined).to_array(LENGTH).astype(np.int64)
         known = (self._table, self._keys, self._values, self._pool, self._used)
         chunks.remember(code_points(joined), lengths, int(special), *known)
 
@@ -136,7 +132,7 @@ class ReferenceWords:
     def _split_block(self, text: str, codes: Codes, begin: int) -> tuple[Places, Places, int]:
         limit = min(begin + self._block, len(codes))
         most = (limit - begin) // 2 + 1
-        if self._used[0] + most > self._most + self._block // 2 or self._used[1] + self._block + 2000 > _POOL:
+        if self._used[0] + most > self._most or self._used[1] + self._block + chunks.LONGEST_CHUNK > _POOL:
             self._forget()
         chunk_starts, chunk_ends = np.empty(most, np.int64), np.empty(most, np.int64)
         found = np.empty(most, np.uint64)

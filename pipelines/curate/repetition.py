@@ -31,23 +31,34 @@ def gopher_repetition(thresholds: GopherRepetitionConfig) -> RuleSet[Words]:
             f"{name}.duplicate_line_characters", "duplicate_line_characters", thresholds.max_duplicate_line_characters
         ),
     ]
-    top = "top_{}_gram" if thresholds.count_single_ngrams else "top_repeated_{}_gram"
+    symbols = thresholds.symbols_are_words
+    fewest = 1 if thresholds.count_single_ngrams else 2
     for n, most in sorted(thresholds.max_top_ngram.items()):
-        limits += at_most(f"{name}.top_{n}_gram", top.format(n), most)
+        limits += at_most(f"{name}.top_{n}_gram", _top(n, fewest, symbols), most)
     for n, most in sorted(thresholds.max_duplicate_ngrams.items()):
-        limits += at_most(f"{name}.duplicate_{n}_grams", f"duplicate_{n}_grams", most)
-    return RuleSet(_measures(tuple(thresholds.max_top_ngram), tuple(thresholds.max_duplicate_ngrams)), tuple(limits))
+        limits += at_most(f"{name}.duplicate_{n}_grams", _repeated(n, symbols), most)
+    return RuleSet(
+        _measures(tuple(thresholds.max_top_ngram), tuple(thresholds.max_duplicate_ngrams), symbols), tuple(limits)
+    )
+
+
+def _top(n: int, fewest: int, symbols: bool) -> str:
+    return f"top_{'repeated_' if fewest > 1 else ''}{n}_gram{'' if symbols else '_without_symbols'}"
+
+
+def _repeated(n: int, symbols: bool) -> str:
+    return f"duplicate_{n}_grams{'' if symbols else '_without_symbols'}"
 
 
 @functools.cache
-def _measures(top: tuple[int, ...], repeated: tuple[int, ...]) -> Measures[Words]:
-    """What the rules measure, of n-grams the published sizes and these."""
+def _measures(top: tuple[int, ...], repeated: tuple[int, ...], symbols: bool) -> Measures[Words]:
+    """What the rules measure: of n-grams the published sizes and these, with or without symbols."""
     measures = dict(_PIECES)
     for n in sorted({*PUBLISHED_TOP, *top}):
-        measures[f"top_{n}_gram"] = functools.partial(_top_ngram, n=n, fewest=1)
-        measures[f"top_repeated_{n}_gram"] = functools.partial(_top_ngram, n=n, fewest=2)
+        for fewest in (1, 2):
+            measures[_top(n, fewest, symbols)] = functools.partial(_top_ngram, n=n, fewest=fewest, symbols=symbols)
     for n in sorted({*PUBLISHED_REPEATED, *repeated}):
-        measures[f"duplicate_{n}_grams"] = functools.partial(_duplicate_ngrams, n=n)
+        measures[_repeated(n, symbols)] = functools.partial(_duplicate_ngrams, n=n, symbols=symbols)
     return measures
 
 
@@ -67,13 +78,13 @@ def _duplicates(document: Words, border: re.Pattern[str]) -> tuple[float, float]
     return document.kept[border]  # type: ignore[no-any-return]
 
 
-def _top_ngram(document: Words, n: int, fewest: int) -> float:
-    characters, occurrences = document.top_ngram(n)
+def _top_ngram(document: Words, n: int, fewest: int, symbols: bool) -> float:
+    characters, occurrences = document.top_ngram(n, symbols)
     return characters / document.size if occurrences >= fewest else 0.0
 
 
-def _duplicate_ngrams(document: Words, n: int) -> float:
-    return document.repeated_ngrams(n) / max(document.size, 1)
+def _duplicate_ngrams(document: Words, n: int, symbols: bool) -> float:
+    return document.repeated_ngrams(n, symbols) / max(document.size, 1)
 
 
 _PIECES: Measures[Words] = {

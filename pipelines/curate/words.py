@@ -74,16 +74,20 @@ class Words:
         """Words and symbols."""
         return len(self._split[1])
 
-    def top_ngram(self, n: int) -> tuple[int, int]:
-        """Characters in all occurrences of the most frequent n-gram, blanks included, and how many occur."""
-        key = ("top", n)
+    def top_ngram(self, n: int, symbols: bool) -> tuple[int, int]:
+        """Characters in all occurrences of the most frequent n-gram, blanks included, and how many occur.
+
+        Args:
+            symbols: whether words that are symbols alone are in n-grams.
+        """
+        key = ("top", n, symbols)
         if key not in self.kept:
-            self.kept[key] = counts.count_top_ngram(*self._hashes, n)
+            self.kept[key] = counts.count_top_ngram(*(self._hashes if symbols else self._speaking_hashes), n)
         return self.kept[key]  # type: ignore[no-any-return]
 
-    def repeated_ngrams(self, n: int) -> int:
+    def repeated_ngrams(self, n: int, symbols: bool) -> int:
         """Characters of n-grams that occurred before, blanks not counted, none counted twice."""
-        return int(counts.count_repeated_ngrams(*self._hashes, n))
+        return int(counts.count_repeated_ngrams(*(self._hashes if symbols else self._speaking_hashes), n))
 
     @cached_property
     def sentences(self) -> int:
@@ -106,3 +110,9 @@ class Words:
     @cached_property
     def _hashes(self) -> tuple[Hashes, Hashes, Places]:
         return counts.running_hashes(*self._split)  # type: ignore[no-any-return]
+
+    @cached_property
+    def _speaking_hashes(self) -> tuple[Hashes, Hashes, Places]:
+        codes, starts, ends = self._split
+        speaking = counts.are_speaking(codes, starts, ends, character_table())
+        return counts.running_hashes(codes, starts[speaking], ends[speaking])  # type: ignore[no-any-return]
