@@ -16,8 +16,10 @@ _CONTROLS = "".join(map(chr, [*range(9), 11, 12, *range(13, 32), *range(127, 160
 _SPACES = (
     "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 )
-_TO_BLANK = str.maketrans(dict.fromkeys(_MARKS + _CONTROLS + _SPACES, " "))
-_ASCII_TO_BLANK = bytes(32 if chr(i) in _MARKS + _CONTROLS and i != 10 else i for i in range(256))
+_BLANKS_BEYOND_ASCII = {each for each in _MARKS + _CONTROLS + _SPACES if not each.isascii()}
+_ASCII_TO_BLANK = bytes(32 if i < 128 and chr(i) in _MARKS + _CONTROLS else i for i in range(256))
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+_DECIMAL_MARKS = "،٫⎖⎗⎘"
 _NUMBER = re.compile(r"\d+(?:[.,،٫⎖⎗⎘]\d+)?")
 _ASCII_NUMBER = re.compile(rb"[0-9]+(?:[.,][0-9]+)?")
 _PLAIN = re.compile("[a-z]+[0-9]*|[0-9]+")
@@ -65,9 +67,15 @@ class _Memo(dict[bytes, bytes]):
 def _chunks(text: str) -> list[bytes]:
     """What stands between blanks once case and punctuation are gone and every number is 0."""
     lower = text.lower()
-    if lower.isascii():
-        return _ASCII_NUMBER.sub(b"0", lower.encode("ascii")).translate(_ASCII_TO_BLANK).split()
-    return _NUMBER.sub("0", lower).translate(_TO_BLANK).encode("utf-8", "surrogatepass").split()
+    beyond = set() if lower.isascii() else set(_BEYOND_ASCII.findall(lower))
+    unusual = any(each in _DECIMAL_MARKS or each.isdecimal() for each in beyond)
+    if unusual:
+        lower = _NUMBER.sub("0", lower)
+    for each in beyond & _BLANKS_BEYOND_ASCII:
+        lower = lower.replace(each, " ")
+    # In UTF-8 the bytes below 128 are ASCII characters and nothing else.
+    encoded = lower.encode("utf-8", "surrogatepass")
+    return (encoded if unusual else _ASCII_NUMBER.sub(b"0", encoded)).translate(_ASCII_TO_BLANK).split()
 
 
 def _reference_rules() -> Callable[[str], str]:

@@ -21,6 +21,7 @@ from pipelines.curate.config import MinHashConfig
 U64 = npt.NDArray[np.uint64]
 
 _WORD = re.compile(r"\w+")
+_ASCII_WORDS = bytes(i if chr(i).isalnum() or chr(i) == "_" else 32 for i in range(128)) + bytes(128)
 _PRIME = np.uint64((1 << 61) - 1)
 _BATCH_BYTES = 4 << 20
 _MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9)
@@ -35,9 +36,16 @@ def comparable_words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def content_hash(words: list[str]) -> bytes:
-    """16 bytes that are equal exactly for texts of equal comparable words (SHA-256, cut)."""
-    return hashlib.sha256(" ".join(words).encode("utf-8", "surrogatepass")).digest()[:16]
+def content_hash(text: str) -> bytes:
+    """16 bytes that are equal exactly for texts of equal comparable words (SHA-256, cut).
+
+    A text without words is compared as it is.
+    """
+    if text.isascii():
+        words = b" ".join(text.encode("ascii").lower().translate(_ASCII_WORDS).split())
+    else:
+        words = " ".join(comparable_words(text)).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(words or text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 class MinHasher:

@@ -21,7 +21,7 @@ from cluster.store import Store
 from pipelines.corpus.table import decode, encode
 from pipelines.curate.config import DedupConfig, MinHashConfig
 from pipelines.curate.groups import ranked_type
-from pipelines.curate.minhash import MinHasher, comparable_words, content_hash
+from pipelines.curate.minhash import MinHasher, content_hash
 from pipelines.curate.places import places, to_nodes
 from pipelines.curate.runs import Run, RunWriter, pairs
 
@@ -76,8 +76,7 @@ def sign(
         key: of the table; the runs' keys begin with it.
     """
     texts = [row["text"] for row in rows]
-    words = [comparable_words(text) for text in texts]
-    contents = [content_hash(each or [text]) for each, text in zip(words, texts, strict=True)]
+    contents = [content_hash(text) for text in texts]
     ranks = [_rank(row, part, position, config) for row, position in zip(rows, positions, strict=True)]
     bands: list[bytes | None] = [None] * len(texts)
     if config.minhash is not None and texts:

@@ -21,7 +21,7 @@ from cluster.store_local import LocalStore
 from pipelines.curate.config import DedupConfig, MinHashConfig, RepeatedTextConfig
 from pipelines.curate.decisions import EARLIER, EXACT, NEAR
 from pipelines.curate.dedup import Deduplication, Found
-from pipelines.curate.minhash import MinHasher, comparable_words, content_hash
+from pipelines.curate.minhash import MinHasher, content_hash
 from pipelines.curate.repeated_text import without
 from pipelines.curate.signatures import Signed, publish, sign
 from pipelines.curate.split import side
@@ -94,7 +94,7 @@ def _write_texts(store: Store, key: str, rows: list[dict[str, str]]) -> None:
 def plain(rows: Sequence[Mapping[str, Any]], exact: bool = True, near: bool = True) -> Told:
     """What should be decided, with everything in one process: the longest stays, then the smallest id."""
     ordered = sorted(rows, key=lambda each: (-len(each["text"]), each["id"]))
-    contents = [content_hash(comparable_words(each["text"]) or [each["text"]]) for each in ordered]
+    contents = [content_hash(each["text"]) for each in ordered]
     signatures, has = HASHER.signatures([each["text"] for each in ordered])
     bands = HASHER.band_keys(signatures)
     label = list(range(len(ordered)))
@@ -283,7 +283,7 @@ def test_no_documents_at_all(store: Store) -> None:
 
 
 def test_the_split_is_stable_and_of_the_right_size() -> None:
-    contents = [content_hash([str(i)]) for i in range(4000)]
+    contents = [content_hash(str(i)) for i in range(4000)]
     held_out = [content for content in contents if side(content, 0.05) == "validation"]
     assert 150 < len(held_out) < 250
     assert all(side(content, 0.2) == "validation" for content in held_out)
