@@ -148,7 +148,8 @@ def show(results: Sequence[dict[str, Any]]) -> None:
         print(
             f"{each['name']}: {each['ours']:,.0f} documents/s, {each['mb_per_s']:,.1f} MB/s, "
             f"{each['peak_mb']:,.0f} MB, {each['found']:,} found; "
-            f"{each['peer']}: {each['peer_value']:,.0f} documents/s, {each['peer_mb_per_s']:,.2f} MB/s, {each['peer_peak_mb']:,.0f} MB, {each['peer_found']:,} found; "
+            f"{each['peer']}: {each['peer_value']:,.0f} documents/s, {each['peer_mb_per_s']:,.2f} MB/s, "
+            f"{each['peer_peak_mb']:,.0f} MB, {each['peer_found']:,} found; "
             f"ratio {each['ratio']:.1f}, agreement {each['agreement']:.4%}"
         )
 
