@@ -2,7 +2,8 @@
 
 Both sides read the files, sign every document (5-grams of words, 14 bands of 8 hashes), match, cluster and write what
 is kept. Each side is a process of its own on one core, started anew for each round. Its time is the CPU time of the
-whole process, imports and all, which other work on the machine changes least. Agreement is the share of documents that stand in the same cluster on both sides.
+whole process, imports and all, which other work on the machine changes least. Agreement is the share of documents that
+stand in the same cluster on both sides. It needs datatrove (extra: dev).
 
     python benchmarks/curation_minhash.py [--quick] [--data FOLDER] [--documents N] [--rounds N]
 """

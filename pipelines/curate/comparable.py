@@ -24,6 +24,8 @@ _NUMBER = re.compile(r"\d+(?:[.,،٫⎖⎗⎘]\d+)?")
 _ASCII_NUMBER = re.compile(rb"[0-9]+(?:[.,][0-9]+)?")
 _PLAIN = re.compile("[a-z]+[0-9]*|[0-9]+")
 """Chunks that only an exception cuts: all of spaCy's English affixes have a mark in them, or a unit after a digit."""
+_LONGEST_CHUNK = 1000
+"""Characters; what is longer is one word (the tokenizer would need time quadratic in it), and not remembered."""
 _MEMO_CHUNKS = 1_000_000
 """Different chunks remembered: about 150 MB. Then the memo starts anew, and memory stays bounded."""
 
@@ -60,7 +62,9 @@ class _Memo(dict[bytes, bytes]):
         if not text.isascii():
             text = unicodedata.normalize("NFD", text)
             text = "".join(each for each in text if unicodedata.category(each) != "Mn")
-        words = self[chunk] = self._cut(text).encode("utf-8", "surrogatepass")
+        words = (self._cut(text) if len(text) <= _LONGEST_CHUNK else text).encode("utf-8", "surrogatepass")
+        if len(chunk) <= _LONGEST_CHUNK:
+            self[chunk] = words
         return words
 
 

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,14 @@ def test_the_memo_is_bounded_and_forgetting_changes_nothing(monkeypatch: pytest.
     texts = [f"one {letters(i)} two {letters(i + 1)}" for i in range(20)]
     assert [small.encode(text).decode() for text in texts] == texts
     assert len(small._memo) < 9
+
+
+def test_a_million_characters_without_a_blank_take_no_time() -> None:
+    text = "x•y" * 300_000
+    began = time.perf_counter()
+    assert _ours().encode(text).decode() == text
+    assert time.perf_counter() - began < 5
+    assert text.encode() not in _ours()._memo
 
 
 def test_no_learning_library_is_loaded_for_words() -> None:
