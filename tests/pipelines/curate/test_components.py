@@ -91,6 +91,12 @@ def test_what_is_larger_than_memory_can_be_read_twice(store: Store) -> None:
         assert sum(map(len, read())) == 12
 
 
+def test_ranges_are_read_from_every_kind_of_store(any_store: Store) -> None:
+    run = write_run(any_store, "folder/run", pairs(np.arange(5000, dtype=np.uint64), numbers(1).repeat(5000)))
+    assert read_range(any_store, run, KeyRange(2040, 2055))["key"].tolist() == list(range(2040, 2056))
+    assert join(any_store, [(5, 3), (3, 9), (7, 8)], 1 << 20)[0] == {3: 3, 5: 3, 9: 3, 7: 7, 8: 7}
+
+
 def test_places_and_nodes_lead_back() -> None:
     place = places(7, numbers(0, 5, (1 << 24) - 1), numbers(3, 0, (1 << 20) - 1))
     assert part_of(place).tolist() == [7, 7, 7]
