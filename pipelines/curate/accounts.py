@@ -1,9 +1,10 @@
-"""What the record and the page say of contamination, the audit and the sources."""
+"""What the record and the page say of contamination, the classifier, the audit and the sources."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifact import Artifact
@@ -14,6 +15,7 @@ from cluster.stage import StageContext
 from pipelines.curate.audit.config import AuditConfig
 from pipelines.curate.audit.report import audit_section, summarise
 from pipelines.curate.audit.tally import AuditTally
+from pipelines.curate.classifier.training import Quality, Trained, classifier_section
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decontaminate.index import BenchmarkIndex, build_index, read_questions
 from pipelines.curate.decontaminate.report import contamination_section
@@ -61,6 +63,8 @@ class Accounts:
         sources: see :func:`pipelines.curate.mix.record.account`.
         contamination, audit: what contamination.json and audit.json hold; None where the recipe does not ask for it.
         samples: of documents that the mix left out.
+        classifier: how good the trained classifier is, where there is one.
+        scores: bar of its chart -> documents.
     """
 
     sources: list[dict[str, Any]]
@@ -68,6 +72,8 @@ class Accounts:
     audit: dict[str, Any] | None
     audited: AuditConfig | None
     samples: dict[str, list[Sample]]
+    classifier: Quality | None = None
+    scores: Counter[int] = field(default_factory=Counter)
 
     @classmethod
     def of(
@@ -78,6 +84,7 @@ class Accounts:
         funnel: Funnel,
         mixture: Mixture | None,
         benchmarks: Benchmarks | None,
+        trained: Trained | None = None,
     ) -> Accounts:
         """Add up the parts."""
         contamination = audit = None
@@ -92,12 +99,17 @@ class Accounts:
                 counted.merge(second.audit)
             audit = summarise(counted, config.audit)
         sources = account(funnel.before, funnel.after, mixture)
-        return cls(sources, contamination, audit, config.audit, mixture.summary.samples if mixture else {})
+        left_out = mixture.summary.samples if mixture else {}
+        scores = sum((first.scores for first in tagged), Counter[int]())
+        quality = trained.quality if trained else None
+        return cls(sources, contamination, audit, config.audit, left_out, quality, scores)
 
     def write(self, output: Attempt) -> None:
-        """Write contamination.json and audit.json, as far as there are any."""
+        """Write contamination.json, classifier.json and audit.json, as far as there are any."""
         if self.contamination is not None:
             output.write_json("contamination.json", self.contamination)
+        if self.classifier is not None:
+            output.write_json("classifier.json", asdict(self.classifier))
         if self.audit is not None:
             output.write_json("audit.json", self.audit)
 
@@ -106,10 +118,13 @@ class Accounts:
         mix_section(page, self.sources)
         if self.contamination is not None:
             contamination_section(page, self.contamination)
+        if self.classifier is not None:
+            classifier_section(page, self.classifier, self.scores)
         if self.audit is not None and self.audited is not None:
             audit_section(page, self.audit, self.audited)
 
     def metrics(self) -> dict[str, float]:
-        """``contamination.<suite>``: the share of its questions that was found."""
+        """``contamination.<suite>``: the share of its questions that was found; and how good the classifier is."""
         suites = self.contamination["suites"] if self.contamination else {}
-        return {f"contamination.{name}": float(counts["rate"]) for name, counts in suites.items()}
+        learned = self.classifier.metrics() if self.classifier is not None else {}
+        return {f"contamination.{name}": float(counts["rate"]) for name, counts in suites.items()} | learned

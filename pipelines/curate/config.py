@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from cluster.config import StrictModel, execution
 from cluster.stage import Stage
 from pipelines.curate.audit.config import AuditConfig
+from pipelines.curate.classifier.config import ClassifierConfig, identity_of
 from pipelines.curate.decontaminate.config import DecontaminateConfig
 from pipelines.curate.mix.config import LicenceConfig, MixConfig
 from pipelines.curate.normalise import NormaliseConfig
@@ -242,6 +243,9 @@ class CurateConfig(StrictModel):
         description="how repetition and quality rules split words: reference as datatrove does for English, with "
         "spaCy's tokenizer; fast by the kinds of characters, for every language with blanks",
     )
+    classifier: ClassifierConfig | None = Field(
+        None, description="a quality classifier that learns from your examples, of good and of bad documents"
+    )
     redact: RedactConfig = Field(
         default_factory=lambda: RedactConfig.model_validate({}),
         description="personal data and secrets replaced by <EMAIL>, <IP>, <PHONE>, …: a list of types, or types with "
@@ -300,7 +304,11 @@ STAGE = Stage(
 
 
 def resolve(config: CurateConfig) -> dict[str, Any]:
-    """Identity fields without the thresholds of rules that are switched off: they change nothing."""
+    """Identity fields without the thresholds of rules that are switched off: they change nothing.
+
+    Raises:
+        UserError: the classifier's examples are not there.
+    """
     unused = {
         "language_min_confidence": not config.language or isinstance(config.language, dict),
         "gopher_repetition": config.repetition is None,
@@ -309,4 +317,5 @@ def resolve(config: CurateConfig) -> dict[str, Any]:
         "fineweb": "fineweb" not in config.quality,
         "words": config.repetition is None and not config.quality,
     }
-    return {name: None for name, off in unused.items() if off}
+    learned = {"classifier": identity_of(config.classifier)} if config.classifier is not None else {}
+    return {name: None for name, off in unused.items() if off} | learned

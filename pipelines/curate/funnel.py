@@ -22,6 +22,7 @@ ORDER = (
     "gopher_quality",
     "c4",
     "fineweb",
+    "classifier",
     "filter",
     "audit",
     "contaminated",

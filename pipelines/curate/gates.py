@@ -1,4 +1,4 @@
-"""What a document must pass besides the quality rules: licences, the user's own filters, toxicity, benchmarks."""
+"""What a document must pass besides the quality rules: licences, classifier, own filters, toxicity, benchmarks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster.store import Store
 from pipelines.curate.audit.lexicon import load_lexicon
+from pipelines.curate.classifier.model import load_classifier
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decontaminate.index import BenchmarkIndex, load_index
 from pipelines.curate.decontaminate.verdict import ContaminationTally
@@ -17,6 +18,7 @@ from pipelines.curate.refusal import Refusal
 
 LICENCE = "licence"
 TOXIC = "audit.toxic"
+CLASSIFIER = "classifier"
 
 
 class Gates:
@@ -24,14 +26,20 @@ class Gates:
 
     Args:
         benchmarks: store key of the benchmark index, where the recipe decontaminates.
+        classifier: store key of the trained classifier, where the recipe has one.
 
     Attributes:
         contamination: what was found of the benchmarks so far.
     """
 
-    def __init__(self, config: CurateConfig, store: Store, benchmarks: str | None) -> None:
+    def __init__(
+        self, config: CurateConfig, store: Store, benchmarks: str | None, classifier: str | None = None
+    ) -> None:
         self._config = config
         self._index: BenchmarkIndex | None = load_index(store, benchmarks) if benchmarks else None
+        self._classifier = None
+        if classifier is not None and config.classifier is not None:
+            self._classifier = load_classifier(config.classifier, store, classifier)
         self.contamination = ContaminationTally()
 
     def refuses_licence(self, licence: str) -> bool:
@@ -39,16 +47,23 @@ class Gates:
         licences = self._config.licences
         return licences is not None and licences.on_refusal == "drop" and refusal(licence, licences) is not None
 
+    def score(self, text: str) -> float | None:
+        """The classifier's score of a cleaned text, None without a classifier."""
+        return self._classifier.score(text) if self._classifier is not None else None
+
     def refuse(self, row: Mapping[str, Any], text: str) -> Refusal | None:
         """The first gate's refusal of a document that passed the quality rules, or None.
 
         Args:
-            row: the corpus row, with the language if it was identified.
+            row: the corpus row, with the language if it was identified and the score if there is a classifier.
             text: its cleaned text.
 
         Raises:
             UserError: one of the user's filters failed.
         """
+        score, settings = row.get("quality_score"), self._config.classifier
+        if score is not None and settings is not None and settings.threshold is not None and score < settings.threshold:
+            return Refusal(CLASSIFIER)
         reason = apply_filters(row, text, self._config.filters)
         if reason:
             return Refusal(reason)

@@ -15,7 +15,8 @@ from cluster.artifact import Artifact
 from cluster.errors import InternalError, UserError
 from cluster.stage import Outcome, StageContext
 from pipelines.corpus.parts import map_parts
-from pipelines.curate.accounts import Accounts, index_benchmarks
+from pipelines.curate.accounts import Accounts, Benchmarks, index_benchmarks
+from pipelines.curate.classifier.training import Trained, train_classifier
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decisions import REPEATED
 from pipelines.curate.dedup import Deduplication, Found
@@ -44,7 +45,8 @@ def run(config: CurateConfig, inputs: Mapping[str, Artifact], context: StageCont
     check_licences(declared(inputs["corpus"], config.licences), config.licences)
     benchmarks = index_benchmarks(config, inputs.get("benchmarks"), context)
     earlier = find_earlier(config.dedup, context.store)
-    tagged = _tag(config, inputs["corpus"], context, benchmarks.key if benchmarks else None)
+    trained = train_classifier(config, context)
+    tagged = _tag(config, inputs["corpus"], context, benchmarks, trained)
     found = _find_duplicates(config, tagged, signature_tables(earlier), context)
     _refuse_empty(tagged, sum(summary.survivors for summary in tagged) - found.duplicates, found.duplicates)
     written = _write(config, tagged, found, context)
@@ -54,7 +56,7 @@ def run(config: CurateConfig, inputs: Mapping[str, Artifact], context: StageCont
     _refuse_empty(tagged, funnel.kept)
     funnel.check()
     check_licences(funnel.after.licences, config.licences)
-    accounts = Accounts.of(config, tagged, written, funnel, mixture, benchmarks)
+    accounts = Accounts.of(config, tagged, written, funnel, mixture, benchmarks, trained)
     accounts.write(context.output)
     context.output.write_json("funnel.json", funnel.to_json())
     context.output.write_text("report.html", report(config, funnel, tagged, written, found, accounts))
@@ -79,14 +81,26 @@ def run(config: CurateConfig, inputs: Mapping[str, Artifact], context: StageCont
     )
 
 
-def _tag(config: CurateConfig, corpus: Artifact, context: StageContext, benchmarks: str | None) -> list[TagSummary]:
+def _tag(
+    config: CurateConfig,
+    corpus: Artifact,
+    context: StageContext,
+    benchmarks: Benchmarks | None,
+    trained: Trained | None,
+) -> list[TagSummary]:
     names = sorted(file.path for file in corpus.files if file.path.startswith("data/"))
     parts = [TagPart(number, corpus.key(name), _work(context, number)) for number, name in enumerate(names)]
     total = corpus.counts.get("documents")
     summaries = []
     done = kept = 0
     with context.progress.step("clean and judge", total=total, unit="documents") as tracker:
-        work = functools.partial(tag_part, config=config, store=context.store, benchmarks=benchmarks)
+        work = functools.partial(
+            tag_part,
+            config=config,
+            store=context.store,
+            benchmarks=benchmarks.key if benchmarks else None,
+            classifier=trained.key if trained else None,
+        )
         for summary in map_parts(work, parts, config.workers):
             summaries.append(summary)
             done += summary.documents

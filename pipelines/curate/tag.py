@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from cluster.store import Store
 from pipelines.corpus.table import decode, encode
+from pipelines.curate.classifier.model import score_bin
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decontaminate.verdict import ContaminationTally
 from pipelines.curate.gates import LICENCE, Gates
@@ -33,12 +34,15 @@ TAGGED = pa.schema(
         ("licence", pa.string()),
         ("language", pa.string()),
         ("metadata", pa.string()),
+        ("quality_score", pa.float64()),
         *((f"redacted_{kind}", pa.int32()) for kind in PLACEHOLDERS),
     ]
 )
 """What the second pass reads: the survivors of the rules, sorted by id."""
 
-RULED = pa.schema([("id", pa.string()), ("source", pa.string()), ("drop_reason", pa.string())])
+RULED = pa.schema(
+    [("id", pa.string()), ("source", pa.string()), ("drop_reason", pa.string()), ("quality_score", pa.float64())]
+)
 """The others, and the rule that dropped each."""
 
 
@@ -95,6 +99,7 @@ class TagSummary:
         signed: what deduplication compares them by.
         samples: reason -> the dropped documents of the smallest ids.
         contamination: what was found of the benchmarks.
+        scores: bar of the classifier's chart -> documents.
     """
 
     number: int
@@ -106,6 +111,7 @@ class TagSummary:
     signed: Signed | None = None
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     contamination: ContaminationTally = field(default_factory=ContaminationTally)
+    scores: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -132,13 +138,16 @@ class TagPart:
     work: WorkKeys
 
 
-def tag_part(part: TagPart, *, config: CurateConfig, store: Store, benchmarks: str | None = None) -> TagSummary:
+def tag_part(
+    part: TagPart, *, config: CurateConfig, store: Store, benchmarks: str | None = None, classifier: str | None = None
+) -> TagSummary:
     """Read a part, write its survivors, report the rest.
 
     Args:
         benchmarks: store key of the benchmark index, where the recipe decontaminates.
+        classifier: store key of the trained classifier, where the recipe has one.
     """
-    chain, gates = QualityChain(config), Gates(config, store, benchmarks)
+    chain, gates = QualityChain(config), Gates(config, store, benchmarks, classifier)
     summary = TagSummary(part.number, contamination=gates.contamination)
     survivors: list[dict[str, Any]] = []
     positions: list[int] = []
@@ -150,13 +159,16 @@ def tag_part(part: TagPart, *, config: CurateConfig, store: Store, benchmarks: s
         summary.before.add(row)
         original = row["text"]
         refused = Refusal(unreadable) if unreadable else _judge(row, config, chain, gates)
+        score = row.get("quality_score")
+        if score is not None:
+            summary.scores[score_bin(score)] += 1
         if refused is None:
             survivors.append(row)
             positions.append(position)
             summary.characters += len(row["text"])
             continue
         summary.dropped[refused.reason] += 1
-        ruled.append({"id": row["id"], "source": row["source"], "drop_reason": refused.reason})
+        ruled.append({"id": row["id"], "source": row["source"], "drop_reason": refused.reason, "quality_score": score})
         samples = summary.samples.setdefault(refused.reason, [])
         if len(samples) < SAMPLES_PER_REASON:
             whole = redact_sample(original, SAMPLE_CHARACTERS)
@@ -188,7 +200,7 @@ def _judge(row: dict[str, Any], config: CurateConfig, chain: QualityChain, gates
     text, reason = chain.decide(text)
     if reason:
         return Refusal(reason)
-    row["text"] = text
+    row["text"], row["quality_score"] = text, gates.score(text)
     if refused := gates.refuse(row, text):
         return refused
     row["text"], counts = redact(text, config.redact)

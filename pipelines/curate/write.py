@@ -24,7 +24,13 @@ from pipelines.curate.tag import SAMPLE_CHARACTERS, SAMPLES_PER_REASON, TAGGED, 
 
 KEPT = pa.schema([each for each in TAGGED if not each.name.startswith("redacted_")])
 DROPPED = pa.schema(
-    [("id", pa.string()), ("source", pa.string()), ("drop_reason", pa.string()), ("duplicate_of", pa.string())]
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("drop_reason", pa.string()),
+        ("duplicate_of", pa.string()),
+        ("quality_score", pa.float64()),
+    ]
 )
 
 
@@ -126,6 +132,7 @@ def _drop(row: dict[str, Any], duplicate: Duplicate, summary: WriteSummary) -> d
         "source": row["source"],
         "drop_reason": duplicate.reason,
         "duplicate_of": duplicate.duplicate_of,
+        "quality_score": row["quality_score"],
     }
 
 

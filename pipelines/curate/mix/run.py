@@ -105,6 +105,7 @@ def _mix_part(part: MixPart, *, plans: dict[str, SourcePlan], seed: int, store: 
         "source": mixed.left_out["source"],
         "drop_reason": pa.array(mixed.reasons, pa.string()),
         "duplicate_of": pa.nulls(len(mixed.reasons), pa.string()),
+        "quality_score": mixed.left_out["quality_score"],
     }
     withdraw(store, f"{prefix}/{part_name('signatures', part.number)}", mixed.left_out["id"].to_pylist())
     store.write(f"{prefix}/dropped/mix-{part.number:05d}.parquet", encode(pa.table(columns)))
