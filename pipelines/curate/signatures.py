@@ -149,7 +149,9 @@ def _rank(row: Mapping[str, Any], part: int, position: int, config: DedupConfig)
         return float(len(row["text"]))
     if config.keep == "first":
         return -float((part << 24) + position)  # whole numbers below 2^53
-    score = row[config.score] if config.score in row else json.loads(row["metadata"]).get(config.score)
+    score = row.get(config.score)
+    if score is None:
+        score = json.loads(row["metadata"]).get(config.score)
     if isinstance(score, (int, float)) and not isinstance(score, bool) and math.isfinite(score):
         return float(score)
     return -math.inf

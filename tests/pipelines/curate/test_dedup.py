@@ -210,6 +210,7 @@ def test_keep_policies(store: Store) -> None:
 def test_scores_that_are_none_come_last(store: Store) -> None:
     values = [float("nan"), True, "9", float("inf"), -5.0]
     rows = family(random.Random(2), "abcde", quality_score=values)
+    rows[0]["quality_score"] = None  # the column where no classifier judged
     assert set(deduplicate(store, [rows], keep="best_score").told.values()) == {(NEAR, "e")}
     for each in rows:
         each["quality_score"] = {"b": 3.0}.get(each["id"], 0.0)  # a column comes before metadata
