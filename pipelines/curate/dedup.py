@@ -114,6 +114,8 @@ class Deduplication:
     def _match(self, tables: Sequence[Signed]) -> list[Matched]:
         exact = [run for each in tables for run in each.exact]
         bands = [run for each in tables for run in each.bands]
+        if not exact and not bands:
+            return []
         ranges = range_parts([*exact, *bands], self.config.memory_bytes)
         return self._run(match_range, "matches", ranges, exact=exact, bands=bands, first_earlier=len(self.signed))
 

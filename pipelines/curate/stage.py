@@ -116,10 +116,16 @@ def _work(context: StageContext, number: int) -> WorkKeys:
 def _find_duplicates(
     config: CurateConfig, tagged: list[TagSummary], earlier: list[str], context: StageContext
 ) -> Found:
-    def mapper(function: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
-        return map_parts(function, parts, config.workers)
-
     survivors = sum(summary.survivors for summary in tagged)
+    shares = 0
+
+    def mapper(function: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
+        nonlocal shares
+        for result in map_parts(function, parts, config.workers):
+            shares += 1
+            tracker.update(shares_done=shares)
+            yield result
+
     signed = [summary.signed for summary in tagged if summary.signed is not None]
     prefix = context.output.resume_key("duplicates")
     with context.progress.step("find duplicates", total=survivors, unit="documents") as tracker:
@@ -181,7 +187,7 @@ def _mix(config: CurateConfig, tagged: list[TagSummary], context: StageContext) 
         return map_parts(function, parts, config.workers)
 
     with context.progress.step("mix", total=None):
-        return mix_parts(config.mix, parts, context.store, context.output.prefix, mapper)
+        return mix_parts(config.mix, parts, context.store, context.output.prefix, mapper, config.audit)
 
 
 def _moves(config: CurateConfig, written: list[WriteSummary], context: StageContext) -> list[WritePart]:
