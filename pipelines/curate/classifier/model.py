@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from cluster.store import Store
 from pipelines.curate.classifier.config import ClassifierConfig
-from pipelines.curate.phrases import pack_arrays, unpack_arrays
+from pipelines.curate.phrases import hash_grams, hash_words, pack_arrays, unpack_arrays
 
 Floats = npt.NDArray[np.float64]
 _MOST_ROUNDS = 1000
+_LARGE = 500.0
 BINS = 10
 """Bars of the chart of scores."""
 
@@ -40,28 +41,30 @@ class Classifier:
     def train(cls, config: ClassifierConfig, good: Sequence[str], bad: Sequence[str]) -> Classifier:
         """Learn to tell good from bad; both kinds weigh the same, however many there are of each."""
         from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import normalize
 
-        blank = cls(config, np.ones(config.buckets), np.zeros(config.buckets), 0.0)
-        counts = blank._counts([*good, *bad])
+        counts = _count([*good, *bad], config)
+        idf = np.ones(config.buckets)
         if config.features == "tfidf":
             documents = np.bincount(counts.indices, minlength=config.buckets)
             idf = np.log((1 + counts.shape[0]) / (1 + documents)) + 1  # smoothed, as scikit-learn does it
-            blank = cls(config, idf, blank.weights, 0.0)
+        counts.data *= idf[counts.indices]
         labels = np.array([1] * len(good) + [0] * len(bad))
         model = LogisticRegression(C=config.regularisation, class_weight="balanced", max_iter=_MOST_ROUNDS)
-        model.fit(blank._features(counts), labels)
-        return cls(config, blank.idf, model.coef_[0].astype(np.float64), float(model.intercept_[0]))
+        model.fit(normalize(counts), labels)
+        return cls(config, idf, model.coef_[0].astype(np.float64), float(model.intercept_[0]))
 
-    def scores(self, texts: Sequence[str]) -> Floats:
-        """The probability of being good, between 0 and 1, for each text; a text without words gets the bias alone."""
-        if not texts:
-            return np.zeros(0)
-        weighted = self._features(self._counts(texts)) @ self.weights + self.bias
-        return np.asarray(1 / (1 + np.exp(-np.clip(weighted, -500, 500))), np.float64)
+    def scores(self, texts: Iterable[str]) -> Floats:
+        """The score of each text."""
+        return np.array([self.score(text) for text in texts], np.float64)
 
     def score(self, text: str) -> float:
-        """The score of one text."""
-        return float(self.scores([text])[0])
+        """The probability of being good, between 0 and 1; that of a text without words is the bias alone."""
+        buckets, counts = count_grams(text, self.config)
+        values = counts * self.idf[buckets]
+        length = math.sqrt(float(values @ values))
+        weighted = (float(values @ self.weights[buckets]) / length if length else 0.0) + self.bias
+        return 1 / (1 + math.exp(-max(-_LARGE, min(weighted, _LARGE))))
 
     def to_bytes(self) -> bytes:
         """The weights as one file."""
@@ -73,28 +76,23 @@ class Classifier:
         arrays = unpack_arrays(data)
         return cls(config, arrays["idf"], arrays["weights"], float(arrays["bias"][0]))
 
-    @cached_property
-    def _vectorizer(self) -> Any:
-        from sklearn.feature_extraction.text import HashingVectorizer
 
-        return HashingVectorizer(
-            n_features=self.config.buckets, ngram_range=(1, self.config.ngram), alternate_sign=False, norm=None
-        )
+def count_grams(text: str, config: ClassifierConfig) -> tuple[npt.NDArray[np.int64], Floats]:
+    """The buckets that the n-grams of a text fall into, ascending, and how many fall into each."""
+    words = hash_words(text[: config.characters])
+    grams = np.concatenate([hash_grams(words, length) for length in range(1, config.ngram + 1)])
+    buckets, counts = np.unique(grams % np.uint64(config.buckets), return_counts=True)
+    return buckets.astype(np.int64), counts.astype(np.float64)
 
-    def _counts(self, texts: Sequence[str]) -> Any:
-        """Sparse [texts, buckets] counts of n-grams."""
-        counts = self._vectorizer.transform([text[: self.config.characters] for text in texts]).tocsr()
-        counts.sum_duplicates()
-        return counts
 
-    def _features(self, counts: Any) -> Any:
-        """Weighted by rarity where asked for, then every row of length one."""
-        from sklearn.preprocessing import normalize
+def _count(texts: Sequence[str], config: ClassifierConfig) -> Any:
+    """Sparse float64[texts, buckets] of counts."""
+    from scipy.sparse import csr_matrix
 
-        if self.config.features == "tfidf":
-            counts = counts.copy()
-            counts.data *= self.idf[counts.indices]
-        return normalize(counts)
+    rows = [count_grams(text, config) for text in texts]
+    starts = np.cumsum([0, *(len(buckets) for buckets, _ in rows)])
+    columns, values = (np.concatenate(each) for each in zip(*rows, strict=True))
+    return csr_matrix((values, columns, starts), shape=(len(rows), config.buckets))
 
 
 def score_bin(score: float) -> int:
