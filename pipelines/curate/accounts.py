@@ -97,6 +97,8 @@ class Accounts:
             counted = AuditTally()
             for second in written:
                 counted.merge(second.audit)
+            if mixture is not None:
+                counted.remove(mixture.summary.audit)
             audit = summarise(counted, config.audit)
         sources = account(funnel.before, funnel.after, mixture)
         left_out = mixture.summary.samples if mixture else {}

@@ -81,6 +81,17 @@ class AuditTally:
         if other.near is not None:
             self.near = other.near.copy() if self.near is None else self.near + other.near
 
+    def remove(self, other: AuditTally) -> None:
+        """Take off the counts of documents that were counted here."""
+        for name, theirs in other.sources.items():
+            own = self.sources[name]
+            own.documents -= theirs.documents
+            own.words -= theirs.words
+            own.terms -= theirs.terms
+            own.with_list -= theirs.with_list
+        if other.near is not None and self.near is not None:
+            self.near = self.near - other.near
+
 
 def count_near(mentions: Numbers, others: Numbers, window: int) -> int:
     """How many of some positions have another within the window, not counting one at the very place.

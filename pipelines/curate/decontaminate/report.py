@@ -23,8 +23,9 @@ def contamination_section(page: Page, contamination: Mapping[str, Any]) -> None:
         f"whole. {contamination['method']}"
     )
     page.table([row(name, each) for name, each in contamination["suites"].items()])
-    found = [(name, each) for name, each in contamination["tasks"].items() if each["found"]]
-    if len(contamination["tasks"]) > len(contamination["suites"]) and found:
+    suites = contamination["suites"].keys()
+    found = [(name, each) for name, each in contamination["tasks"].items() if each["found"] and name not in suites]
+    if found:
         page.table(
             [row(name, each) for name, each in sorted(found, key=lambda it: (-it[1]["found"], it[0]))[:SHOWN_TASKS]]
         )
@@ -37,7 +38,7 @@ def row(name: str, counts: Mapping[str, Any]) -> dict[str, Any]:
         "questions": counts["questions"],
         "too short to look for": counts["unchecked"],
         "found in the corpus": counts["found"],
-        "contamination rate": counts["rate"],
+        "contamination rate": f"{counts['rate']:.1%}",
         "still in it": counts["left"],
         "contaminated documents": counts["documents"],
     }

@@ -12,6 +12,9 @@ import pyarrow as pa
 
 from cluster.store import Store
 from pipelines.corpus.table import decode, encode, part_name
+from pipelines.curate.audit.config import AuditConfig
+from pipelines.curate.audit.lexicon import load_lexicon
+from pipelines.curate.audit.tally import AuditTally
 from pipelines.curate.mix.apply import measure, mix_table
 from pipelines.curate.mix.config import MixConfig
 from pipelines.curate.mix.plan import Numbers, Sizes, SourcePlan, plan_mix
@@ -37,16 +40,19 @@ class MixSummary:
         dropped: reason -> documents that are not used at all.
         removed: what those are.
         samples: reason -> those of the smallest ids, without their text: nothing is wrong with it.
+        audit: what the audit, which counts before the mix, has counted of them.
     """
 
     dropped: Counter[str] = field(default_factory=Counter)
     removed: Tally = field(default_factory=Tally)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
+    audit: AuditTally = field(default_factory=AuditTally)
 
     def merge(self, other: MixSummary) -> None:
         """Add another part's."""
         self.dropped.update(other.dropped)
         self.removed.merge(other.removed)
+        self.audit.merge(other.audit)
         for reason, samples in other.samples.items():
             both = sorted([*self.samples.get(reason, []), *samples], key=lambda sample: sample.id)
             self.samples[reason] = both[:SAMPLES_PER_REASON]
@@ -61,7 +67,14 @@ class Mixture:
     summary: MixSummary
 
 
-def mix_parts(config: MixConfig, parts: Sequence[MixPart], store: Store, prefix: str, mapper: Mapper) -> Mixture:
+def mix_parts(
+    config: MixConfig,
+    parts: Sequence[MixPart],
+    store: Store,
+    prefix: str,
+    mapper: Mapper,
+    audit: AuditConfig | None = None,
+) -> Mixture:
     """Write ``train/`` below ``prefix`` from unmixed parts, and ``dropped/mix-*`` for what is not used.
 
     Raises:
@@ -72,7 +85,7 @@ def mix_parts(config: MixConfig, parts: Sequence[MixPart], store: Store, prefix:
         for source, (bins, counted) in measured.items():
             sizes.setdefault(source, Sizes()).add(bins, counted)
     plans = plan_mix(sizes, config)
-    work = functools.partial(_mix_part, plans=plans, seed=config.seed, store=store, prefix=prefix)
+    work = functools.partial(_mix_part, plans=plans, seed=config.seed, store=store, prefix=prefix, audit=audit)
     whole = MixSummary()
     for summary in mapper(work, parts):
         whole.merge(summary)
@@ -85,7 +98,9 @@ def _measure_part(part: MixPart, *, seed: int, store: Store) -> dict[str, tuple[
     return measure(decode(store.read(part.unmixed), ["id", "source", "text"]), seed)
 
 
-def _mix_part(part: MixPart, *, plans: dict[str, SourcePlan], seed: int, store: Store, prefix: str) -> MixSummary:
+def _mix_part(
+    part: MixPart, *, plans: dict[str, SourcePlan], seed: int, store: Store, prefix: str, audit: AuditConfig | None
+) -> MixSummary:
     summary = MixSummary()
     if not store.exists(part.unmixed):
         return summary
@@ -97,6 +112,8 @@ def _mix_part(part: MixPart, *, plans: dict[str, SourcePlan], seed: int, store: 
     for row, reason in zip(mixed.left_out.to_pylist(), mixed.reasons, strict=True):
         summary.dropped[reason] += 1
         summary.removed.add(row)
+        if audit is not None:
+            summary.audit.add(row["source"], row["text"], load_lexicon(audit), audit.window_words)
         samples = summary.samples.setdefault(reason, [])
         if len(samples) < SAMPLES_PER_REASON:
             samples.append(Sample(row["id"], row["path"], "(sound, but not used)"))

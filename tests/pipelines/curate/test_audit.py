@@ -74,6 +74,8 @@ def test_parts_add_up_to_the_whole() -> None:
     for document in DOCUMENTS:
         parts.merge(count([document], config()))
     assert summarise(parts, config()) == summarise(whole, config())
+    parts.remove(count(DOCUMENTS[1:3], config()))
+    assert summarise(parts, config()) == summarise(count([DOCUMENTS[0], DOCUMENTS[3]], config()), config())
 
 
 @given(st.lists(st.integers(0, 60), unique=True), st.lists(st.integers(0, 60), unique=True), st.integers(1, 12))

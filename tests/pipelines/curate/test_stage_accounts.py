@@ -211,6 +211,13 @@ def test_the_audit_changes_nothing_unless_it_is_told_to(curate: Callable[..., Ar
     assert lists["women"]["by_source"]["docs"]["share"] == 0.5
     assert "Word lists: Written for Raymill" in page(store, made)
 
+    halved = curate(texts, audit=True, mix={"sources": {"web": {"max_documents": 2}}})
+    published = rows(store, halved, "train")
+    audit = read_json(store, halved, "audit.json")
+    assert (audit["documents"], len(published)) == (3, 3)
+    toxic = sum("stupid" in row["text"] for row in published)
+    assert {each["name"]: each["mentions"] for each in audit["lists"]}["toxic"] == 2 * toxic
+
     filtered = curate(texts, audit={"drop_above": 100})
     assert assert_adds_up(store, filtered, 6)["dropped"] == {"audit.toxic": 1}
     assert read_json(store, filtered, "audit.json")["documents"] == 5
