@@ -197,7 +197,7 @@ class DedupConfig(StrictModel):
         None, description="remove repeated lines or paragraphs from the documents that stay; off by default"
     )
     memory_bytes: int = execution(
-        64 << 20, ge=4096, description="records that one worker holds at once; it needs about five times as much"
+        32 << 20, ge=4096, description="records that one worker holds at once; it needs about seven times as much"
     )
 
 
