@@ -24,6 +24,7 @@ from pipelines.curate.earlier import find_earlier, signature_parameters, signatu
 from pipelines.curate.funnel import Funnel
 from pipelines.curate.language import check_languages
 from pipelines.curate.mix.licences import check_licences, declared
+from pipelines.curate.mix.plan import check_sources
 from pipelines.curate.mix.run import MixPart, Mixture, mix_parts
 from pipelines.curate.own_filters.run import check_filters
 from pipelines.curate.report import report
@@ -42,6 +43,7 @@ def run(config: CurateConfig, inputs: Mapping[str, Artifact], context: StageCont
     """
     check_languages(config.language)
     check_filters(config.filters)
+    check_sources(config.mix, inputs["corpus"])
     check_licences(declared(inputs["corpus"], config.licences), config.licences)
     benchmarks = index_benchmarks(config, inputs.get("benchmarks"), context)
     earlier = find_earlier(config.dedup, context.store)

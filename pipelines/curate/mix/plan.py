@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from cluster.artifact import Artifact
 from cluster.errors import UserError
 from pipelines.curate.mix.config import MixConfig
 
@@ -74,9 +75,8 @@ def plan_mix(sizes: Mapping[str, Sizes], config: MixConfig) -> dict[str, SourceP
     """Source -> its plan.
 
     Raises:
-        UserError: the recipe names a source of which there is no document, or nothing is left of any.
+        UserError: nothing is left of any source.
     """
-    _refuse_unknown(sizes, config)
     own = {name: config.of(name).weight for name in sizes}
     weights = {name: 1.0 if weight is None else weight for name, weight in own.items()}
     totals = {name: int(each.bytes.sum()) for name, each in sizes.items()}
@@ -126,13 +126,19 @@ def _within(counted: Numbers, cap: int) -> tuple[int, int]:
     return rounds, int(np.searchsorted(before, room, side="right")) - 1
 
 
-def _refuse_unknown(sizes: Mapping[str, Sizes], config: MixConfig) -> None:
-    unknown = sorted(config.sources.keys() - sizes.keys())
+def check_sources(config: MixConfig, corpus: Artifact) -> None:
+    """Refuse a mix of sources that the corpus has not, before any work; a source that loses all documents is none.
+
+    Raises:
+        UserError: naming the sources that there are.
+    """
+    known = corpus.details.get("sources")
+    unknown = sorted(config.sources.keys() - known.keys()) if known is not None else []
     if unknown:
         raise UserError(
-            f"{unknown[0]} is no source of which curation kept a training document",
+            f"{unknown[0]} is no source of this corpus",
             where="curate.mix.sources",
-            next_step=f"sources here: {', '.join(sorted(sizes)) or 'none'}",
+            next_step=f"sources here: {', '.join(sorted(known or ()))}",
         )
 
 

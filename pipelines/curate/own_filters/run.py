@@ -16,7 +16,7 @@ from typing import Any
 from cluster.errors import UserError
 from pipelines.curate.own_filters.config import FilterConfig
 
-FIELDS = ("id", "text", "source", "path", "licence", "language")
+FIELDS = ("id", "text", "source", "path", "licence", "language", "quality_score")
 PREFIX = "filter"
 
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.artifact import Artifact
 from cluster.errors import UserError
 from pipelines.curate.mix.apply import Mixed, measure, mix_table
 from pipelines.curate.mix.config import MixConfig
-from pipelines.curate.mix.plan import Sizes, SourcePlan, bins_of, plan_mix, rollup
+from pipelines.curate.mix.plan import Sizes, SourcePlan, bins_of, check_sources, plan_mix, rollup
 
 
 def documents(**sources: int) -> pa.Table:
@@ -174,8 +175,15 @@ def test_the_account_adds_up() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(UserError, match="wbe is no source of which"):
-        mix(documents(web=3), sources={"wbe": {"weight": 2}})
+    corpus = Artifact(
+        kind="Corpus", name="c", fingerprint="f", identity={}, attempt="a", files=[], details={"sources": {"web": {}}}
+    )
+    chosen = config(sources={"wbe": {"weight": 2}})
+    with pytest.raises(UserError, match=r"wbe is no source of this corpus\n  sources here: web"):
+        check_sources(chosen, corpus)
+    check_sources(config(sources={"web": {"weight": 2}}), corpus)
+    check_sources(chosen, corpus.model_copy(update={"details": {}}))
+    assert mix(documents(web=3), sources={"gone": {"weight": 2}})[0].table.num_rows == 3
     with pytest.raises(UserError, match="leaves no training document"):
         mix(documents(web=3), sources={"web": {"weight": 0}})
 
