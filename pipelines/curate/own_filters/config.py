@@ -16,7 +16,8 @@ class FilterConfig(StrictModel):
     function: str = Field(
         description="module:function, importable from the folder where the command runs; it gets a document as a "
         "read-only mapping (id, text, source, path, licence, language, quality_score, metadata) and returns "
-        "True or None to keep it, False or a reason in a word to drop it; a class is made once a worker and then called",
+        "True or None to keep it, False or a reason in a word to drop it; "
+        "a class is made once a worker and then called",
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments, of every call or of the class"

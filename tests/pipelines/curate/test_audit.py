@@ -69,6 +69,12 @@ def test_a_ratio_compares_a_group_with_its_axis() -> None:
     assert near["blues"]["fast"]["ratio"] == pytest.approx((15 / 60) / (45 / 120))
 
 
+@pytest.mark.parametrize(("close", "ratio"), [(4, None), (5, 1.0)])
+def test_a_ratio_stands_on_at_least_five_expected_mentions(close: int, ratio: float | None) -> None:
+    texts = [("web", "quick red")] * close + [("web", "red")] * 5
+    assert summarise(count(texts, config()), config())["lists"][0]["near"]["fast"]["ratio"] == ratio
+
+
 def test_parts_add_up_to_the_whole() -> None:
     whole, parts = count(DOCUMENTS, config()), AuditTally()
     for document in DOCUMENTS:
