@@ -85,9 +85,7 @@ def _add_quarantine(page: Page, about: Mapping[str, Mapping[str, Any]], bad: Map
     for name, each in bad.items():
         for reason, problems in sorted(each.samples.items()):
             for problem in problems:
-                shown = problem.first_bytes.decode("utf-8", "replace")
-                begins = f"\nbegins: {redact_sample(shown)}" if shown else ""
-                page.sample(f"{name}: {reason}", f"{problem.where}: {problem.what}{begins}")
+                page.sample(f"{name}: {reason}", f"{problem.where}: {problem.what}{_beginning(problem.first_bytes)}")
     passed = [
         {"source": name, "reason": reason, "records": count}
         for name, each in about.items()
@@ -96,3 +94,12 @@ def _add_quarantine(page: Page, about: Mapping[str, Mapping[str, Any]], bad: Map
     if passed:
         page.heading("Passed over: records that are in order but no documents")
         page.table(passed)
+
+
+def _beginning(data: bytes) -> str:
+    """How a bad input begins, as text where it is mostly that, else in hexadecimal digits."""
+    if not data:
+        return ""
+    shown = data.decode("utf-8", "replace")
+    strange = sum(character == "\ufffd" or not (character.isprintable() or character.isspace()) for character in shown)
+    return f"\nbegins: {redact_sample(shown) if strange <= len(shown) // 10 else data[:24].hex(' ')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,15 +69,16 @@ FORMS: dict[type[SourceBase], FileForm] = {
     WetSource: FileForm("wet", (".wet",)),
 }
 _UNPACKS_TO = 4
+_LOOKING_INSIDE = 16
 
 
 def _list_files(source: FileSource, part_bytes: int) -> list[Item]:
     form = FORMS[type(source)]
     files = find_files(source.path, form.suffixes)
-    return sorted(
-        (item for file in files for item in _items(file, form, source, part_bytes)),
-        key=lambda item: (stable_order(item.path), item.span or (0, 0)),
-    )
+    with ThreadPoolExecutor(_LOOKING_INSIDE) as pool:  # large files are opened, which takes its time in S3
+        found = pool.map(lambda file: list(_items(file, form, source, part_bytes)), files)
+        items = [item for each in found for item in each]
+    return sorted(items, key=lambda item: (stable_order(item.path), item.span or (0, 0)))
 
 
 def _items(file: FoundFile, form: FileForm, source: FileSource, part_bytes: int) -> Iterator[Item]:
