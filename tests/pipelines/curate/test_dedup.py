@@ -243,6 +243,19 @@ def test_against_a_corpus_curated_earlier(store: Store) -> None:
     assert apart.told == {"u": (EARLIER, "u")}
 
 
+def test_what_is_alike_among_earlier_corpora_only_is_no_work(store: Store) -> None:
+    twins = family(random.Random(6), "qr")
+    tables = []
+    for each in twins:
+        (signed,) = deduplicate(store, [[each]], prefix=f"earlier-{each['id']}").signed
+        tables.append(f"published/{each['id']}.parquet")
+        publish(store, signed.table_key, [0], tables[-1])
+    done = deduplicate(store, [[row("s", story := "a b c d e f g h"), row("t", "i j k l m n")]], tables, prefix="later")
+    assert (done.told, done.found.rounds) == ({}, 0)
+    again = deduplicate(store, [[row("s", story), row("u", twins[0]["text"])]], [*tables, tables[0]], prefix="again")
+    assert again.told == {"u": (EARLIER, "q")}
+
+
 def test_repeated_paragraphs_stay_in_the_smallest_id(store: Store) -> None:
     long, other = "The same legal notice. " * 8, "Something else that is long enough to count. " * 4
     rows = [
