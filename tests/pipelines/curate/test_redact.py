@@ -165,6 +165,21 @@ def test_cards_have_an_issuer_and_a_check_digit(digits: str, issued: bool) -> No
     assert is_card(digits) is issued
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1000 4343 1840 6266 6367",
+        "12-536-22-8726",
+        "536-22-8726-99",
+        "Order 212-736-5000 shipped",
+        "part no. 650-253-0000",
+        "$212.736.5000",
+    ],
+)
+def test_numbers_that_are_parts_of_something_else_stay(text: str) -> None:
+    assert EVERY(text) == (text, {})
+
+
 def test_every_wrong_check_digit_of_a_card_is_seen() -> None:
     assert sum(is_card("434318406266636" + str(last)) for last in range(10)) == 1
 
