@@ -100,7 +100,7 @@ def test_an_excerpt_is_marked_cut_and_redacted() -> None:
     text = f"{'before ' * 50}mail jane.doe@example.org or not ⟦ {'after ' * 50}"
     at = text.index("doe@")
     shown = excerpt(text, (at, at + 3), 60)
-    assert "⟦<EMAIL>⟧ or not ⟦" in shown
+    assert "mail ⟦<EMAIL>⟧ or not ⟦" in shown
     assert shown.startswith("… ")
     assert shown.endswith(" …")
     assert len(shown) < 80

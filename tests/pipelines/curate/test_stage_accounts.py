@@ -166,7 +166,9 @@ def test_the_mixture_is_for_training_only_and_adds_up(curate: Callable[..., Arti
     assert (account["small"]["repeats"], made.counts["repeats"]) == (2 * before["small"], 2 * before["small"])
     assert account["small"]["licences"] == {"Apache-2.0": 10}
     assert account["large"]["licences"] == {"MIT": account["large"]["documents"]}
-    assert made.licences == {"MIT": account["large"]["documents"], "Apache-2.0": 10}
+    held_out = sum(row["source"] == "large" for row in rows(store, made, "validation"))
+    assert account["large"]["documents"] == train["large"] + held_out
+    assert made.licences == {"MIT": train["large"] + held_out, "Apache-2.0": 10}
     whole = sum(len(row["text"]) for row in rows(store, made, "train"))
     own = sum(len(row["text"]) for row in rows(store, made, "train") if row["source"] == "small")
     assert account["small"]["train"]["share"] == pytest.approx(own / whole)
