@@ -297,7 +297,7 @@ class CurateConfig(StrictModel):
 STAGE = Stage(
     name="curate",
     kind="Corpus",
-    version=1,
+    version=2,
     entry="pipelines.curate.stage:run",
     resolve="pipelines.curate.config:resolve",
 )
