@@ -98,7 +98,7 @@ class Deduplication:
         if config is None:
             return found
         parts = [TablePart(number, key) for number, key in enumerate(tagged_keys)]
-        longest = max(each.id_bytes for each in self.signed)
+        longest = max((each.id_bytes for each in self.signed), default=1)
         passages = in_order(
             self._run(passage_part, "passages", parts, decisions=found.decisions, config=config, id_bytes=longest)
         )

@@ -137,35 +137,40 @@ STEPS = (
 )
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_killed_in_a_step_and_run_again_gives_the_same_bytes(
-    step: str,
-    texts: dict[str, str],
-    make_corpus: MakeCorpus,
-    run_curate: RunCurate,
-    store: Store,
-    monkeypatch: pytest.MonkeyPatch,
+def test_killed_in_any_step_and_run_again_gives_the_same_bytes(
+    texts: dict[str, str], make_corpus: MakeCorpus, run_curate: RunCurate, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = make_corpus(texts, 3)
     settings = PLAIN | {"dedup": {**FAST, "repeated_text": {"min_characters": 50}}}
     calm = run_curate(corpus, **settings)
     expected = {file.path: store.read(calm.key(file.path)) for file in calm.files}
-    store.delete_all(calm.id)
-    child = os.fork()
-    if child == 0:
+    for step in STEPS:
+        store.delete_all(calm.id)
+        child = os.fork()
+        if child == 0:
+            try:
+                monkeypatch.setattr(stage, "map_parts", dies_in(step))
+                run_curate(corpus, **settings)
+            finally:
+                os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, step
+        left = [file.key for file in store.files(calm.id)]
+        assert left
+        again = run_curate(corpus, **settings)
+        assert {file.path: store.read(again.key(file.path)) for file in again.files} == expected
+        assert again.files == calm.files
+        assert {file.key for file in store.files(calm.id)} == {again.key(each) for each in expected} | {
+            f"{calm.id}/artifact.json"
+        }
 
-        def deadly(function: Callable[[Any], Any], parts: Sequence[Any], workers: int | None = None) -> Iterator[Any]:
-            for number, part in enumerate(parts):
-                yield function(part)
-                if function.func.__name__ == step and number == len(parts) // 2:  # type: ignore[attr-defined]
-                    os.kill(os.getpid(), signal.SIGKILL)
 
-        monkeypatch.setattr(stage, "map_parts", deadly)
-        try:
-            run_curate(corpus, **settings)
-        finally:
-            os._exit(7)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    again = run_curate(corpus, **settings)
-    assert {file.path: store.read(again.key(file.path)) for file in again.files} == expected
-    assert again.files == calm.files
+def dies_in(step: str) -> Callable[..., Iterator[Any]]:
+    """A loop over parts whose process is killed, as by ``kill -9``, in the middle of a step."""
+
+    def deadly(function: Callable[[Any], Any], parts: Sequence[Any], workers: int | None = None) -> Iterator[Any]:
+        for number, part in enumerate(parts):
+            yield function(part)
+            if function.func.__name__ == step and number == len(parts) // 2:  # type: ignore[attr-defined]
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return deadly
