@@ -8,7 +8,8 @@ import pytest
 
 from cluster.errors import UserError
 from pipelines.curate.c4 import c4, clean
-from pipelines.curate.config import C4Config, CurateConfig, GopherQualityConfig, GopherRepetitionConfig
+from pipelines.curate.config import C4Config, CurateConfig, FineWebConfig, GopherQualityConfig, GopherRepetitionConfig
+from pipelines.curate.fineweb import fineweb
 from pipelines.curate.language import check_languages, identify_language
 from pipelines.curate.quality import gopher_quality
 from pipelines.curate.repetition import gopher_repetition
@@ -96,6 +97,52 @@ def test_a_rule_set_to_null_is_off() -> None:
 )
 def test_gopher_repetition(text: str, reason: str | None) -> None:
     assert repetition(text) == reason
+
+
+def test_what_occurs_once_is_repeated_only_to_datatrove() -> None:
+    text = f"{'a' * 40} {'b' * 40} {distinct(9)}"
+    assert repetition(text) is None
+    assert repetition(text, count_single_ngrams=True) == "gopher_repetition.top_2_gram"
+
+
+def test_symbols_are_words_only_to_datatrove() -> None:
+    table = distinct(60) + " | -- | -- |" * 12
+    assert repetition(table) is None
+    assert repetition(table, symbols_are_words=True) == "gopher_repetition.top_3_gram"
+    assert quality(distinct(90) + STOPS + " ( )" * 20) is None
+    assert quality(distinct(90) + STOPS + " ( )" * 20, symbols_are_words=True) == "gopher_quality.alphabetic_words"
+
+
+def web(text: str, **changes: object) -> str | None:
+    return fineweb(FineWebConfig.model_validate(changes)).decide(Words(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("x" * 60 + ".\n" + "\n".join(letter * 60 for letter in "abcdef"), None),  # 1 of 7 lines
+        ("x" * 60 + ".\n" + "\n".join(letter * 60 for letter in "abcdefgh"), "fineweb.line_punctuation"),
+        ("\n".join([f"{distinct(9)} {n}." for n in "ab"] + [f"{'w' * 29}{n}." for n in "abcde"]), None),
+        (
+            "\n".join([f"{distinct(9)} {n}." for n in "ab"] + [f"{'w' * 28}{n}." for n in "abcde"]),
+            "fineweb.short_lines",
+        ),
+        ("\n".join([distinct(99) + "."] + ["ab " * 11 + "."] * 2), "fineweb.duplicate_line_characters"),
+        ("\n".join([distinct(99) + "."] + ["a."] * 2), None),
+        ("one.\n" * 3, "fineweb.short_lines"),
+        (" \n\n", "fineweb.empty"),
+    ],
+)
+def test_fineweb_at_its_thresholds(text: str, reason: str | None) -> None:
+    assert web(text, max_line_ends=None) == reason
+
+
+def test_fineweb_counts_line_ends_for_each_word() -> None:
+    text = "\n".join(f"{distinct(3)} word{n}" for n in "abcdefgh")  # 7 line ends, 32 words
+    lenient = {"min_punctuated_lines": None, "max_short_lines": None}
+    assert web(text, **lenient) is None
+    assert web(text, **lenient, max_line_ends=0.21) == "fineweb.line_ends"
+    assert web(text, **lenient, max_line_ends=7 / 32) is None
 
 
 @pytest.mark.anchor

@@ -56,6 +56,7 @@ def test_words_are_the_peers(peer: Any, text: str) -> None:
 @settings(max_examples=150, deadline=None)
 @given(TEXTS.map(str.strip).filter(bool))
 @example("One.  \u00a0Two")
+@example("One. two.  ”")
 @example("One. \nTwo.\t\n\n three? ”four")
 def test_sentences_are_the_peers(peer: Any, text: str) -> None:
     if "IS_ALPHA" not in text:
@@ -84,6 +85,7 @@ def test_half_a_surrogate_pair_is_a_character() -> None:
     assert Words("a \ud800b", "fast").word_count == 3
 
 
+@settings(deadline=None)  # compiled at the first call
 @given(st.text(max_size=80))
 def test_fast_words_leave_out_blanks_only(text: str) -> None:
     found = Words(text, "fast").words
@@ -129,6 +131,7 @@ def test_character_sets_are_the_peers() -> None:
 WORDS = st.lists(st.sampled_from(["a", "b", "ab", "ba", "aab", "cccc"]), max_size=60)
 
 
+@settings(deadline=None)  # compiled at the first call
 @given(WORDS, st.integers(1, 6))
 def test_top_ngram_against_counting_texts(found: list[str], n: int) -> None:
     grams = [" ".join(found[i : i + n]) for i in range(len(found) - n + 1)]
@@ -143,6 +146,7 @@ def test_top_ngram_against_counting_texts(found: list[str], n: int) -> None:
     )
 
 
+@settings(deadline=None)  # compiled at the first call
 @given(WORDS, st.integers(1, 6))
 def test_repeated_ngrams_against_comparing_texts(found: list[str], n: int) -> None:
     seen: set[str] = set()
@@ -158,6 +162,7 @@ def test_repeated_ngrams_against_comparing_texts(found: list[str], n: int) -> No
     assert Words("\t".join(found), "fast").repeated_ngrams(n, True) == expected
 
 
+@settings(deadline=None)  # compiled at the first call
 @given(TEXTS)
 def test_counts_against_looking_at_each_word(text: str) -> None:
     document = Words(text, "fast")
