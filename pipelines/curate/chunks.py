@@ -30,19 +30,19 @@ _CLOSERS = (44, 59, 58, 33, 63, 41, 34)  # , ; : ! ? ) "
 
 
 @compiled
-def _hash(codes: Codes, start: int, end: int) -> int:
+def _hash(codes: Codes, start: int, end: int) -> np.uint64:
     key = _SEED
     for i in range(start, end):
         key = (key ^ np.uint64(codes[i])) * _FACTOR
         key ^= key >> _HALF
-    return key | _ONE  # type: ignore[return-value]  # 0 marks an empty place
+    return key | _ONE  # 0 marks an empty place
 
 
 @compiled
-def _find(keys: Hashes, key: int) -> int:
+def _find(keys: Hashes, key: np.uint64) -> int:
     """Where a key stands or would stand."""
     mask = np.uint64(len(keys) - 1)
-    place = (np.uint64(key) >> _HALF) & mask
+    place = (key >> _HALF) & mask
     while keys[place] != 0 and keys[place] != key:
         place = (place + _ONE) & mask
     return int(place)

@@ -68,8 +68,8 @@ def are_speaking(codes: Codes, starts: Places, ends: Places, table: npt.NDArray[
 
 
 @compiled
-def _spread(value: int) -> int:
-    key = np.uint64(value) * _FACTOR
+def _spread(value: np.uint64) -> np.uint64:
+    key = value * _FACTOR
     key ^= key >> _SHIFT
     key *= _BASE
     return key ^ (key >> _HALF)

@@ -75,7 +75,7 @@ def _duplicates(document: Words, border: re.Pattern[str]) -> tuple[float, float]
         pieces = border.split(document.text.strip() if border is _PARAGRAPH_END else document.text)
         repeated, characters = repeated_pieces(pieces)
         document.kept[border] = repeated / len(pieces), characters / max(document.size, 1)
-    return document.kept[border]  # type: ignore[no-any-return]
+    return document.kept[border]
 
 
 def _top_ngram(document: Words, n: int, fewest: int, symbols: bool) -> float:

@@ -83,7 +83,7 @@ class Words:
         key = ("top", n, symbols)
         if key not in self.kept:
             self.kept[key] = counts.count_top_ngram(*(self._hashes if symbols else self._speaking_hashes), n)
-        return self.kept[key]  # type: ignore[no-any-return]
+        return self.kept[key]
 
     def repeated_ngrams(self, n: int, symbols: bool) -> int:
         """Characters of n-grams that occurred before, blanks not counted, none counted twice."""
@@ -109,10 +109,10 @@ class Words:
 
     @cached_property
     def _hashes(self) -> tuple[Hashes, Hashes, Places]:
-        return counts.running_hashes(*self._split)  # type: ignore[no-any-return]
+        return counts.running_hashes(*self._split)
 
     @cached_property
     def _speaking_hashes(self) -> tuple[Hashes, Hashes, Places]:
         codes, starts, ends = self._split
         speaking = counts.are_speaking(codes, starts, ends, character_table())
-        return counts.running_hashes(codes, starts[speaking], ends[speaking])  # type: ignore[no-any-return]
+        return counts.running_hashes(codes, starts[speaking], ends[speaking])
