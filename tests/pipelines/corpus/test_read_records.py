@@ -88,6 +88,15 @@ def test_a_large_file_gives_the_same_in_ranges(tmp_path_factory: Any, texts: lis
     assert len({each.path for each in found if isinstance(each, Document)}) == len(texts)
 
 
+@pytest.mark.parametrize("part", [15, 16, 17, 18, 19, 34, 51])
+def test_a_line_at_the_edge_of_a_range_is_read_once(tmp_path: Path, read_source: Callable[..., Any], part: int) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "aaaa"}\n' * 20)  # 17 bytes a line
+    found = read_source(part, kind="jsonl", path=str(tmp_path)).documents
+    assert sorted(each.metadata.get("byte", 17 * (each.metadata.get("line", 1) - 1)) for each in found) == [
+        17 * number for number in range(20)
+    ]
+
+
 def test_row_groups_are_read_apart(tmp_path: Path, read_source: Callable[..., Any]) -> None:
     table = pa.table({"text": [f"row {number} {'x' * 50}" for number in range(1000)]})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=100, compression="none", use_dictionary=False)
