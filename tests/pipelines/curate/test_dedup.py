@@ -247,9 +247,9 @@ def test_what_is_alike_among_earlier_corpora_only_is_no_work(store: Store) -> No
     twins = family(random.Random(6), "qr")
     tables = []
     for each in twins:
-        (signed,) = deduplicate(store, [[each]], prefix=f"earlier-{each['id']}").signed
+        (signed,) = deduplicate(store, [[each, row(f"{each['id']}x", "!!!")]], prefix=f"earlier-{each['id']}").signed
         tables.append(f"published/{each['id']}.parquet")
-        publish(store, signed.table_key, [0], tables[-1])
+        publish(store, signed.table_key, [0, 1], tables[-1])
     done = deduplicate(store, [[row("s", story := "a b c d e f g h"), row("t", "i j k l m n")]], tables, prefix="later")
     assert (done.told, done.found.rounds) == ({}, 0)
     again = deduplicate(store, [[row("s", story), row("u", twins[0]["text"])]], [*tables, tables[0]], prefix="again")
@@ -286,7 +286,7 @@ def test_repeated_lines(store: Store) -> None:
 
 
 def test_passages_of_duplicates_do_not_count(store: Store) -> None:
-    text = " ".join(some_words(random.Random(9), 150))
+    text = "\n\n".join(" ".join(some_words(random.Random(seed), 75)) for seed in (9, 10))
     done = deduplicate(store, [[row("a", text), row("b", text + " more")]], repeated_text={})
     assert done.told == {"a": (NEAR, "b")}
     assert done.repeats == {}
