@@ -191,7 +191,7 @@ def _judge(row: dict[str, Any], config: CurateConfig, chain: QualityChain, gates
     text = normalise(row["text"], config.normalise) if config.normalise else row["text"]
     if not text.strip():
         return Refusal("empty")
-    row["language"] = None
+    row["language"] = row.get("language")  # what the source declares, where nothing is identified
     if config.language:
         row["language"], confidence = identify_language(text)
         least = config.least_confidence(row["language"])
