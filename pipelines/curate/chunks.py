@@ -25,7 +25,7 @@ _SEED = np.uint64(0x9E3779B97F4A7C15)
 _FACTOR = np.uint64(0xBF58476D1CE4E5B9)
 _HALF = np.uint64(32)
 _ONE = np.uint64(1)
-_BLANK, _QUOTE, _OPEN, _BRACKET, _DOT = 32, 34, 40, 91, 46
+_QUOTE, _OPEN, _BRACKET, _DOT = 34, 40, 91, 46
 _CLOSERS = (44, 59, 58, 33, 63, 41, 34)  # , ; : ! ? ) "
 
 
@@ -49,7 +49,8 @@ def _find(keys: Hashes, key: np.uint64) -> int:
 
 
 @compiled
-def _is_blank(code: int, table: npt.NDArray[np.uint8]) -> bool:
+def is_blank(code: int, table: npt.NDArray[np.uint8]) -> bool:
+    """Whether a character is a blank of any kind."""
     return code < TABLE_SIZE and (table[code] & SPACE) != 0
 
 
@@ -76,7 +77,7 @@ def remember(
     position = word = 0
     while position < len(codes):
         end = position
-        while end < len(codes) and not _is_blank(codes[end], table):
+        while end < len(codes) and not is_blank(codes[end], table):
             end += 1
         first = word
         offset = used[1]
@@ -173,12 +174,12 @@ def find_chunks(
     count = 0
     position = begin
     while position < limit:
-        if _is_blank(codes[position], table):
+        if is_blank(codes[position], table):
             position += 1
             continue
         start = position
         key = _SEED
-        while position < len(codes) and not _is_blank(codes[position], table):
+        while position < len(codes) and not is_blank(codes[position], table):
             key = (key ^ np.uint64(codes[position])) * _FACTOR
             key ^= key >> _HALF
             position += 1
@@ -241,35 +242,3 @@ def place_words(
             position += pool[offset + each]
             ends[word] = position
             word += 1
-
-
-@compiled
-def find_joints(
-    codes: Codes, table: npt.NDArray[np.uint8], sides: npt.NDArray[np.uint8], pairs: npt.NDArray[np.bool_]
-) -> tuple[Places, int]:
-    """Runs of chunks with one blank between each two and a pair of characters around it that ``pairs`` names.
-
-    ``sides`` gives each character its row and column in ``pairs``, 0 for those in no pair. Start and end in turn.
-    """
-    found = np.empty(len(codes) + 2, np.int64)  # only what is written takes memory
-    count = 0
-    size = len(codes)
-    for position in range(1, size - 1):
-        if codes[position] != _BLANK:
-            continue
-        before, after = codes[position - 1], codes[position + 1]
-        if before >= len(sides) or after >= len(sides) or not pairs[sides[before], sides[after]]:
-            continue
-        start = position
-        while start > 0 and not _is_blank(codes[start - 1], table):
-            start -= 1
-        end = position + 1
-        while end < size and not _is_blank(codes[end], table):
-            end += 1
-        if count and found[count - 1] > start:
-            found[count - 1] = end
-        else:
-            found[count] = start
-            found[count + 1] = end
-            count += 2
-    return found, count

@@ -19,6 +19,7 @@ from pipelines.curate import chunks
 from pipelines.curate.characters import character_table, code_points
 from pipelines.curate.chunks import Codes, Places
 from pipelines.curate.english import english_tokenizer
+from pipelines.curate.joints import find_joints
 
 KNOWN_CHUNKS = 1 << 19
 """Chunks that a worker remembers before it forgets all and begins again: with their index, at most 40 MB."""
@@ -124,7 +125,7 @@ class ReferenceWords:
             return codes, np.empty(0, np.int64), np.empty(0, np.int64)
         starts = np.concatenate(all_starts) if len(all_starts) > 1 else all_starts[0]
         ends = np.concatenate(all_ends) if len(all_ends) > 1 else all_ends[0]
-        runs, count = chunks.find_joints(codes, self._table, self._sides, self._pairs)
+        runs, count = find_joints(codes, self._table, self._sides, self._pairs)
         for run in range(0, count, 2):
             starts, ends = self._mend(text, int(runs[run]), int(runs[run + 1]), starts, ends)
         return codes, starts, ends
