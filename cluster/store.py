@@ -24,11 +24,15 @@ CHUNK_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One object: its key in the store, its size, and when it was last written (seconds since the epoch)."""
+    """One object: its key in the store, its size, and when it was last written (seconds since the epoch).
+
+    ``tag`` is S3's entity tag, which another content would change; empty for local files.
+    """
 
     key: str
     size_bytes: int
     modified_s: float
+    tag: str = ""
 
 
 class Store(ABC):

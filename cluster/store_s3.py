@@ -171,7 +171,8 @@ class S3Store(Store):
             for item in page.get("Contents", ()):
                 if item["Key"].endswith("/"):  # the empty object by which some writers mark a folder
                     continue
-                yield StoredFile(item["Key"][cut:], item["Size"], item["LastModified"].timestamp())
+                tag = str(item.get("ETag", "")).strip('"')
+                yield StoredFile(item["Key"][cut:], item["Size"], item["LastModified"].timestamp(), tag)
 
     def folders(self, prefix: str = "") -> list[str]:
         folder = prefix.rstrip("/") + "/" if prefix else ""

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import UserError
-from evals.config import EvalsConfig
+from evals.config import BenchmarkTextConfig, EvalsConfig
 from evals.hub_layout import READABLE, split_files
 from evals.official import HUB_REVISIONS, OfficialTask, official_tasks
 
 ENVIRONMENT = "RAYMILL_BENCHMARKS"
 SAMPLE = Path(__file__).parent / "sample"
 SHOWN_PROBLEMS = 5
+Choice = EvalsConfig | BenchmarkTextConfig
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class BenchmarkSet:
         return f"{task} ({self.label})"
 
 
-def chosen(config: EvalsConfig, environment: Mapping[str, str] = os.environ) -> str:
+def chosen(config: Choice, environment: Mapping[str, str] = os.environ) -> str:
     """``sample``, ``hub`` or a path: the recipe's choice, else the environment's.
 
     Raises:
@@ -69,7 +70,7 @@ def chosen(config: EvalsConfig, environment: Mapping[str, str] = os.environ) -> 
     return choice
 
 
-def open_benchmarks(config: EvalsConfig, environment: Mapping[str, str] = os.environ) -> BenchmarkSet:
+def open_benchmarks(config: Choice, environment: Mapping[str, str] = os.environ) -> BenchmarkSet:
     """The chosen set, checked to hold every file that the suites read.
 
     Raises:
@@ -100,6 +101,19 @@ def resolve_identity(config: EvalsConfig) -> dict[str, Any]:
         "benchmarks": benchmarks.label,
         "benchmarks_sha256": benchmarks.sha256,
         "lm_eval": metadata.version("lm-eval"),
+    }
+
+
+def resolve_text_identity(config: BenchmarkTextConfig) -> dict[str, Any]:
+    """What the choice of questions adds to their text's identity; other settings of an evaluation do not change it."""
+    benchmarks = open_benchmarks(config)
+    tasks = [
+        f"{task.name} {task.dataset} {task.config} {task.splits[0]}" for task in official_tasks(sorted(config.suites))
+    ]
+    return {
+        "benchmarks": benchmarks.label,
+        "benchmarks_sha256": benchmarks.sha256,
+        "tasks_sha256": hashlib.sha256("\n".join(tasks).encode()).hexdigest(),
     }
 
 

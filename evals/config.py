@@ -56,3 +56,29 @@ class EvalsConfig(StrictModel):
 STAGE = Stage(
     name="evals", kind="EvalReport", version=1, entry="evals.stage:run", resolve="evals.benchmarks:resolve_identity"
 )
+
+
+class BenchmarkTextConfig(StrictModel):
+    """Which questions are written out for curation: those that ``evals`` asks, all of them whatever its ``limit``."""
+
+    suites: tuple[str, ...] = Field(min_length=1, description="as in EvalsConfig; their order makes no difference")
+    benchmarks: str | None = Field(None, description="as in EvalsConfig")
+
+    @field_validator("suites")
+    @classmethod
+    def _sorted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(value))
+
+    @classmethod
+    def of(cls, config: EvalsConfig) -> BenchmarkTextConfig:
+        """What an evaluation's configuration says of its questions."""
+        return cls(suites=config.suites, benchmarks=config.benchmarks)
+
+
+BENCHMARK_TEXT_STAGE = Stage(
+    name="benchmark-text",
+    kind="BenchmarkText",
+    version=1,
+    entry="evals.benchmark_text:run",
+    resolve="evals.benchmarks:resolve_text_identity",
+)

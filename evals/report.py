@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster.report import Page
 from evals.benchmarks import BenchmarkSet
+from evals.contamination import columns, explain
 from evals.intervals import verdict
 
 SHOWN_SAMPLES = 3
@@ -26,12 +27,14 @@ def build_report(
     if limit:
         page.paragraph(f"Only the first {limit} questions of each task were asked: not a random sample of it.")
     page.heading("Scores")
-    rows = list(score_rows(results["tasks"], benchmarks))
+    contamination = results.get("contamination")
+    rows = list(score_rows(results["tasks"], benchmarks, contamination))
     page.table(rows)
     page.paragraph(
         "Intervals: Wilson's for right or wrong answers, 1.96 standard errors otherwise. Chance: the share of a"
         " question's choices that are right."
     )
+    explain(page, contamination)
     page.bar_chart("Score by task", {f"{row['task']} {row['metric']}": row["score"] for row in rows})
     if results["truncated_requests"]:
         page.paragraph(
@@ -41,7 +44,7 @@ def build_report(
     _held_out(page, results.get("heldout"))
     for suite, tasks in results["subtasks"].items():
         page.heading(f"{benchmarks.name(suite)} by task")
-        page.table(list(score_rows(tasks, benchmarks)))
+        page.table(list(score_rows(tasks, benchmarks, contamination)))
     page.heading("Some questions")
     for suite, picked in samples.items():
         for row in picked[:SHOWN_SAMPLES]:
@@ -51,8 +54,10 @@ def build_report(
     return page
 
 
-def score_rows(tasks: Mapping[str, Any], benchmarks: BenchmarkSet) -> Iterable[dict[str, Any]]:
-    """Table rows, one a task and metric, each naming the set."""
+def score_rows(
+    tasks: Mapping[str, Any], benchmarks: BenchmarkSet, contamination: Mapping[str, Any] | None = None
+) -> Iterable[dict[str, Any]]:
+    """Table rows, one a task and metric, each naming the set; with what of it was in the training text, if known."""
     for task, metrics in tasks.items():
         for metric, figures in metrics.items():
             bounds = figures["interval_95"]
@@ -65,6 +70,7 @@ def score_rows(tasks: Mapping[str, Any], benchmarks: BenchmarkSet) -> Iterable[d
                 "chance": figures["chance"],
                 "questions": figures["n"],
                 "": verdict(tuple(bounds) if bounds else None, figures["chance"]),
+                **(columns(contamination, task) if contamination else {}),
             }
 
 

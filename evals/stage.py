@@ -11,6 +11,7 @@ from typing import Any
 from cluster.artifact import Artifact
 from cluster.progress import Tracker
 from cluster.stage import Outcome, StageContext
+from evals import contamination
 from evals.benchmarks import BenchmarkSet, open_benchmarks
 from evals.config import EvalsConfig
 from evals.heldout import HeldOut
@@ -43,8 +44,11 @@ def run(config: EvalsConfig, inputs: Mapping[str, Artifact], context: StageConte
     benchmarks = open_benchmarks(config)
     source = ModelSource(context.store, inputs["model"], inputs.get("base"))
     evaluation = evaluate_model(source, benchmarks, config, context.progress, inputs.get("corpus"))
+    parents = [inputs.get("corpus"), source.model, inputs.get("base")]
+    seen = contamination.find_contamination(context.store, parents, benchmarks)
     results = describe(evaluation, benchmarks, config) | {
-        "model": {"id": source.model.id, "fingerprint": source.model.fingerprint, "kind": source.model.kind}
+        "model": {"id": source.model.id, "fingerprint": source.model.fingerprint, "kind": source.model.kind},
+        "contamination": seen,
     }
     samples = {suite: list(sample_rows(evaluation.scores, suite)) for suite in config.suites}
     for suite, rows in samples.items():
@@ -55,7 +59,9 @@ def run(config: EvalsConfig, inputs: Mapping[str, Artifact], context: StageConte
     context.output.write_text("report.html", page.render())
     return Outcome(
         counts={"questions": sum(map(len, samples.values())), "requests": evaluation.requests},
-        metrics=metric_values(results["tasks"]) | (evaluation.heldout.metrics() if evaluation.heldout else {}),
+        metrics=metric_values(results["tasks"])
+        | contamination.metrics(seen, config.suites)
+        | (evaluation.heldout.metrics() if evaluation.heldout else {}),
         details={
             "benchmarks": benchmarks.label,
             "benchmarks_sha256": benchmarks.sha256,

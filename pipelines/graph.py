@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.artifact import Identity
 from cluster.config import StrictModel
 from cluster.errors import UserError
 from cluster.stage import Stage, identify
+from evals.config import BENCHMARK_TEXT_STAGE, BenchmarkTextConfig
 from evals.config import STAGE as EVALS
 from pipelines.corpus.config import STAGE as CORPUS
 from pipelines.curate.config import STAGE as CURATE
+from pipelines.curate.config import CurateConfig
 from pipelines.finetune.config import STAGE as FINETUNE
 from pipelines.pretrain import STAGE as PRETRAIN
 from pipelines.recipe import Recipe
@@ -45,7 +47,7 @@ def build_graph(recipe: Recipe) -> list[Node]:
     wanted = _wanted(recipe)
     nodes = [
         Node("corpus", "corpus", CORPUS, recipe.corpus, {}),
-        Node("curate", "curate", CURATE, recipe.curate, {"corpus": "corpus"}),
+        *_curation(recipe),
         Node("tokenizer", "tokenizer", TOKENIZER_STAGE, recipe.tokenizer, {"corpus": "curate"}),
         Node("tokens", "tokens", TOKENS_STAGE, recipe.tokens, {"corpus": "curate", "tokenizer": "tokenizer"}),
         Node("pretrain", "pretrain", PRETRAIN, recipe.pretrain, {"tokens": "tokens", "tokenizer": "tokenizer"}),
@@ -58,6 +60,41 @@ def build_graph(recipe: Recipe) -> list[Node]:
                 inputs["base"] = "pretrain"
             nodes.append(Node(f"evals-{section}", "evals", EVALS, recipe.evals, inputs))
     return [node for node in nodes if node.section in wanted]
+
+
+def _curation(recipe: Recipe) -> list[Node]:
+    """Curation, and where it decontaminates the text of the questions that ``evals`` asks, which it then reads.
+
+    Raises:
+        UserError: it is to decontaminate, and the recipe does not say against what.
+    """
+    curate = Node("curate", "curate", CURATE, _weighted(recipe), {"corpus": "corpus"})
+    if recipe.curate.decontaminate is None or "curate" not in _wanted(recipe):
+        return [curate]
+    if "evals" not in recipe.written:
+        raise UserError(
+            "there are no questions to look for: the recipe has no evals section",
+            where="curate.decontaminate",
+            next_step="write evals with its suites and benchmarks, or leave curate.decontaminate out",
+        )
+    text = Node("benchmark-text", "curate", BENCHMARK_TEXT_STAGE, BenchmarkTextConfig.of(recipe.evals), {})
+    return [text, replace(curate, inputs={**curate.inputs, "benchmarks": text.name})]
+
+
+def _weighted(recipe: Recipe) -> CurateConfig:
+    """Curation's section with the weights of the corpus's sources, where it does not weigh them itself."""
+    weighed = [source.weight for source in recipe.corpus.sources]
+    if all(weight is None for weight in weighed):
+        return recipe.curate
+    from pipelines.corpus.sources import source_names
+
+    mix = recipe.curate.mix
+    chosen = dict(mix.sources)
+    for name, weight in zip(source_names(recipe.corpus), weighed, strict=True):
+        own = mix.of(name)
+        if weight is not None and own.weight is None:
+            chosen[name] = own.model_copy(update={"weight": weight})
+    return recipe.curate.model_copy(update={"mix": mix.model_copy(update={"sources": chosen})})
 
 
 def _wanted(recipe: Recipe) -> set[str]:

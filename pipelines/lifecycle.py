@@ -262,7 +262,8 @@ def _load_inputs(lifecycle: Lifecycle, nodes: list[Node], found: Mapping[str, Id
         artifact = load_artifact(lifecycle.store, found[node.name].id)
         if artifact is not None:
             lifecycle.made[node.name] = artifact
-    needed = {name for node in nodes if node.section == only for name in node.inputs.values()}
+    made_now = {node.name for node in nodes if node.section == only}
+    needed = {name for node in nodes if node.section == only for name in node.inputs.values()} - made_now
     if only == "serving":
         needed = {v.model[1:] for v in lifecycle.recipe.serving.variants if v.model.startswith("@")}
     missing = sorted(needed - lifecycle.made.keys())

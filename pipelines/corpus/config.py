@@ -1,30 +1,26 @@
 """Recipe section ``corpus``: where the raw text comes from. One class for each kind of source.
 
-A new kind is a class here (with its ``kind`` literal), added to ``Source``, and an entry in
-``pipelines.corpus.sources.SOURCES`` that lists and reads it.
+A new kind is a class here (with its ``kind`` literal), added to ``Source``; an entry in
+``pipelines.corpus.sources.SOURCES``, which lists it; and one in ``pipelines.corpus.readers.READERS``, which reads it.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import codecs
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from cluster.config import StrictModel, execution
 from cluster.stage import Stage
+from pipelines.corpus.source import DeclaredSource, FileSource, RecordSource, SourceBase
 
-
-class SourceBase(StrictModel):
-    """What every kind of source has."""
-
-    name: str | None = Field(
-        None,
-        min_length=1,
-        description="what documents of this source are called in the tables; by default its kind",
-    )
-    max_bytes: int | None = Field(
-        None, ge=1, description="stop after this many bytes of text (UTF-8), in the source's stable order"
-    )
+MAX_DOCUMENT = Field(
+    262_144,
+    ge=1024,
+    description="a longer text becomes several documents, cut at blank lines or else at line ends "
+    "(quality rules judge whole documents, and refuse those over 100,000 words)",
+)
 
 
 class PythonDocsSource(SourceBase):
@@ -36,50 +32,119 @@ class PythonDocsSource(SourceBase):
     )
 
 
-class PathSource(SourceBase):
-    """What sources in local files have in common."""
+class _Encoded(FileSource):
+    encoding: str = Field("utf-8", description="how the characters are written; utf-8 also allows a byte order mark")
 
-    path: str = Field(
-        min_length=1, description="a file, a folder (read with all below it) or a glob such as data/**/*.md"
-    )
-    licence: str = Field(
-        "unknown", min_length=1, description="the licence of these documents, best as an SPDX expression"
-    )
-    bad_input: Literal["refuse", "skip"] = Field(
-        "refuse",
-        description="what to do about text that is not UTF-8 and records that cannot be used: "
-        "refuse stops with the place, skip counts them in the report",
-    )
-
-    @field_validator("path")
+    @field_validator("encoding")
     @classmethod
-    def _is_local(cls, path: str) -> str:
-        if "://" in path:
-            raise ValueError("only local paths are read; copy the files to a local folder first")
-        return path
+    def _is_known(cls, encoding: str) -> str:
+        try:
+            name = codecs.lookup(encoding).name
+        except LookupError:
+            raise ValueError("no such encoding; for example utf-8, utf-16, latin-1, cp1252, shift_jis") from None
+        if not getattr(codecs.lookup(name), "_is_text_encoding", True):
+            raise ValueError("is not an encoding of text")
+        return name
 
 
-class TextSource(PathSource):
+class TextSource(_Encoded):
     """Plain text and Markdown files, one document each; long files are cut at blank lines."""
 
     kind: Literal["text"] = Field("text", description="plain text and Markdown files (.txt, .md)")
-    max_document_bytes: int = Field(
-        262_144,
-        ge=1024,
-        description="a longer file becomes several documents, cut at blank lines or else at line ends "
-        "(quality rules judge whole documents, and refuse those over 100,000 words)",
+    max_document_bytes: int = MAX_DOCUMENT
+
+
+class HtmlSource(FileSource):
+    """Saved web pages: the main content as text, the title in the metadata."""
+
+    kind: Literal["html"] = Field("html", description="web pages (.html, .htm, .xhtml), one document each")
+    main_content: bool = Field(True, description="leave out navigation, footers and other boilerplate")
+    max_cpu_seconds: float = Field(20, gt=0, description="a page that needs longer to be taken apart is quarantined")
+
+
+class PdfSource(FileSource):
+    """PDF files: the text that is in them (nothing is recognised from images), long ones in several documents."""
+
+    kind: Literal["pdf"] = Field("pdf", description="PDF files with text in them (.pdf)")
+    max_record_bytes: int = Field(256 << 20, ge=1024, description="a larger file is quarantined")
+    max_document_bytes: int = MAX_DOCUMENT
+    max_cpu_seconds: float = Field(120, gt=0, description="a file that needs longer to be read is quarantined")
+
+
+class JsonlSource(RecordSource, FileSource):
+    """JSON Lines: one object a line, its text in one field; the other fields are kept as metadata."""
+
+    kind: Literal["jsonl"] = Field("jsonl", description="files with one JSON object a line (.jsonl, .ndjson)")
+
+
+class ParquetSource(RecordSource, FileSource):
+    """Parquet files, a document for each row."""
+
+    kind: Literal["parquet"] = Field("parquet", description="Parquet files (.parquet)")
+
+
+class CsvSource(RecordSource, _Encoded):
+    """Tables of comma-separated values with a header, a document for each row."""
+
+    kind: Literal["csv"] = Field("csv", description="comma- or tab-separated values with a header (.csv, .tsv)")
+    delimiter: str | None = Field(
+        None, min_length=1, max_length=1, description="between two values; by default a comma, and a tab in .tsv files"
     )
 
 
-class JsonlSource(PathSource):
-    """JSON Lines: one object a line, its text in one field; the other fields are kept as metadata."""
+class WarcSource(FileSource):
+    """Web archives (ISO 28500): the main content of each HTML page, and plain texts; URL and date in the metadata."""
 
-    kind: Literal["jsonl"] = Field("jsonl", description="files with one JSON object a line (.jsonl)")
-    text_field: str = Field("text", min_length=1, description="the field that holds the text")
-    licence_field: str | None = Field(None, description="the field that holds each document's licence, if any")
+    kind: Literal["warc"] = Field("warc", description="web archives of pages as they were fetched (.warc)")
+    main_content: bool = Field(True, description="leave out navigation, footers and other boilerplate")
+    max_cpu_seconds: float = Field(20, gt=0, description="a page that needs longer to be taken apart is quarantined")
 
 
-Source = Annotated[PythonDocsSource | TextSource | JsonlSource, Field(discriminator="kind")]
+class WetSource(FileSource):
+    """Common Crawl's extracted text: each conversion record is a document."""
+
+    kind: Literal["wet"] = Field("wet", description="web archives of extracted text (.wet)")
+
+
+class HfSource(RecordSource):
+    """A dataset of the Hugging Face Hub, streamed; or a local folder in the Hub's layout."""
+
+    kind: Literal["hf"] = Field("hf", description="a dataset of the Hugging Face Hub")
+    path: str = Field(min_length=1, description="hf://organisation/name, or a local folder in the Hub's layout")
+    subset: str | None = Field(None, description="the dataset's configuration, where it has several")
+    split: str = Field("train", min_length=1, description="which split to read")
+    revision: str | None = Field(None, description="a branch, tag or commit; what it means is pinned when it is read")
+
+
+class CustomSource(RecordSource):
+    """Documents from your own code: a scraper, an internal system."""
+
+    kind: Literal["custom"] = Field("custom", description="documents that a function of yours yields")
+    function: str = Field(
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="module:function that yields texts, or mappings with the fields named here",
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="given to the function by name")
+    version: str = Field("1", description="change it when the function yields other documents: code is not looked at")
+    shards: int = Field(
+        1, ge=1, description="call the function this often side by side, with shard and shards as further arguments"
+    )
+
+
+Source = Annotated[
+    PythonDocsSource
+    | TextSource
+    | HtmlSource
+    | PdfSource
+    | JsonlSource
+    | ParquetSource
+    | CsvSource
+    | WarcSource
+    | WetSource
+    | HfSource
+    | CustomSource,
+    Field(discriminator="kind"),
+]
 
 
 def _default_sources() -> list[Source]:
@@ -92,7 +157,20 @@ class CorpusConfig(StrictModel):
     sources: list[Source] = Field(
         default_factory=_default_sources,
         min_length=1,
-        description="where the text comes from, each with a kind: python-docs, text or jsonl",
+        description="where the text comes from, each with a kind: python-docs, text, html, pdf, jsonl, parquet, csv, "
+        "warc, wet, hf or custom",
+    )
+    max_bad_fraction: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="fail when more than this share of a source's inputs (documents and what is quarantined; "
+        "a file given up half-way counts as one) cannot be used",
+    )
+    part_bytes: int = Field(
+        32 << 20,
+        ge=1 << 16,
+        description="about the most text that a worker holds, and that a file of the corpus has",
     )
     workers: int | None = execution(
         None, ge=1, description="parallel readers; by default one for each core that Ray really has"
@@ -111,7 +189,9 @@ class CorpusConfig(StrictModel):
 STAGE = Stage(
     name="corpus",
     kind="Corpus",
-    version=1,
+    version=2,
     entry="pipelines.corpus.stage:run",
     resolve="pipelines.corpus.sources:resolve",
 )
+
+__all__ = ["STAGE", "CorpusConfig", "DeclaredSource", "FileSource", "RecordSource", "Source", "SourceBase"]

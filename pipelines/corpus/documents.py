@@ -10,13 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Item:
-    """Something a worker can read by itself: a file, a package's README, one help topic.
+    """Something a worker can read by itself: a file, a range of a large one, a package's README, one help topic.
 
     Attributes:
-        form: how to read it (``docstring``, ``readme``, ``licence``, ``topic``, ``text``, ``jsonl``).
+        form: how to read it (a key of ``pipelines.corpus.readers.READERS``).
         path: its logical name inside the source, the same on every machine.
-        location: where it is on this machine; never part of a document or an identity.
+        location: where it is (a local path or s3://…); never part of a document or an identity.
         estimated_bytes: about how much text it gives; order and parts follow from it, so it depends on the files only.
+        span: the half-open range that it means of a file that is read in several parts: of bytes, or of row groups.
     """
 
     form: str
@@ -25,25 +26,59 @@ class Item:
     estimated_bytes: int
     licence: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text with its logical path, licence and metadata (plain JSON values)."""
+    """One text with its logical path, licence, metadata (plain JSON values) and declared language, if any."""
 
     path: str
     text: str
     licence: str
     metadata: Mapping[str, Any]
+    language: str | None = None
+
+
+FIRST_BYTES = 256
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Input that could not be used: where it is, what is wrong, and a word to count it by."""
+    """Input that could not be used: where it is, what is wrong, a word to count it by, and how it begins.
+
+    Attributes:
+        where: its logical path inside the source, with line, record or row.
+    """
 
     where: str
     what: str
     reason: str
+    first_bytes: bytes = b""
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """A record that is in order but no document: a request, an image, an error page, a page without text."""
+
+    reason: str
+
+
+Outcome = Document | Problem | PassedOver
+
+
+class BadInput(Exception):
+    """Input that cannot be read on from here; the reader's caller makes a Problem of it.
+
+    Args:
+        reason: a word to count it by.
+        what: what is wrong, as the end of a sentence about the file.
+    """
+
+    def __init__(self, reason: str, what: str) -> None:
+        super().__init__(reason, what)
+        self.reason = reason
+        self.what = what
 
 
 def document_id(source: str, path: str) -> str:

@@ -1,4 +1,4 @@
-"""Local files of a source: found by a path, folder or glob, named by their place inside it, identified by content."""
+"""Files of a source: found by a path, folder or glob, named by their place inside it, identified by content."""
 
 from __future__ import annotations
 
@@ -6,37 +6,45 @@ import glob
 import hashlib
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import UserError
 
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+_HASHERS = 8
+
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file: where it is, its name inside the source (with ``/``), its size in bytes."""
+    """A file: where it is, its name inside the source (with ``/``), its size in bytes, and in S3 its entity tag."""
 
-    location: Path
+    location: str
     name: str
     size_bytes: int
+    tag: str = ""
 
 
 def find_files(path: str, suffixes: Sequence[str]) -> list[FoundFile]:
     """The files that a path means, in the order of their names.
 
-    A folder gives every file below it with one of the suffixes, hidden ones left out; a file or a glob gives exactly
-    what it names, whatever the suffix.
+    A folder gives every file below it with one of the suffixes, compressed or not, hidden ones left out; a file or a
+    glob gives exactly what it names, whatever the suffix.
 
     Raises:
         UserError: nothing is there, nothing matches, or a file cannot be read.
+        InfraError: S3 does not answer.
     """
+    if path.startswith("s3://"):
+        from pipelines.corpus.objects import find_objects
+
+        return find_objects(path, suffixes)
     place = Path(path).expanduser()
     if place.is_dir():
         root, found = place, _below(place, suffixes)
         if not found:
-            raise UserError(
-                f"the folder holds no {' or '.join(suffixes)} file", where=path, next_step="check the path and the kind"
-            )
+            raise nothing_of_the_kind(path, suffixes)
     elif place.exists():
         root, found = place.parent, [place]
     elif glob.has_magic(path):
@@ -54,20 +62,43 @@ def find_files(path: str, suffixes: Sequence[str]) -> list[FoundFile]:
 
 
 def content_digest(files: Sequence[FoundFile]) -> str:
-    """SHA-256, in hex, over name, size and SHA-256 of each file: equal wherever the same files are.
+    """SHA-256, in hex, over name, size and content of each file: equal wherever the same files are.
+
+    The content is the SHA-256 of a local file; of an object in S3 it is the entity tag, so that nothing is read.
 
     Raises:
         UserError: a file cannot be read.
     """
     whole = hashlib.sha256()
-    for each in files:
-        try:
-            with each.location.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise unreadable(each.location, error) from None
-        whole.update(f"{each.name}\0{each.size_bytes}\0{digest}\n".encode("utf-8", "surrogateescape"))
+    with ThreadPoolExecutor(_HASHERS) as pool:  # hashing runs outside the interpreter's lock
+        for each, digest in zip(files, pool.map(_digest, files), strict=True):
+            whole.update(f"{each.name}\0{each.size_bytes}\0{digest}\n".encode("utf-8", "surrogateescape"))
     return whole.hexdigest()
+
+
+def _digest(file: FoundFile) -> str:
+    if file.tag:
+        return file.tag
+    try:
+        with Path(file.location).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(Path(file.location), error) from None
+
+
+def fits(name: str, suffixes: Sequence[str]) -> bool:
+    """Whether a file's name has one of the suffixes, with or without that of a compression after it."""
+    lowered = name.lower()
+    for each in COMPRESSED:
+        lowered = lowered.removesuffix(each)
+    return lowered.endswith(tuple(suffixes))
+
+
+def nothing_of_the_kind(path: str, suffixes: Sequence[str]) -> UserError:
+    """What to say of a folder without a file of the kind."""
+    return UserError(
+        f"the folder holds no {' or '.join(suffixes)} file", where=path, next_step="check the path and the kind"
+    )
 
 
 def unreadable(location: Path, error: OSError) -> UserError:
@@ -86,9 +117,7 @@ def _below(root: Path, suffixes: Sequence[str]) -> list[Path]:
     found = []
     for folder, folders, names in os.walk(root, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(folder, name) for name in names if not name.startswith(".") and name.lower().endswith(tuple(suffixes))
-        ]
+        found += [Path(folder, name) for name in names if not name.startswith(".") and fits(name, suffixes)]
     return found
 
 
@@ -97,7 +126,7 @@ def _entry(location: Path, root: Path) -> FoundFile:
         size = location.stat().st_size
     except OSError as error:
         raise unreadable(location, error) from None
-    return FoundFile(location, location.relative_to(root).as_posix(), size)
+    return FoundFile(str(location), location.relative_to(root).as_posix(), size)
 
 
 def _fixed_part(pattern: Path) -> Path:

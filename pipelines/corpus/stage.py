@@ -5,136 +5,120 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 from cluster.artifact import Artifact
 from cluster.errors import UserError
 from cluster.stage import Outcome, StageContext
-from cluster.store import Store
-from pipelines.corpus.config import CorpusConfig, PathSource, SourceBase
-from pipelines.corpus.documents import Document, Item, Problem
+from pipelines.corpus.config import CorpusConfig
+from pipelines.corpus.part import Chunk, Part, PartSummary, plan_parts, read_part
 from pipelines.corpus.parts import map_parts
-from pipelines.corpus.readers import read_item
+from pipelines.corpus.quarantine import Bad, is_hopeless, refuse_too_many
 from pipelines.corpus.report import report
+from pipelines.corpus.source import DeclaredSource, SourceBase
 from pipelines.corpus.sources import SOURCES, source_names
-from pipelines.corpus.table import decode, encode, part_name, to_table
+from pipelines.corpus.table import decode, encode
+from pipelines.corpus.tally import Tally
 
-FEWEST_PARTS = 16
-SMALLEST_PART_BYTES = 512 << 10
-LARGEST_PART_BYTES = 32 << 20
 MARGIN = 1.1
 """Sizes are estimates: a little more than the cap is read at first, and the rest only if that falls short."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """Consecutive items of one source that one worker reads into one file."""
-
-    number: int
-    items: tuple[Item, ...]
-
-
-@dataclass
-class PartSummary:
-    """What became of a part.
-
-    Attributes:
-        sizes: UTF-8 bytes of each document, in order.
-        kinds, licences: of each document, in order.
-        problems: input that could not be used.
-    """
-
-    number: int
-    sizes: list[int] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-    licences: list[str] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-    def cut(self, count: int) -> None:
-        """Keep the first ``count`` documents."""
-        self.sizes, self.kinds, self.licences = self.sizes[:count], self.kinds[:count], self.licences[:count]
-
-
 def run(config: CorpusConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
-    """Read the sources into ``data/part-*.parquet``; see cluster.stage.StageFunction.
+    """Read the sources into ``data/part-*.parquet``, and what cannot be used into ``quarantine/part-*.parquet``.
+
+    See cluster.stage.StageFunction.
 
     Raises:
-        UserError: a source is missing or unreadable, holds bad input that is to be refused, or there is no document.
+        UserError: a source is missing or unreadable, too much of it is bad, or there is no document.
+        InfraError: S3 or the Hub does not answer.
     """
     by_source: dict[str, list[PartSummary]] = {}
     number = 0
-    for source, name in zip(config.sources, source_names(config), strict=True):
-        summaries = _read_source(source, name, number, config.workers, context)
-        by_source[name] = summaries
-        number += len(summaries)
-    documents = sum(len(part.sizes) for parts in by_source.values() for part in parts)
-    if documents == 0:
+    names = source_names(config)
+    for source, name in zip(config.sources, names, strict=True):
+        by_source[name] = _read_source(source, name, number, config, context)
+        number += len(by_source[name])
+    tallies = {name: Tally.total(part.tally for part in parts) for name, parts in by_source.items()}
+    whole = Tally.total(tallies.values())
+    bad = Bad.total(part.bad for parts in by_source.values() for part in parts)
+    if whole.documents == 0:
+        found = ", ".join(f"{reason} {count:,}" for reason, count in bad.reasons.most_common(3))
         raise UserError(
-            "the corpus is empty: no source gave a document",
+            "the corpus is empty: no source gave a document" + (f" (quarantined: {found})" if found else ""),
             where="corpus.sources",
             next_step="check the paths and max_bytes of the sources",
         )
-    context.output.write_text("report.html", report(by_source, context.store, context.output))
-    everything = [part for parts in by_source.values() for part in parts]
-    problems = Counter(problem.reason for part in everything for problem in part.problems)
+    about = {
+        name: _about(source, tallies[name], by_source[name]) for source, name in zip(config.sources, names, strict=True)
+    }
+    context.output.write_text("report.html", report(about, by_source, context.store, context.output))
     return Outcome(
-        counts={"documents": documents, "bytes": sum(sum(part.sizes) for part in everything)}
-        | {f"skipped.{reason}": count for reason, count in sorted(problems.items())},
-        licences=dict(sorted(Counter(licence for part in everything for licence in part.licences).items())),
+        counts={"documents": whole.documents, "bytes": whole.bytes}
+        | {f"quarantined.{reason}": count for reason, count in sorted(bad.reasons.items())},
+        licences=dict(sorted(whole.licences.items())),
         details={
-            "documents_by_source": {name: sum(len(part.sizes) for part in parts) for name, parts in by_source.items()},
-            "documents_by_kind": dict(sorted(Counter(kind for part in everything for kind in part.kinds).items())),
+            "sources": about,
+            "documents_by_source": {name: tally.documents for name, tally in tallies.items()},
+            "documents_by_kind": dict(sorted(whole.kinds.items())),
         },
     )
 
 
+def _about(source: SourceBase, tally: Tally, parts: Sequence[PartSummary]) -> dict[str, Any]:
+    """What the record keeps of a source, for mixing and for whoever asks where a corpus came from."""
+    declared = source if isinstance(source, DeclaredSource) else None
+    passed_over = sum((part.passed_over for part in parts), Counter[str]())
+    return {
+        "kind": str(getattr(source, "kind", "")),
+        "licence": declared.licence if declared else None,
+        "licences": dict(sorted(tally.licences.items())),
+        "language": declared.language if declared else None,
+        "metadata": dict(declared.metadata) if declared else {},
+        "documents": tally.documents,
+        "bytes": tally.bytes,
+        "quarantined": dict(sorted(Bad.total(part.bad for part in parts).reasons.items())),
+        "passed_over": dict(sorted(passed_over.items())),
+    }
+
+
 def _read_source(
-    source: SourceBase, name: str, first_number: int, workers: int | None, context: StageContext
+    source: SourceBase, name: str, first_number: int, config: CorpusConfig, context: StageContext
 ) -> list[PartSummary]:
-    items = SOURCES[type(source)].list_items(source)
-    parts = plan_parts(items, source.max_bytes, first_number)
+    items = SOURCES[type(source)].list_items(source, config.part_bytes)
     cap = source.max_bytes
+    parts = plan_parts(items, cap, config.part_bytes, first_number)
     done: list[PartSummary] = []
-    expected = sum(item.estimated_bytes for part in parts for item in part.items)
+    expected = sum(part.estimated_bytes for part in parts)
     with context.progress.step(f"read {name}", total=min(expected, cap or expected), unit="bytes") as tracker:
         read = functools.partial(
-            _read_part, source=source, name=name, store=context.store, prefix=context.output.prefix
+            read_part,
+            source=source,
+            name=name,
+            part_bytes=config.part_bytes,
+            store=context.store,
+            prefix=context.output.prefix,
         )
-        size = documents = 0
+        size = documents = bad = 0
         for wave in _waves(parts, cap):
-            for summary in map_parts(read, wave, workers):
-                _refuse_problems(source, summary)
+            for summary in map_parts(read, wave, config.workers):
                 done.append(summary)
-                size += sum(summary.sizes)
-                documents += len(summary.sizes)
-                tracker.update(
-                    min(size, cap or size), documents=documents, skipped=sum(len(each.problems) for each in done)
-                )
+                tally = summary.tally
+                size += tally.bytes
+                documents += tally.documents
+                bad += summary.bad.count
+                tracker.update(min(size, cap or size), documents=documents, quarantined=bad)
+                if is_hopeless(documents, [each.bad for each in done], config.max_bad_fraction):
+                    break
             if cap is not None and size >= cap:
                 break
         done.sort(key=lambda summary: summary.number)
+        refuse_too_many(source, name, documents, Bad.total(each.bad for each in done), config.max_bad_fraction)
         if cap is not None and size > cap:
             done = _cut(done, cap, context)
-            tracker.update(sum(sum(each.sizes) for each in done), documents=sum(len(each.sizes) for each in done))
+            left = Tally.total(each.tally for each in done)
+            tracker.update(left.bytes, documents=left.documents)
     return done
-
-
-def plan_parts(items: Sequence[Item], cap: int | None, first_number: int = 0) -> list[Part]:
-    """Consecutive items in parts of about equal estimated size, which depends on the items and the cap only."""
-    total = sum(item.estimated_bytes for item in items)
-    target = min(max(min(total, cap or total) // FEWEST_PARTS, SMALLEST_PART_BYTES), LARGEST_PART_BYTES)
-    parts: list[Part] = []
-    held: list[Item] = []
-    size = 0
-    for item in items:
-        held.append(item)
-        size += item.estimated_bytes
-        if size >= target:
-            parts.append(Part(first_number + len(parts), tuple(held)))
-            held, size = [], 0
-    if held:
-        parts.append(Part(first_number + len(parts), tuple(held)))
-    return parts
 
 
 def _waves(parts: Sequence[Part], cap: int | None) -> Iterator[list[Part]]:
@@ -143,34 +127,12 @@ def _waves(parts: Sequence[Part], cap: int | None) -> Iterator[list[Part]]:
     size = 0
     for part in parts:
         wave.append(part)
-        size += sum(item.estimated_bytes for item in part.items)
+        size += part.estimated_bytes
         if cap is not None and size >= cap * MARGIN:
             yield wave
             wave, size = [], 0
     if wave:
         yield wave
-
-
-def _read_part(part: Part, *, source: SourceBase, name: str, store: Store, prefix: str) -> PartSummary:
-    summary = PartSummary(part.number)
-    documents: list[Document] = []
-    for item in part.items:
-        for outcome in read_item(item, source):
-            if isinstance(outcome, Problem):
-                summary.problems.append(outcome)
-                continue
-            documents.append(outcome)
-            summary.sizes.append(len(outcome.text.encode("utf-8")))
-            summary.kinds.append(str(outcome.metadata.get("kind", "")))
-            summary.licences.append(outcome.licence)
-    store.write(f"{prefix}/{part_name('data', part.number)}", encode(to_table(documents, name)))
-    return summary
-
-
-def _refuse_problems(source: SourceBase, summary: PartSummary) -> None:
-    if summary.problems and isinstance(source, PathSource) and source.bad_input == "refuse":
-        first = summary.problems[0]
-        raise UserError(first.what, where=first.where, next_step="repair it, or set the source's bad_input: skip")
 
 
 def _cut(parts: list[PartSummary], cap: int, context: StageContext) -> list[PartSummary]:
@@ -179,19 +141,39 @@ def _cut(parts: list[PartSummary], cap: int, context: StageContext) -> list[Part
     room = cap
     full = False
     for part in parts:
-        count = 0
-        for size in part.sizes:
-            full = full or size > room
-            if full:
-                break
-            room -= size
-            count += 1
-        key = context.output.key(part_name("data", part.number))
-        if count == 0:
-            context.store.delete(key)
+        if full:
+            for name in [*(chunk.name for chunk in part.chunks), *part.quarantine_files]:
+                context.store.delete(context.output.key(name))
             continue
-        if count < len(part.sizes):
-            context.store.write(key, encode(decode(context.store.read(key)).slice(0, count)))
-            part.cut(count)
+        chunks = []
+        for chunk in part.chunks:
+            if not full and chunk.tally.bytes <= room:
+                room -= chunk.tally.bytes
+                chunks.append(chunk)
+                continue
+            shortened = None if full else _shorten(chunk, room, context)
+            full = True
+            if shortened:
+                chunks.append(shortened)
+            else:
+                context.store.delete(context.output.key(chunk.name))
+        part.chunks = chunks
         kept.append(part)
     return kept
+
+
+def _shorten(chunk: Chunk, room: int, context: StageContext) -> Chunk | None:
+    """The chunk cut to the documents that fit into ``room`` bytes; None where not even the first does."""
+    key = context.output.key(chunk.name)
+    table = decode(context.store.read(key))
+    count = 0
+    for text in table.column("text"):
+        room -= len(text.as_py().encode("utf-8"))
+        if room < 0:
+            break
+        count += 1
+    if count == 0:
+        return None
+    left = table.slice(0, count)
+    context.store.write(key, encode(left))
+    return Chunk(chunk.name, Tally.of_rows(left.select(["text", "metadata", "licence", "language"]).to_pylist()))

@@ -20,6 +20,18 @@ SCHEMA = pa.schema(
         ("path", pa.string()),
         ("licence", pa.string()),
         ("metadata", pa.string()),
+        ("language", pa.string()),
+    ]
+)
+"""``language`` is what the source declares, null where it says nothing; curation finds out for itself."""
+
+QUARANTINE = pa.schema(
+    [
+        ("source", pa.string()),
+        ("place", pa.string()),
+        ("reason", pa.string()),
+        ("what", pa.string()),
+        ("first_bytes", pa.binary()),
     ]
 )
 ROWS_IN_GROUP = 1000
@@ -28,6 +40,11 @@ ROWS_IN_GROUP = 1000
 def part_name(folder: str, number: int) -> str:
     """The name of one file of a table: ``folder/part-00000.parquet``."""
     return f"{folder}/part-{number:05d}.parquet"
+
+
+def chunk_name(folder: str, part: int, chunk: int) -> str:
+    """The name of one of the files that a part is written to: ``folder/part-00000-000.parquet``."""
+    return f"{folder}/part-{part:05d}-{chunk:03d}.parquet"
 
 
 def to_table(documents: Iterable[Document], source: str) -> pa.Table:
@@ -40,6 +57,7 @@ def to_table(documents: Iterable[Document], source: str) -> pa.Table:
             "path": each.path,
             "licence": each.licence,
             "metadata": encode_metadata(each.metadata),
+            "language": each.language,
         }
         for each in documents
     ]

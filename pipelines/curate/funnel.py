@@ -8,10 +8,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import InternalError
+from pipelines.curate.mix.run import MixSummary
+from pipelines.curate.split import TRAIN
 from pipelines.curate.tag import TagSummary, Tally
 from pipelines.curate.write import WriteSummary
 
-ORDER = ("empty", "language", "gopher_repetition", "gopher_quality", "c4", "duplicate.exact", "duplicate.near")
+ORDER = (
+    "licence",
+    "text",
+    "empty",
+    "language",
+    "gopher_repetition",
+    "gopher_quality",
+    "c4",
+    "fineweb",
+    "classifier",
+    "filter",
+    "audit",
+    "contaminated",
+    "duplicate.earlier",
+    "duplicate.exact",
+    "duplicate.near",
+    "duplicate.text",
+    "mix",
+)
 """The order in which the steps drop documents; a rule's own name comes after its step's."""
 
 
@@ -24,6 +44,7 @@ class Funnel:
         splits: split -> documents written.
         redacted: type -> placeholders in the kept documents.
         before, after: what came in and what was kept.
+        repeated_characters: taken out of kept documents as lines or paragraphs that stand elsewhere too.
     """
 
     documents_in: int
@@ -32,10 +53,16 @@ class Funnel:
     redacted: dict[str, int]
     before: Tally
     after: Tally
+    repeated_characters: int = 0
 
     @classmethod
-    def of(cls, tagged: Sequence[TagSummary], written: Sequence[WriteSummary]) -> Funnel:
-        """Add up the parts: what came in from the first pass, what went where from the second."""
+    def of(
+        cls, tagged: Sequence[TagSummary], written: Sequence[WriteSummary], mixed: MixSummary | None = None
+    ) -> Funnel:
+        """Add up the parts: what came in from the first pass, what went where from the second and from mixing.
+
+        Documents are counted once however often the mix repeats them.
+        """
         before, after = Tally(), Tally()
         dropped: Counter[str] = Counter()
         splits: Counter[str] = Counter()
@@ -47,9 +74,14 @@ class Funnel:
             dropped.update(second.dropped)
             splits.update(second.written)
             redacted.update(second.redacted)
+        if mixed is not None:
+            after.remove(mixed.removed)
+            dropped.update(mixed.dropped)
+            splits[TRAIN] -= mixed.dropped.total()
         ordered = {reason: dropped[reason] for reason in sorted(dropped, key=_place)}
+        repeated = sum(each.repeated_characters for each in written)
         documents_in = sum(each.documents for each in tagged)
-        return cls(documents_in, ordered, dict(splits), dict(redacted), before, after)
+        return cls(documents_in, ordered, dict(splits), dict(+redacted), before, after, repeated)
 
     @property
     def kept(self) -> int:
@@ -92,6 +124,7 @@ class Funnel:
             "dropped": self.dropped,
             "splits": self.splits,
             "redacted": self.redacted,
+            "repeated_characters": self.repeated_characters,
             "bytes_in": self.before.bytes["all", "all"],
             "bytes_kept": self.after.bytes["all", "all"],
             **{f"by_{field}": self.table(field) for field in ("source", "kind", "licence")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 from cluster.errors import UserError
@@ -24,7 +25,7 @@ def identify_language(text: str) -> tuple[str, float]:
     return str(code), float(confidence)
 
 
-def check_languages(codes: list[str]) -> None:
+def check_languages(codes: Iterable[str]) -> None:
     """Raise UserError for a code that the model does not know."""
     known = set(_model().labels)
     for code in codes:

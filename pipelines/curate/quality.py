@@ -1,62 +1,111 @@
-"""Gopher's document quality rules (Rae et al. 2021, arXiv:2112.11446, appendix A.1.1)."""
+"""Gopher's document quality rules (Rae et al. 2021, arXiv:2112.11446, appendix A.1.1).
+
+Counted as datatrove does: a word that consists of symbols alone is left out of the number of words and of their mean
+length, and counts in ratios to words only with ``symbols_are_words``; lines include empty ones; stop words count once.
+"""
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from collections.abc import Callable
 
 from pipelines.curate.config import GopherQualityConfig
+from pipelines.curate.rules import Measures, RuleSet, at_least, at_most
 from pipelines.curate.words import Words
 
-STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
 _ELLIPSES = ("...", "…")
-_BULLET = re.compile(r"\s*(?:[•‣◦▪●]|[-*+]\s)")
+_BULLETS = ("•", "-")
 _HEADING = re.compile(r"^[ \t]*#{1,6}(?=[ \t])", re.MULTILINE)
 
 
-def judge_quality(document: Words, rules: GopherQualityConfig) -> str | None:
-    """The first rule that the document breaks, or None."""
-    words, count = document.words, len(document.words)
-    if rules.min_words is not None and count < rules.min_words:
-        return "gopher_quality.min_words"
-    if rules.max_words is not None and count > rules.max_words:
-        return "gopher_quality.max_words"
-    if count == 0:
-        return None  # every rule below is a ratio to the words
-    mean = sum(map(len, words)) / count
-    if rules.min_mean_word_length is not None and mean < rules.min_mean_word_length:
-        return "gopher_quality.min_mean_word_length"
-    if rules.max_mean_word_length is not None and mean > rules.max_mean_word_length:
-        return "gopher_quality.max_mean_word_length"
-    if rules.max_symbol_ratio is not None:
-        hashes = document.text.count("#")
-        if hashes and not rules.count_heading_marks:
-            hashes -= sum(len(mark.strip()) for mark in _HEADING.findall(document.text))
-        if hashes / count > rules.max_symbol_ratio:
-            return "gopher_quality.hash_signs"
-        if sum(map(document.text.count, _ELLIPSES)) / count > rules.max_symbol_ratio:
-            return "gopher_quality.ellipses"
-    lines = document.lines
-    if rules.max_bullet_lines is not None and _share(lines, _is_bullet) > rules.max_bullet_lines:
-        return "gopher_quality.bullet_lines"
-    if rules.max_ellipsis_lines is not None and _share(lines, _is_ellipsis) > rules.max_ellipsis_lines:
-        return "gopher_quality.ellipsis_lines"
-    if rules.min_alphabetic_words is not None:
-        alphabetic = sum(1 for word in words if word.isalpha() or any(map(str.isalpha, word)))
-        if alphabetic / count < rules.min_alphabetic_words:
-            return "gopher_quality.alphabetic_words"
-    if rules.min_stop_words is not None and sum(word in STOP_WORDS for word in words) < rules.min_stop_words:
-        return "gopher_quality.stop_words"
-    return None
+def gopher_quality(thresholds: GopherQualityConfig) -> RuleSet[Words]:
+    """The rules with these thresholds, in datatrove's order."""
+    hashes = "hash_signs" if thresholds.count_heading_marks else "hash_signs_outside_headings"
+    words = "" if thresholds.symbols_are_words else _SPEAKING
+    limits = (
+        *at_least("gopher_quality.min_words", "words", thresholds.min_words),
+        *at_most("gopher_quality.max_words", "words", thresholds.max_words),
+        *at_least("gopher_quality.min_mean_word_length", "mean_word_length", thresholds.min_mean_word_length),
+        *at_most("gopher_quality.max_mean_word_length", "mean_word_length", thresholds.max_mean_word_length),
+        *at_most("gopher_quality.hash_signs", hashes + words, thresholds.max_symbol_ratio),
+        *at_most("gopher_quality.ellipses", "ellipses" + words, thresholds.max_symbol_ratio),
+        *at_most("gopher_quality.bullet_lines", "bullet_lines", thresholds.max_bullet_lines),
+        *at_most("gopher_quality.ellipsis_lines", "ellipsis_lines", thresholds.max_ellipsis_lines),
+        *at_least("gopher_quality.alphabetic_words", "alphabetic_words" + words, thresholds.min_alphabetic_words),
+        *at_least("gopher_quality.stop_words", "stop_words", thresholds.min_stop_words),
+    )
+    return RuleSet(MEASURES, limits)
 
 
-def _share(lines: list[str], test: Callable[[str], bool]) -> float:
-    return sum(map(test, lines)) / len(lines) if lines else 0.0
+def _mean_word_length(document: Words) -> float:
+    counts = document.counts
+    return counts.speaking_characters / counts.speaking if counts.speaking else math.nan
 
 
-def _is_bullet(line: str) -> bool:
-    return _BULLET.match(line) is not None
+def _all_words(document: Words) -> int:
+    return document.word_count
 
 
-def _is_ellipsis(line: str) -> bool:
-    return line.rstrip().endswith(_ELLIPSES)
+def _speaking_words(document: Words) -> int:
+    return document.counts.speaking
+
+
+def _share(document: Words, count: Callable[[Words], int], words: Callable[[Words], int]) -> float:
+    number = count(document)
+    return number / max(words(document), 1) if number else 0.0
+
+
+def _hash_signs(document: Words) -> int:
+    return document.text.count("#")
+
+
+def _hash_signs_outside_headings(document: Words) -> int:
+    number = document.text.count("#")
+    return number - sum(len(mark.strip()) for mark in _HEADING.findall(document.text)) if number else 0
+
+
+def _ellipses(document: Words) -> int:
+    return sum(map(document.text.count, _ELLIPSES))
+
+
+def _alphabetic_words(document: Words) -> int:
+    return document.counts.alphabetic
+
+
+def _bullet_lines(document: Words) -> float:
+    if not any(bullet in document.text for bullet in _BULLETS):
+        return 0.0
+    lines = document.text.splitlines()
+    return sum(line.lstrip().startswith(_BULLETS) for line in lines) / len(lines)
+
+
+def _ellipsis_lines(document: Words) -> float:
+    if not any(ellipsis in document.text for ellipsis in _ELLIPSES):
+        return 0.0
+    lines = document.text.splitlines()
+    return sum(line.rstrip().endswith(_ELLIPSES) for line in lines) / len(lines)
+
+
+_TO_WORDS = {
+    "hash_signs": _hash_signs,
+    "hash_signs_outside_headings": _hash_signs_outside_headings,
+    "ellipses": _ellipses,
+    "alphabetic_words": _alphabetic_words,
+}
+_SPEAKING = "_to_speaking_words"
+
+MEASURES: Measures[Words] = {
+    "words": _speaking_words,
+    "mean_word_length": _mean_word_length,
+    "bullet_lines": _bullet_lines,
+    "ellipsis_lines": _ellipsis_lines,
+    "stop_words": lambda document: document.counts.stop_words,
+    **{name: functools.partial(_share, count=count, words=_all_words) for name, count in _TO_WORDS.items()},
+    **{
+        name + _SPEAKING: functools.partial(_share, count=count, words=_speaking_words)
+        for name, count in _TO_WORDS.items()
+    },
+}
+"""Numbers of words and characters; the rest are shares: of words, of lines. Without words there is no mean (nan)."""

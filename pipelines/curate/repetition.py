@@ -1,113 +1,96 @@
-"""Gopher's repetition rules (Rae et al. 2021, arXiv:2112.11446, appendix A.1.1, table A1)."""
+"""Gopher's repetition rules (Rae et al. 2021, arXiv:2112.11446, table A1), counted as datatrove does."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-
 from pipelines.curate.config import GopherRepetitionConfig
+from pipelines.curate.rules import Measures, RuleSet, at_most
 from pipelines.curate.words import Words
 
 _PARAGRAPH_END = re.compile(r"\n{2,}")
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying loses nothing modulo 2^64
+_LINE_END = re.compile(r"\n+")
+PUBLISHED_TOP = (2, 3, 4)
+PUBLISHED_REPEATED = (5, 6, 7, 8, 9, 10)
 
 
-def judge_repetition(document: Words, rules: GopherRepetitionConfig) -> str | None:
-    """The first rule that the document breaks, or None."""
-    size = len(document.text)
-    if size == 0:
-        return None
-    repeated, characters, total = repeated_pieces(_PARAGRAPH_END.split(document.text.strip()))
-    if rules.max_duplicate_paragraphs is not None and repeated / total > rules.max_duplicate_paragraphs:
-        return "gopher_repetition.duplicate_paragraphs"
-    most = rules.max_duplicate_paragraph_characters
-    if most is not None and characters / size > most:
-        return "gopher_repetition.duplicate_paragraph_characters"
-    repeated, characters, total = repeated_pieces(document.lines or [""])
-    if rules.max_duplicate_lines is not None and repeated / total > rules.max_duplicate_lines:
-        return "gopher_repetition.duplicate_lines"
-    if rules.max_duplicate_line_characters is not None and characters / size > rules.max_duplicate_line_characters:
-        return "gopher_repetition.duplicate_line_characters"
-    grams = NGrams(document.words)  # of words: rulers and table borders are layout, not repeated speech
-    for n, most in sorted(rules.max_top_ngram.items()):
-        if grams.top_characters(n) / size > most:
-            return f"gopher_repetition.top_{n}_gram"
-    for n, most in sorted(rules.max_duplicate_ngrams.items()):
-        if grams.repeated_characters(n) / size > most:
-            return f"gopher_repetition.duplicate_{n}_grams"
-    return None
+def gopher_repetition(thresholds: GopherRepetitionConfig) -> RuleSet[Words]:
+    """The rules with these thresholds, in datatrove's order."""
+    name = "gopher_repetition"
+    limits = [
+        *at_most(f"{name}.duplicate_paragraphs", "duplicate_paragraphs", thresholds.max_duplicate_paragraphs),
+        *at_most(
+            f"{name}.duplicate_paragraph_characters",
+            "duplicate_paragraph_characters",
+            thresholds.max_duplicate_paragraph_characters,
+        ),
+        *at_most(f"{name}.duplicate_lines", "duplicate_lines", thresholds.max_duplicate_lines),
+        *at_most(
+            f"{name}.duplicate_line_characters", "duplicate_line_characters", thresholds.max_duplicate_line_characters
+        ),
+    ]
+    symbols = thresholds.symbols_are_words
+    fewest = 1 if thresholds.count_single_ngrams else 2
+    for n, most in sorted(thresholds.max_top_ngram.items()):
+        limits += at_most(f"{name}.top_{n}_gram", _top(n, fewest, symbols), most)
+    for n, most in sorted(thresholds.max_duplicate_ngrams.items()):
+        limits += at_most(f"{name}.duplicate_{n}_grams", _repeated(n, symbols), most)
+    return RuleSet(
+        _measures(tuple(thresholds.max_top_ngram), tuple(thresholds.max_duplicate_ngrams), symbols), tuple(limits)
+    )
 
 
-def repeated_pieces(pieces: Sequence[str]) -> tuple[int, int, int]:
-    """How many pieces occurred before, the characters in those, and how many pieces there are."""
-    seen: set[str] = set()
-    repeated = characters = 0
-    for piece in pieces:
-        if piece in seen:
-            repeated += 1
-            characters += len(piece)
-        else:
-            seen.add(piece)
-    return repeated, characters, len(pieces)
+def _top(n: int, fewest: int, symbols: bool) -> str:
+    return f"top_{'repeated_' if fewest > 1 else ''}{n}_gram{'' if symbols else '_without_symbols'}"
 
 
-class NGrams:
-    """The n-grams of a list of words, as 64-bit hashes of word numbers (so no text is joined).
+def _repeated(n: int, symbols: bool) -> str:
+    return f"duplicate_{n}_grams{'' if symbols else '_without_symbols'}"
 
-    Two different n-grams of one document are taken for equal with a probability of about 2^-64 for each pair.
-    """
 
-    def __init__(self, words: Sequence[str]) -> None:
-        numbers: dict[str, int] = {}
-        self._numbers = np.fromiter((numbers.setdefault(w, len(numbers) + 1) for w in words), np.uint64, len(words))
-        self._lengths = np.fromiter(map(len, words), np.int64, len(words))
-        self._ends = np.concatenate(([0], np.cumsum(self._lengths)))
+@functools.cache
+def _measures(top: tuple[int, ...], repeated: tuple[int, ...], symbols: bool) -> Measures[Words]:
+    """What the rules measure: of n-grams the published sizes and these, with or without symbols."""
+    measures = dict(_PIECES)
+    for n in sorted({*PUBLISHED_TOP, *top}):
+        for fewest in (1, 2):
+            measures[_top(n, fewest, symbols)] = functools.partial(_top_ngram, n=n, fewest=fewest, symbols=symbols)
+    for n in sorted({*PUBLISHED_REPEATED, *repeated}):
+        measures[_repeated(n, symbols)] = functools.partial(_duplicate_ngrams, n=n, symbols=symbols)
+    return measures
 
-    def hashes(self, n: int) -> npt.NDArray[np.uint64]:
-        """One hash for each run of ``n`` words, in order."""
-        count = len(self._numbers) - n + 1
-        if count <= 0:
-            return np.empty(0, np.uint64)
-        result = np.zeros(count, np.uint64)
-        for start in range(n):
-            result = result * _MULTIPLIER + self._numbers[start : start + count]
-        return result
 
-    def top_characters(self, n: int) -> int:
-        """Characters in all occurrences of the most frequent n-gram with its blanks; of equals the first counts.
+def repeated_pieces(pieces: Sequence[str]) -> tuple[int, int]:
+    """How many pieces occurred before, and the characters in those."""
+    different = set(pieces)
+    repeated = len(pieces) - len(different)
+    return repeated, sum(map(len, pieces)) - sum(map(len, different)) if repeated else 0
 
-        Nothing where no n-gram occurs twice: in a short text one occurrence would already be a large share.
-        """
-        hashes = self.hashes(n)
-        if len(hashes) == 0:
-            return 0
-        _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
-        most = counts.max()
-        if most < 2:
-            return 0
-        position = int(first[counts == most].min())
-        return int(self._ends[position + n] - self._ends[position] + n - 1) * int(most)
 
-    def repeated_characters(self, n: int) -> int:
-        """Characters of n-grams that occurred before, blanks not counted, none counted twice.
+def _duplicates(document: Words, border: re.Pattern[str]) -> tuple[float, float]:
+    """The share of pieces that occurred before, and of the document's characters in them."""
+    if border not in document.kept:
+        pieces = border.split(document.text.strip() if border is _PARAGRAPH_END else document.text)
+        repeated, characters = repeated_pieces(pieces)
+        document.kept[border] = repeated / len(pieces), characters / max(document.size, 1)
+    return document.kept[border]
 
-        Read from the start: a repeated n-gram is counted and stepped over, any other is remembered.
-        """
-        hashes = self.hashes(n)
-        if len(hashes) == 0 or len(np.unique(hashes)) == len(hashes):
-            return 0
-        listed = hashes.tolist()
-        ends = self._ends.tolist()
-        seen: set[int] = set()
-        position = characters = 0
-        while position < len(listed):
-            if listed[position] in seen:
-                characters += ends[position + n] - ends[position]
-                position += n
-            else:
-                seen.add(listed[position])
-                position += 1
-        return characters
+
+def _top_ngram(document: Words, n: int, fewest: int, symbols: bool) -> float:
+    characters, occurrences = document.top_ngram(n, symbols)
+    return characters / document.size if occurrences >= fewest else 0.0
+
+
+def _duplicate_ngrams(document: Words, n: int, symbols: bool) -> float:
+    return document.repeated_ngrams(n, symbols) / max(document.size, 1)
+
+
+_PIECES: Measures[Words] = {
+    "duplicate_paragraphs": lambda document: _duplicates(document, _PARAGRAPH_END)[0],
+    "duplicate_paragraph_characters": lambda document: _duplicates(document, _PARAGRAPH_END)[1],
+    "duplicate_lines": lambda document: _duplicates(document, _LINE_END)[0],
+    "duplicate_line_characters": lambda document: _duplicates(document, _LINE_END)[1],
+}
+"""Shares: of the paragraphs and lines, or of the document's characters."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cluster.report import Page
-from pipelines.curate.clusters import Duplicate, largest_clusters
+from pipelines.curate.accounts import Accounts
 from pipelines.curate.config import CurateConfig
+from pipelines.curate.dedup import Found
 from pipelines.curate.funnel import Funnel
 from pipelines.curate.minhash import meeting_probability
 from pipelines.curate.tag import SAMPLES_PER_REASON, Sample, TagSummary
 from pipelines.curate.write import WriteSummary
-
-LARGEST_CLUSTERS = 10
 
 
 def report(
@@ -20,7 +19,8 @@ def report(
     funnel: Funnel,
     tagged: Sequence[TagSummary],
     written: Sequence[WriteSummary],
-    duplicates: Mapping[str, Duplicate],
+    found: Found,
+    accounts: Accounts | None = None,
 ) -> str:
     """The page as HTML."""
     page = Page("Curation", f"{funnel.documents_in:,} documents in, {funnel.kept:,} kept")
@@ -37,15 +37,17 @@ def report(
     page.heading("Funnel")
     _funnel(page, funnel)
     page.heading("Duplicates")
-    names = {each: path for summary in written for each, path in summary.names.items()}
-    _duplicates(page, config, tagged, duplicates, names)
+    _duplicates(page, config, tagged, written, found)
     page.heading("Redacted in the kept documents")
     page.table([{"type": kind, "placeholders": count} for kind, count in sorted(funnel.redacted.items())])
     for field in ("source", "kind", "licence"):
         page.heading(f"By {field}")
         page.table(funnel.table(field))
+    if accounts is not None:
+        accounts.show(page)
     page.heading("What each rule dropped")
-    samples = _samples([*(each.samples for each in tagged), *(each.samples for each in written)])
+    further = [accounts.samples] if accounts is not None else []
+    samples = _samples([*(each.samples for each in tagged), *(each.samples for each in written), *further])
     for reason, count in funnel.dropped.items():
         page.paragraph(f"{reason}: {count:,} documents")
         for sample in samples.get(reason, []):
@@ -68,16 +70,22 @@ def _duplicates(
     page: Page,
     config: CurateConfig,
     tagged: Sequence[TagSummary],
-    duplicates: Mapping[str, Duplicate],
-    names: Mapping[str, str],
+    written: Sequence[WriteSummary],
+    found: Found,
 ) -> None:
-    lengths = {each.id: each.length for summary in tagged for each in summary.candidates}
-    judged, removed = sum(lengths.values()), sum(lengths[each] for each in duplicates)
-    share = len(duplicates) / len(lengths) if lengths else 0.0
+    documents, characters = sum(each.survivors for each in tagged), sum(each.characters for each in tagged)
+    removed = sum(each.duplicate_characters for each in written)
     page.paragraph(
-        f"Of {len(lengths):,} documents that passed the rules {len(duplicates):,} ({share:.1%}) were duplicates, "
-        f"{removed / judged if judged else 0.0:.1%} of their characters."
+        f"Of {documents:,} documents that passed the rules {found.duplicates:,} "
+        f"({found.duplicates / max(documents, 1):.1%}) were duplicates, {removed / max(characters, 1):.1%} of their "
+        "characters."
     )
+    if config.dedup.repeated_text is not None:
+        taken = sum(each.repeated_characters for each in written)
+        page.paragraph(
+            f"{taken:,} characters were taken out of documents that stay: {config.dedup.repeated_text.unit}s that "
+            "stand elsewhere too."
+        )
     minhash = config.dedup.minhash
     if minhash is not None:
         curve = [(s / 50, meeting_probability(s / 50, minhash.bands, minhash.rows)) for s in range(51)]
@@ -87,10 +95,11 @@ def _duplicates(
             f"of words: two documents of Jaccard similarity {half:.2f} are found about half of the time."
         )
         page.line_chart("Chance of being found", {"found": curve}, "Jaccard similarity", "probability")
+    names = {each: path for summary in written for each, path in summary.names.items()}
     page.table(
         [
-            {"kept document": names[keeper], "id": keeper, "duplicates removed": count}
-            for keeper, count in largest_clusters(duplicates, LARGEST_CLUSTERS).items()
+            {"kept document": names.get(keeper, "curated earlier"), "id": keeper, "duplicates removed": count}
+            for keeper, count in found.largest.items()
         ]
     )
 

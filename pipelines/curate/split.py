@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from pipelines.curate.clusters import Candidate
+TRAIN, VALIDATION = SPLITS = ("train", "validation")
 
 
-def split(kept: Sequence[Candidate], fraction: float) -> dict[str, str]:
-    """``train`` or ``validation`` for each id.
-
-    A fraction above zero gives at least one validation document, and one always trains, where there are two or more:
-    the one whose hash is lowest (highest) is moved.
-    """
-    limit = int(fraction * (1 << 64))
-    placed = {each.id: "validation" if position(each) < limit else "train" for each in kept}
-    if len(kept) > 1 and fraction > 0:
-        ordered = sorted(kept, key=lambda each: (position(each), each.id))
-        placed[ordered[0].id] = "validation"
-        placed[ordered[-1].id] = "train"
-    return placed
+def position(content: bytes) -> int:
+    """The place of a document's content, by its hash, between 0 and 2^64."""
+    return int.from_bytes(content[:8], "big")
 
 
-def position(document: Candidate) -> int:
-    """The place of a document's content between 0 and 2^64."""
-    return int.from_bytes(document.content[:8], "big")
+def side(content: bytes, fraction: float) -> str:
+    """Where a document goes by itself. That neither side is empty only the whole corpus can tell."""
+    return VALIDATION if position(content) < int(fraction * (1 << 64)) else TRAIN

@@ -243,6 +243,23 @@ def test_held_out_perplexity_equals_one_computed_token_by_token(
     assert scored.metrics["heldout.unigram_ratio"] == results["perplexity"] / results["unigram_perplexity"]
 
 
+def test_contamination_of_the_corpus_stands_beside_the_scores(
+    ray_session: None, evals_store: Store, questions: Path, model: Artifact, tmp_path: Path
+) -> None:
+    folder = write_corpus(tmp_path / "corpus", files=1)
+    counts = {"questions": 4, "unchecked": 0, "found": 2, "rate": 0.5, "left": 1, "left_rate": 0.25, "documents": 3}
+    account = {"benchmarks_sha256": "0" * 64, "suites": {"arc_easy": counts}, "tasks": {"arc_easy": counts}}
+    (folder / "contamination.json").write_text(json.dumps(account), encoding="utf-8")
+    corpus = publish(evals_store, "Corpus", "searched", folder)
+    config = EvalsConfig(benchmarks=str(questions), suites=("arc_easy",), limit=2, heldout=False)
+    scored = evaluate(evals_store, config, {"model": model, "corpus": corpus})
+    assert scored.metrics["arc_easy.contamination"] == 0.5
+    assert scored.metrics["arc_easy.contamination_left"] == 0.25
+    seen = read(evals_store, scored, "results.json")["contamination"]
+    assert (seen["corpora"], seen["same_questions"]) == ([corpus.id], False)
+    assert "25.0%" in evals_store.read(scored.key("report.html")).decode()
+
+
 def test_more_examples_than_there_are_is_refused(
     ray_session: None, evals_store: Store, questions: Path, model: Artifact
 ) -> None:

@@ -16,7 +16,6 @@ from pipelines.corpus import installed
 from pipelines.corpus.config import CorpusConfig, PythonDocsSource
 from pipelines.corpus.documents import Item, clean_unicode, document_id
 from pipelines.corpus.installed import merge_by_share
-from pipelines.corpus.readers import cut_text
 from pipelines.corpus.sources import resolve, source_names
 
 
@@ -43,7 +42,9 @@ def test_a_misspelt_key_of_a_source_is_named_with_its_line() -> None:
     [
         ({"kind": "txt", "path": "a"}, "python-docs"),
         ({"kind": "text"}, "Field required"),
-        ({"kind": "text", "path": "s3://bucket/a"}, "only local paths"),
+        ({"kind": "text", "path": "gs://bucket/a"}, "neither a local path nor s3"),
+        ({"kind": "text", "path": "a", "encoding": "utf9"}, "no such encoding"),
+        ({"kind": "custom", "function": "mine.pages"}, "String should match"),
         ({"kind": "python-docs", "max_bytes": 0}, "greater than or equal to 1"),
     ],
 )
@@ -98,7 +99,7 @@ def test_worker_counts_stay_out_of_the_identity() -> None:
     [
         ("missing.txt", "no such file or folder"),
         ("*.md", "no file matches"),
-        ("empty", "the folder holds no .txt or .md file"),
+        ("empty", "the folder holds no .txt or .md or .markdown file"),
         ("dangling", "cannot be read: No such file"),
     ],
 )
@@ -173,19 +174,6 @@ def test_queues_are_merged_by_share(sizes: dict[str, list[int]]) -> None:
         for other in queues:
             if left[other]:  # one that still waits is never more than an item behind its share
                 assert passed[other] / shares[other] + 50 / shares[other] >= passed[kind] / shares[kind]
-
-
-@given(st.text(), st.integers(8, 200))
-def test_cut_text_loses_nothing_and_fits(text: str, limit: int) -> None:
-    text = clean_unicode(text)
-    pieces = list(cut_text(text, limit))
-    assert "".join(pieces) == text
-    assert all(len(piece.encode()) <= limit for piece in pieces)
-
-
-def test_text_is_cut_at_blank_lines() -> None:
-    paragraphs = [f"paragraph {i} " + "x" * 20 + "\n\n" for i in range(6)]
-    assert list(cut_text("".join(paragraphs), 80)) == ["".join(paragraphs[i : i + 2]) for i in (0, 2, 4)]
 
 
 def test_document_ids_are_stable() -> None:

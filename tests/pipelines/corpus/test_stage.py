@@ -11,9 +11,9 @@ import pytest
 from cluster.artifact import Artifact, verify_artifact
 from cluster.errors import UserError
 from cluster.store import Store
-from pipelines.corpus import stage
+from pipelines.corpus import part
 from pipelines.corpus.documents import Item
-from pipelines.corpus.stage import plan_parts
+from pipelines.corpus.part import plan_parts
 
 RunCorpus = Callable[..., tuple[Artifact, list[dict[str, Any]]]]
 
@@ -72,7 +72,7 @@ def test_ids_do_not_depend_on_the_place(tmp_path: Path, run_corpus: RunCorpus) -
 def test_a_cap_keeps_the_longest_fitting_beginning(
     tmp_path: Path, run_corpus: RunCorpus, monkeypatch: pytest.MonkeyPatch, cap: int
 ) -> None:
-    monkeypatch.setattr(stage, "SMALLEST_PART_BYTES", 200)  # so that the cap falls into one part of many
+    monkeypatch.setattr(part, "SMALLEST_PART_BYTES", 200)  # so that the cap falls into one part of many
     for index in range(40):
         (tmp_path / f"{index}.txt").write_text("x" * (290 if index % 3 else 1))
     _, everything = run_corpus({"kind": "text", "path": str(tmp_path)})
@@ -117,15 +117,15 @@ def test_bad_input_is_refused_with_its_place(
     (tmp_path / name).write_bytes(data)
     kind = "text" if name.endswith(".txt") else "jsonl"
     with pytest.raises(UserError, match=message):
-        run_corpus({"kind": kind, "path": str(tmp_path / name)})
+        run_corpus({"kind": kind, "path": str(tmp_path / name), "bad_input": "refuse"})
     assert list(store.files("Corpus")) == []
 
 
 def test_bad_input_is_skipped_and_counted_where_asked(tmp_path: Path, run_corpus: RunCorpus) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "ok"}\nnot json\n{"txt": 1}\n')
-    made, rows = run_corpus({"kind": "jsonl", "path": str(tmp_path), "bad_input": "skip"})
+    made, rows = run_corpus({"kind": "jsonl", "path": str(tmp_path), "bad_input": "skip"}, max_bad_fraction=0.7)
     assert [row["text"] for row in rows] == ["ok"]
-    assert made.counts == {"documents": 1, "bytes": 2, "skipped.no_text_field": 1, "skipped.not_json": 1}
+    assert made.counts == {"documents": 1, "bytes": 2, "quarantined.no_text_field": 1, "quarantined.not_json": 1}
 
 
 def test_an_empty_corpus_is_an_error(tmp_path: Path, run_corpus: RunCorpus) -> None:
@@ -136,7 +136,7 @@ def test_an_empty_corpus_is_an_error(tmp_path: Path, run_corpus: RunCorpus) -> N
 
 def test_parts_depend_on_items_only() -> None:
     items = [Item("text", str(index), "", 100_000, "") for index in range(100)]
-    parts = plan_parts(items, None, first_number=7)
+    parts = plan_parts(items, None, 32 << 20, first_number=7)
     assert [item for part in parts for item in part.items] == items
     assert [part.number for part in parts] == list(range(7, 7 + len(parts)))
     assert {sum(item.estimated_bytes for item in part.items) for part in parts[:-1]} == {700_000}

@@ -1,201 +1,313 @@
+"""Deduplication over parts against a plain version in one process, and that nothing about the work shows in it."""
+
 from __future__ import annotations
 
 import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import xxhash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.curate.clusters import EXACT, NEAR, Candidate, connected, find_duplicates
-from pipelines.curate.config import MinHashConfig
-from pipelines.curate.minhash import MinHasher, comparable_words, content_hash, meeting_probability
-from pipelines.curate.split import split
+from cluster.store import Store
+from cluster.store_local import LocalStore
+from pipelines.curate.config import DedupConfig, MinHashConfig, RepeatedTextConfig
+from pipelines.curate.decisions import EARLIER, EXACT, NEAR
+from pipelines.curate.dedup import Deduplication, Found
+from pipelines.curate.minhash import MinHasher, content_hash
+from pipelines.curate.repeated_text import without
+from pipelines.curate.signatures import Signed, publish, sign
+from pipelines.curate.split import side
 
-DEFAULT = MinHashConfig.model_validate({})
-
-
-def shingle_sets(words: list[str], n: int) -> set[tuple[str, ...]]:
-    return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
-
-
-def pair(similarity: float, size: int, seed: int) -> tuple[list[str], list[str], float]:
-    """Two word lists whose shingle sets have about this Jaccard similarity, and the true one by brute force."""
-    shared = [f"s{seed}x{i}" for i in range(size)]
-    own = round(size * (1 - similarity) / (2 * similarity))
-    one = shared + [f"a{seed}x{i}" for i in range(own)]
-    other = shared + [f"b{seed}x{i}" for i in range(own)]
-    first, second = shingle_sets(one, 5), shingle_sets(other, 5)
-    return one, other, len(first & second) / len(first | second)
+FAST: dict[str, Any] = {"minhash": {"words": "fast"}}
+HASHER = MinHasher(MinHashConfig(words="fast"))
+Told = dict[str, tuple[str, str | None]]
 
 
-def test_signatures_estimate_the_true_similarity() -> None:
-    hasher = MinHasher(MinHashConfig(bands=64, rows=16))  # 1,024 hashes: standard error at most 0.016
-    for similarity in (0.1, 0.3, 0.5, 0.7, 0.9):
-        one, other, true = pair(similarity, 400, int(similarity * 10))
-        estimate = float(np.mean(hasher.signature(one) == hasher.signature(other)))
-        assert abs(estimate - true) < 0.055, (true, estimate)
+def row(name: str, text: str, **metadata: Any) -> dict[str, Any]:
+    import json
+
+    return {"id": name, "text": text, "metadata": json.dumps(metadata)}
 
 
-def test_pairs_meet_as_often_as_the_formula_says() -> None:
-    hasher = MinHasher(DEFAULT)
-    for similarity in (0.4, 0.65, 0.75, 0.9):
-        met, expected = 0, 0.0
-        for seed in range(60):
-            one, other, true = pair(similarity, 200, seed)
-            keys = [hasher.band_keys(hasher.signature(words)) for words in (one, other)]
-            met += bool((keys[0] == keys[1]).any())
-            expected += meeting_probability(true, 14, 8)
-        assert abs(met - expected) <= 12, (similarity, met, expected)  # about three standard deviations
+@dataclass
+class Done:
+    """What was decided: id -> reason and the id that stays; and the passages to remove, as id -> numbers."""
+
+    told: Told
+    found: Found
+    repeats: dict[str, frozenset[int]]
+    signed: list[Signed]
 
 
-def test_shingles_are_the_distinct_ngrams() -> None:
-    words = "to be or not to be or not to be".split()  # noqa: SIM905
-    assert len(MinHasher(DEFAULT).shingles(words)) == len(shingle_sets(words, 5))
-    assert len(MinHasher(DEFAULT).shingles(["two", "words"])) == 1
-    assert len(MinHasher(DEFAULT).shingles([])) == 0
+def deduplicate(
+    store: Store,
+    parts: Sequence[Sequence[Mapping[str, Any]]],
+    earlier: Sequence[str] = (),
+    prefix: str = "work",
+    **settings: Any,
+) -> Done:
+    """Run every step; the workers finish in an order that looks random."""
+    config = DedupConfig.model_validate(FAST | settings)
+    order = random.Random(len(parts))
+
+    def shuffled(function: Callable[[Any], Any], given: Sequence[Any]) -> Iterator[Any]:
+        return map(function, order.sample(list(given), len(given)))
+
+    signed, where = [], {}
+    for number, rows in enumerate(parts):
+        positions = sorted(range(len(rows)), key=lambda position: rows[position]["id"])
+        ordered = [rows[position] for position in positions]
+        signed.append(sign(ordered, positions, number, config, store, f"{prefix}/{number:05d}.parquet"))
+        where.update({(number, at): each["id"] for at, each in enumerate(ordered)})
+        table = [{"id": each["id"], "text": each["text"]} for each in ordered]
+        _write_texts(store, f"{prefix}/{number:05d}.text", table)
+    steps = Deduplication(config, store, prefix, shuffled, signed, earlier)
+    found = steps.find_repeats([f"{prefix}/{number:05d}.text" for number in range(len(parts))], steps.find())
+    told: Told = {}
+    repeats = {}
+    for number in range(len(parts)):
+        for at, each in found.decisions.load(store, number).items():
+            told[where[number, at]] = (each.reason, each.duplicate_of)
+        for at, numbers in found.decisions.load_repeats(store, number).items():
+            repeats[where[number, at]] = numbers
+    assert found.duplicates == len(told)
+    assert sum(found.largest.values()) <= len(told)
+    return Done(told, found, repeats, signed)
 
 
-def mixed(value: int) -> int:
-    """MurmurHash3's 64-bit finaliser, in plain integers."""
-    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
-        value = ((value ^ (value >> 33)) * factor) % 2**64
-    return value ^ (value >> 33)
+def _write_texts(store: Store, key: str, rows: list[dict[str, str]]) -> None:
+    import pyarrow as pa
+
+    from pipelines.corpus.table import encode
+
+    store.write(key, encode(pa.Table.from_pylist(rows, schema=pa.schema([("id", pa.string()), ("text", pa.string())]))))
 
 
-def test_signatures_against_plain_integers() -> None:
-    config = MinHashConfig(ngram=3, bands=4, rows=2, seed=5)
-    words = "a rose is a rose is a rose and so on".split()  # noqa: SIM905
-    numbers = [xxhash.xxh64_intdigest(word.encode()) for word in words]
-    shingles = set()
-    for i in range(len(words) - 2):
-        combined = 0
-        for number in numbers[i : i + 3]:
-            combined = (combined * 0xBF58476D1CE4E5B9 + number) % 2**64
-        shingles.add(mixed(combined) >> 32)
-    generator = np.random.Generator(np.random.PCG64(5))
-    a = [2 * int(value) + 1 for value in generator.integers(0, 2**63, 8, dtype=np.uint64)]
-    b = [2 * int(value) for value in generator.integers(0, 2**63, 8, dtype=np.uint64)]
-    expected = [min(((p * x + q) % 2**64) >> 32 for x in shingles) for p, q in zip(a, b, strict=True)]
-    hasher = MinHasher(config)
-    assert hasher.signature(words).tolist() == expected
-    keys = []
-    for band in range(4):
-        key = 0
-        for value in expected[2 * band : 2 * band + 2]:
-            key = mixed((key * 0xBF58476D1CE4E5B9 + value + 1) % 2**64)
-        keys.append(key)
-    assert hasher.band_keys(hasher.signature(words)).tolist() == keys
+def plain(rows: Sequence[Mapping[str, Any]], exact: bool = True, near: bool = True) -> Told:
+    """What should be decided, with everything in one process: the longest stays, then the smallest id."""
+    ordered = sorted(rows, key=lambda each: (-len(each["text"]), each["id"]))
+    contents = [content_hash(each["text"]) for each in ordered]
+    signatures, has = HASHER.signatures([each["text"] for each in ordered])
+    bands = HASHER.band_keys(signatures)
+    label = list(range(len(ordered)))
+
+    def root(node: int) -> int:
+        while label[node] != node:
+            node = label[node]
+        return node
+
+    for one, other in combinations(range(len(ordered)), 2):
+        same = exact and contents[one] == contents[other]
+        if same or (near and has[one] and has[other] and (bands[one] == bands[other]).any()):
+            low, high = sorted((root(one), root(other)))
+            label[high] = low
+    told: Told = {}
+    for at, each in enumerate(ordered):
+        if root(at) != at:
+            reason = EXACT if exact and contents[at] in contents[:at] else NEAR
+            told[each["id"]] = (reason, ordered[root(at)]["id"])
+    return told
 
 
-def test_default_signatures_never_change() -> None:
-    """Golden, from this code: another value here means that the stage's version must be raised."""
-    hasher = MinHasher(DEFAULT)
-    signature = hasher.signature(comparable_words("The quick brown fox jumps over the lazy dog"))
-    assert signature[:4].tolist() == [460642186, 17867032, 22499214, 318215305]
-    assert hasher.band_keys(signature)[:2].tolist() == [10463414040946416861, 14578344523984611975]
+VOCABULARY = [f"{a}{b}{c}" for a in "bdfgklmnprstvz" for b in "aeiou" for c in "lmnrst"]
 
 
-def test_texts_are_compared_by_words_only() -> None:
-    assert comparable_words("Don't PANIC -- ever!") == ["don", "t", "panic", "ever"]
-    assert content_hash(comparable_words("a B\nc.")) == content_hash(comparable_words("A, b c"))
-    assert content_hash(["ab", "c"]) != content_hash(["a", "bc"])
+def some_words(source: random.Random, count: int) -> list[str]:
+    return [source.choice(VOCABULARY) for _ in range(count)]
 
 
-def candidate(name: str, words: list[str], length: int | None = None) -> Candidate:
-    hasher = MinHasher(DEFAULT)
-    bands = hasher.band_keys(hasher.signature(words)).tobytes() if words else b""
-    return Candidate(name, len(" ".join(words)) if length is None else length, content_hash(words), bands)
+@pytest.fixture(scope="module")
+def documents() -> list[dict[str, Any]]:
+    """A chain of near-duplicates, copies, strangers, and texts without words."""
+    source = random.Random(3)
+    words = [some_words(source, 200)]
+    for _ in range(40):
+        words.append(words[-1][4:] + some_words(source, 4))
+    words += [some_words(source, source.randrange(1, 200)) for _ in range(60)]
+    words += source.sample(words, 30)
+    texts = [" ".join(each) for each in words] + ["!!!", "???", "!!!", ""]
+    source.shuffle(texts)
+    return [row(f"{number:024x}", text) for number, text in enumerate(texts)]
 
 
-def test_the_longest_stays_then_the_smallest_id() -> None:
-    words = [f"w{i}" for i in range(200)]
-    nearly = [*words, "more"]
-    documents = [
-        candidate("b", words, 10),
-        candidate("a", words, 10),
-        candidate("c", words, 12),
-        candidate("d", nearly, 11),
-        candidate("e", [f"v{i}" for i in range(200)]),
+@pytest.mark.parametrize(("in_part", "memory_bytes"), [(1000, 64 << 20), (7, 64 << 20), (50, 4096), (3, 8192)])
+def test_equal_to_one_process_for_any_layout(
+    documents: list[dict[str, Any]], in_part: int, memory_bytes: int, store: Store
+) -> None:
+    parts = [documents[at : at + in_part] for at in range(0, len(documents), in_part)]
+    done = deduplicate(store, parts, memory_bytes=memory_bytes)
+    expected = plain(documents)
+    assert done.told == expected
+    assert {reason for reason, _ in expected.values()} == {EXACT, NEAR}
+    sizes = Counter(keeper for _, keeper in expected.values())
+    ordered = sorted(sizes.items(), key=lambda item: (-item[1], str(item[0])))[:10]
+    assert list(done.found.largest.items()) == ordered
+
+
+@pytest.mark.parametrize(("exact", "near"), [(True, False), (False, True), (False, False)])
+def test_each_kind_can_be_switched_off(documents: list[dict[str, Any]], exact: bool, near: bool, store: Store) -> None:
+    minhash = FAST["minhash"] if near else None
+    done = deduplicate(store, [documents[:50], documents[50:]], exact=exact, minhash=minhash)
+    assert done.told == plain(documents, exact, near)
+
+
+TEXTS = st.lists(
+    st.tuples(st.sampled_from(["a b c d e f g", "a b c d e f h", "h i j k l m", "x", "X!", "...", ""]), st.booleans()),
+    min_size=1,
+    max_size=14,
+)
+
+
+@settings(max_examples=10, deadline=None)
+@given(TEXTS, st.randoms(use_true_random=False), st.integers(1, 6), st.sampled_from([4096, 1 << 20]))
+def test_any_order_and_layout_give_the_same(
+    texts: list[tuple[str, bool]], order: random.Random, in_part: int, memory_bytes: int
+) -> None:
+    rows = [row(f"{number:03d}", text + " " * longer) for number, (text, longer) in enumerate(texts)]
+    expected = plain(rows)
+    order.shuffle(rows)
+    parts = [rows[at : at + in_part] for at in range(0, len(rows), in_part)]
+    with tempfile.TemporaryDirectory() as folder:
+        done = deduplicate(LocalStore(Path(folder)), parts, memory_bytes=memory_bytes)
+    assert done.told == expected
+    kept = {each["id"] for each in rows} - set(done.told)
+    assert {keeper for _, keeper in done.told.values()} <= kept
+
+
+def test_files_are_the_same_bytes_when_work_is_done_again(documents: list[dict[str, Any]], tmp_path: Path) -> None:
+    stores = [LocalStore(tmp_path / name) for name in ("one", "other")]
+    for store in stores:
+        for _ in range(2):  # over what a killed try left
+            deduplicate(store, [documents[:70], documents[70:]], memory_bytes=4096)
+    one, other = ({file.key: store.read(file.key) for file in store.files()} for store in stores)
+    assert one == other
+
+
+def family(source: random.Random, ids: str, **metadata: list[Any]) -> list[dict[str, Any]]:
+    """Near-duplicates of each other, the later the longer."""
+    words = some_words(source, 150)
+    return [
+        row(name, " ".join(words + ["more"] * (at + 1)), **{key: values[at] for key, values in metadata.items()})
+        for at, name in enumerate(ids)
     ]
-    found = find_duplicates(documents, exact=True, near=True)
-    assert {name: (each.reason, each.duplicate_of) for name, each in found.items()} == {
-        "a": (EXACT, "c"),
-        "b": (EXACT, "c"),
-        "d": (NEAR, "c"),
+
+
+def test_keep_policies(store: Store) -> None:
+    family_rows = family(random.Random(1), "bdac", score=[0.5, 0.9, 0.9, None])
+    for keep, expected in (("longest", "c"), ("first", "b"), ("best_score", "a")):
+        done = deduplicate(store, [family_rows[:1], family_rows[1:]], prefix=keep, keep=keep, score="score")
+        assert done.told == {name: (NEAR, expected) for name in "abcd" if name != expected}, keep
+
+
+def test_scores_that_are_none_come_last(store: Store) -> None:
+    values = [float("nan"), True, "9", float("inf"), -5.0]
+    rows = family(random.Random(2), "abcde", quality_score=values)
+    rows[0]["quality_score"] = None  # the column where no classifier judged
+    assert set(deduplicate(store, [rows], keep="best_score").told.values()) == {(NEAR, "e")}
+    for each in rows:
+        each["quality_score"] = {"b": 3.0}.get(each["id"], 0.0)  # a column comes before metadata
+    assert set(deduplicate(store, [rows], prefix="again", keep="best_score").told.values()) == {(NEAR, "b")}
+
+
+def test_against_a_corpus_curated_earlier(store: Store) -> None:
+    source = random.Random(4)
+    old, new = family(source, "qr"), family(source, "st")
+    stranger = row("u", " ".join(some_words(source, 100)))
+    first = deduplicate(store, [[old[0], stranger], [row("x", "!!!")]], prefix="earlier")
+    assert not first.told
+    tables = []
+    for number, signed in enumerate(first.signed):
+        tables.append(f"published/{number}.parquet")
+        publish(store, signed.table_key, [0, 1] if number == 0 else [0], tables[-1])
+    rows = [old[1], *new, row("y", "!!!"), row("v", stranger["text"].upper()), row("w", stranger["text"])]
+    done = deduplicate(store, [rows[:2], rows[2:]], tables, prefix="later")
+    assert done.told == {
+        "r": (EARLIER, "q"),
+        "s": (NEAR, "t"),
+        "v": (EARLIER, "u"),
+        "w": (EARLIER, "u"),
+        "y": (EARLIER, "x"),
     }
+    for memory_bytes in (4096, 1 << 20):
+        again = deduplicate(store, [rows], tables, prefix=f"again{memory_bytes}", memory_bytes=memory_bytes)
+        assert again.told == done.told
+    apart = deduplicate(store, [[stranger]], tables, prefix="self")
+    assert apart.told == {"u": (EARLIER, "u")}
 
 
-def test_an_exact_duplicate_of_a_near_duplicate_points_to_what_is_kept() -> None:
-    words = [f"w{i}" for i in range(200)]
-    documents = [candidate("long", [*words, "more"]), candidate("x", words), candidate("y", words)]
-    found = find_duplicates(documents, exact=True, near=True)
-    assert {(name, each.reason, each.duplicate_of) for name, each in found.items()} == {
-        ("x", NEAR, "long"),
-        ("y", EXACT, "long"),
-    }
-    assert find_duplicates(documents, exact=False, near=False) == {}
-    assert {each.reason for each in find_duplicates(documents, exact=False, near=True).values()} == {NEAR}
+def test_what_is_alike_among_earlier_corpora_only_is_no_work(store: Store) -> None:
+    twins = family(random.Random(6), "qr")
+    tables = []
+    for each in twins:
+        (signed,) = deduplicate(store, [[each, row(f"{each['id']}x", "!!!")]], prefix=f"earlier-{each['id']}").signed
+        tables.append(f"published/{each['id']}.parquet")
+        publish(store, signed.table_key, [0, 1], tables[-1])
+    done = deduplicate(store, [[row("s", story := "a b c d e f g h"), row("t", "i j k l m n")]], tables, prefix="later")
+    assert (done.told, done.found.rounds) == ({}, 0)
+    again = deduplicate(store, [[row("s", story), row("u", twins[0]["text"])]], [*tables, tables[0]], prefix="again")
+    assert again.told == {"u": (EARLIER, "q")}
 
 
-def test_documents_without_words_are_no_near_duplicates() -> None:
-    documents = [Candidate(name, 3, name.encode(), b"") for name in "abc"]
-    assert find_duplicates(documents, exact=True, near=True) == {}
-
-
-KEYS = st.lists(st.lists(st.integers(0, 12), min_size=3, max_size=3), max_size=25)
-
-
-@given(KEYS)
-def test_components_against_brute_force(rows: list[list[int]]) -> None:
-    label = list(range(len(rows)))
-    for _ in rows:  # label propagation until nothing can change
-        for one, other in combinations(range(len(rows)), 2):
-            if any(a == b for a, b in zip(rows[one], rows[other], strict=True)):
-                label[one] = label[other] = min(label[one], label[other])
-    assert connected(np.array(rows, np.uint64).reshape(len(rows), 3), len(rows)) == label
-
-
-@given(KEYS, st.randoms(use_true_random=False))
-def test_any_order_gives_the_same_answer(rows: list[list[int]], order: random.Random) -> None:
-    documents = [
-        Candidate(f"{i:03d}", row[0] % 4, str(row).encode(), np.array(row, np.uint64).tobytes())
-        for i, row in enumerate(rows)
+def test_repeated_paragraphs_stay_in_the_smallest_id(store: Store) -> None:
+    long, other = "The same legal notice. " * 8, "Something else that is long enough to count. " * 4
+    rows = [
+        row("c", f"First of c.\n\n{long}\n\n{other}"),
+        row("a", f"First of a.\n\n  {long.strip()}\n\n{long}\n\nEnd of a."),
+        row("b", f"{other}\n\nshort\n\nshort"),
     ]
-    expected = find_duplicates(documents, exact=True, near=True)
-    order.shuffle(documents)
-    assert find_duplicates(documents, exact=True, near=True) == expected
-    kept = {each.id for each in documents} - set(expected)
-    assert all(each.duplicate_of in kept for each in expected.values())
+    for memory_bytes in (4096, 1 << 20):
+        done = deduplicate(
+            store, [rows[:2], rows[2:]], prefix=str(memory_bytes), memory_bytes=memory_bytes, repeated_text={}
+        )
+        assert not done.told
+        assert done.repeats == {"a": {2}, "c": {1, 2}}
+    config = RepeatedTextConfig.model_validate({})
+    assert without(rows[0]["text"], done.repeats["c"], config) == ("First of c.", len(long) + len(other))
+    assert without("a\n\n\nb", frozenset(), config) == ("a\n\n\nb", 0)
 
 
-def test_planted_near_duplicates_are_found_among_strangers() -> None:
-    random.seed(7)
-    vocabulary = [f"word{i}" for i in range(2000)]
-    originals = [[random.choice(vocabulary) for _ in range(300)] for _ in range(60)]
-    documents = [candidate(f"o{i:02d}", words) for i, words in enumerate(originals)]
-    for i in range(20):
-        changed = list(originals[i])
-        changed[random.randrange(300)] = "changed"
-        documents.append(candidate(f"p{i:02d}", changed, length=1))
-    found = find_duplicates(documents, exact=True, near=True)
-    assert {name: each.duplicate_of for name, each in found.items()} == {f"p{i:02d}": f"o{i:02d}" for i in range(20)}
+def test_repeated_lines(store: Store) -> None:
+    rows = [
+        row("a", "Cookie notice here\nText of a\nCookie notice here"),
+        row("b", "Text of b\nCookie notice here\nend"),
+    ]
+    done = deduplicate(store, [rows], repeated_text={"unit": "line", "min_characters": 12})
+    assert done.repeats == {"a": {2}, "b": {1}}
+    config = RepeatedTextConfig(unit="line", min_characters=12)
+    assert without(rows[1]["text"], done.repeats["b"], config) == ("Text of b\nend", 18)
+
+
+def test_passages_of_duplicates_do_not_count(store: Store) -> None:
+    text = "\n\n".join(" ".join(some_words(random.Random(seed), 75)) for seed in (9, 10))
+    done = deduplicate(store, [[row("a", text), row("b", text + " more")]], repeated_text={})
+    assert done.told == {"a": (NEAR, "b")}
+    assert done.repeats == {}
+
+
+def test_no_documents_at_all(store: Store) -> None:
+    for parts in ([[], []], []):
+        assert deduplicate(store, parts, prefix=str(len(parts)), repeated_text={}).told == {}
 
 
 def test_the_split_is_stable_and_of_the_right_size() -> None:
-    documents = [Candidate(str(i), 1, content_hash([str(i)]), b"") for i in range(4000)]
-    placed = split(documents, 0.05)
-    held_out = [name for name, side in placed.items() if side == "validation"]
+    contents = [content_hash(str(i)) for i in range(4000)]
+    held_out = [content for content in contents if side(content, 0.05) == "validation"]
     assert 150 < len(held_out) < 250
-    some = documents[::3]
-    assert {name: placed[name] for name in split(some, 0.05)} == split(some, 0.05)
+    assert all(side(content, 0.2) == "validation" for content in held_out)
+    assert {side(content, 0.0) for content in contents} == {"train"}
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 10])
-def test_small_corpora_get_both_sides(count: int) -> None:
-    documents = [Candidate(str(i), 1, content_hash([str(i)]), b"") for i in range(count)]
-    sides = set(split(documents, 0.001).values())
-    assert sides == ({"train"} if count == 1 else {"train", "validation"})
-    assert set(split(documents, 0.0).values()) == {"train"}
+def test_ids_of_any_length_and_script(store: Store) -> None:
+    rows = family(random.Random(5), "äzb")
+    rows[2]["id"] = "ö" * 40
+    done = deduplicate(store, [rows[:1], rows[1:]])
+    assert done.told == {"ä": (NEAR, "ö" * 40), "z": (NEAR, "ö" * 40)}
+    assert np.dtype("S80").itemsize == max(each.id_bytes for each in done.signed)

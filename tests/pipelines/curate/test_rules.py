@@ -1,29 +1,28 @@
-"""Each rule with a text that breaks it by little and one that just holds it, and slow oracles for the n-grams."""
+"""Each rule with a text that breaks it by little and one that just holds it."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cluster.errors import UserError
-from pipelines.curate.c4 import apply_c4
-from pipelines.curate.config import C4Config, CurateConfig, GopherQualityConfig, GopherRepetitionConfig
+from pipelines.curate.c4 import c4, clean
+from pipelines.curate.config import C4Config, CurateConfig, FineWebConfig, GopherQualityConfig, GopherRepetitionConfig
+from pipelines.curate.fineweb import fineweb
 from pipelines.curate.language import check_languages, identify_language
-from pipelines.curate.quality import judge_quality
-from pipelines.curate.repetition import NGrams, judge_repetition
+from pipelines.curate.quality import gopher_quality
+from pipelines.curate.repetition import gopher_repetition
+from pipelines.curate.rules import Limit, RuleSet, at_least, at_most, judge
 from pipelines.curate.words import Words
-
-QUALITY = GopherQualityConfig.model_validate({})
-REPETITION = GopherRepetitionConfig.model_validate({})
-C4 = C4Config.model_validate({})
 
 
 def quality(text: str, **changes: object) -> str | None:
-    return judge_quality(Words(text), GopherQualityConfig.model_validate(changes))
+    return gopher_quality(GopherQualityConfig.model_validate(changes)).decide(Words(text))
+
+
+def repetition(text: str, **changes: object) -> str | None:
+    return gopher_repetition(GopherRepetitionConfig.model_validate(changes)).decide(Words(text))
 
 
 def distinct(count: int, length: int = 5) -> str:
@@ -65,7 +64,7 @@ STOPS = " the of"
         (distinct(78) + STOPS + " 12345" * 20, None),
         (distinct(77) + STOPS + " 12345" * 21, "gopher_quality.alphabetic_words"),
         (distinct(99) + " the", "gopher_quality.stop_words"),
-        (distinct(98) + " the the", None),
+        (distinct(98) + " the the", "gopher_quality.stop_words"),
     ],
 )
 def test_gopher_quality_at_its_thresholds(text: str, reason: str | None) -> None:
@@ -97,73 +96,139 @@ def test_a_rule_set_to_null_is_off() -> None:
     ],
 )
 def test_gopher_repetition(text: str, reason: str | None) -> None:
-    assert judge_repetition(Words(text), REPETITION) == reason
+    assert repetition(text) == reason
+
+
+def test_what_occurs_once_is_repeated_only_to_datatrove() -> None:
+    text = f"{'a' * 40} {'b' * 40} {distinct(9)}"
+    assert repetition(text) is None
+    assert repetition(text, count_single_ngrams=True) == "gopher_repetition.top_2_gram"
+
+
+def test_symbols_are_words_only_to_datatrove() -> None:
+    table = distinct(60) + " | -- | -- |" * 12
+    assert repetition(table) is None
+    assert repetition(table, symbols_are_words=True) == "gopher_repetition.top_3_gram"
+    assert quality(distinct(90) + STOPS + " ( )" * 20) is None
+    assert quality(distinct(90) + STOPS + " ( )" * 20, symbols_are_words=True) == "gopher_quality.alphabetic_words"
+
+
+def web(text: str, **changes: object) -> str | None:
+    return fineweb(FineWebConfig.model_validate(changes)).decide(Words(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("x" * 60 + ".\n" + "\n".join(letter * 60 for letter in "abcdef"), None),  # 1 of 7 lines
+        ("x" * 60 + ".\n" + "\n".join(letter * 60 for letter in "abcdefgh"), "fineweb.line_punctuation"),
+        ("\n".join([f"{distinct(9)} {n}." for n in "ab"] + [f"{'w' * 29}{n}." for n in "abcde"]), None),
+        (
+            "\n".join([f"{distinct(9)} {n}." for n in "ab"] + [f"{'w' * 28}{n}." for n in "abcde"]),
+            "fineweb.short_lines",
+        ),
+        ("\n".join([distinct(99) + "."] + ["ab " * 11 + "."] * 2), "fineweb.duplicate_line_characters"),
+        ("\n".join([distinct(99) + "."] + ["a."] * 2), None),
+        ("one.\n" * 3, "fineweb.short_lines"),
+        (" \n\n", "fineweb.empty"),
+    ],
+)
+def test_fineweb_at_its_thresholds(text: str, reason: str | None) -> None:
+    assert web(text, max_line_ends=None) == reason
+
+
+def test_fineweb_counts_line_ends_for_each_word() -> None:
+    text = "\n".join(f"{distinct(3)} word{n}" for n in "abcdefgh")  # 7 line ends, 32 words
+    lenient = {"min_punctuated_lines": None, "max_short_lines": None}
+    assert web(text, **lenient) is None
+    assert web(text, **lenient, max_line_ends=0.21) == "fineweb.line_ends"
+    assert web(text, **lenient, max_line_ends=7 / 32) is None
 
 
 @pytest.mark.anchor
 def test_real_prose_passes_every_rule(anchors: Path) -> None:
     text = (anchors / "corpora" / "speeches" / "1861-Lincoln.txt").read_text(encoding="utf-8")
     assert identify_language(text)[0] == "en"
-    assert judge_repetition(Words(text), REPETITION) is None
-    assert judge_quality(Words(text), QUALITY) is None
-    assert apply_c4(text, C4)[1] is None
+    assert repetition(text) is None
+    assert quality(text) is None
+    assert c4_of(text)[1] is None
 
 
-WORDS = st.lists(st.sampled_from(["a", "bb", "ccc", "dddd"]), max_size=60)
-
-
-@given(WORDS, st.integers(1, 6))
-def test_top_ngram_against_counting_texts(words: list[str], n: int) -> None:
-    grams = [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
-    expected = 0
-    if grams:
-        gram, count = Counter(grams).most_common(1)[0]  # of equal counts the first
-        expected = len(gram) * count if count > 1 else 0
-    assert NGrams(words).top_characters(n) == expected
-
-
-@given(WORDS, st.integers(1, 6))
-def test_repeated_ngrams_against_comparing_texts(words: list[str], n: int) -> None:
-    seen: set[tuple[str, ...]] = set()
-    expected = position = 0
-    while position + n <= len(words):
-        gram = tuple(words[position : position + n])
-        if gram in seen:
-            expected += sum(map(len, gram))
-            position += n
-        else:
-            seen.add(gram)
-            position += 1
-    assert NGrams(words).repeated_characters(n) == expected
-
-
-def c4(text: str, **changes: object) -> tuple[str, str | None]:
-    return apply_c4(text, C4Config.model_validate(changes))
+def c4_of(text: str, **changes: object) -> tuple[str, str | None]:
+    rules = C4Config.model_validate(changes)
+    cleaned = clean(text, rules)
+    return cleaned.text, c4(rules).decide(cleaned)
 
 
 def test_c4_counts_sentences() -> None:
-    assert c4("One. Two. Three. Four.")[1] == "c4.min_sentences"
-    assert c4("One. Two. Three. Four. Five.")[1] is None
-    assert c4("a line\n\nanother\nthird\nfourth\nfifth\n")[1] is None
-    assert c4("Version 1.2.3.4.5 is out")[1] == "c4.min_sentences"
+    assert c4_of("One. Two. Three. Four.")[1] == "c4.min_sentences"
+    assert c4_of("One. Two. Three. Four. Five.")[1] is None
+    assert c4_of("a line\n\nanother\nthird\nfourth\nfifth\n")[1] is None
+    assert c4_of("Version 1.2.3.4.5 is out")[1] == "c4.min_sentences"
 
 
 def test_c4_drops_documents() -> None:
     five = "One. Two. Three. Four. Five.\n"
-    assert c4(five + "Lorem Ipsum dolor")[1] == "c4.lorem_ipsum"
-    assert c4(five + "{x}")[1] is None
-    assert c4(five + "{x}", curly_bracket=True)[1] == "c4.curly_bracket"
+    assert c4_of(five + "Lorem Ipsum dolor")[1] == "c4.lorem_ipsum"
+    assert c4_of(five + "{x}")[1] is None
+    assert c4_of(five + "{x}", curly_bracket=True)[1] == "c4.curly_bracket"
 
 
 def test_c4_keeps_the_structure_of_what_stays() -> None:
     text = "# Title\n\nOne. Two. Three.\n\n    code()\n" + "x" * 1001 + "\nSee our Privacy Policy here.\nEnd.\n"
-    assert c4(text) == ("# Title\n\nOne. Two. Three.\n\n    code()\nEnd.\n", None)
+    assert c4_of(text) == ("# Title\n\nOne. Two. Three.\n\n    code()\nEnd.\n", None)
 
 
 def test_c4_as_published() -> None:
     text = "Title\n\nThis line is whole.\nThis one is not\nToo short.\nWe need Javascript to run this.\nIs it so?\n"
     published = {"terminal_punctuation": True, "min_words_in_line": 3, "javascript": True, "min_sentences": 2}
-    assert c4(text, **published) == ("This line is whole.\nIs it so?", None)
+    assert c4_of(text, **published) == ("This line is whole.\nIs it so?", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Title\nOne two three. Four five six.\nLorem ipsum is here.\n{ a b c }", "c4.lorem_ipsum"),
+        ("One { two three.\nLorem ipsum is here.", "c4.curly_bracket"),
+        ("Lorem ipsum\nOne two three four.", "c4.min_sentences"),  # a removed line's phrase is not seen
+        ("This { in javascript here.\nOne two three four.", "c4.min_sentences"),
+    ],
+)
+def test_c4_reasons_follow_the_lines(text: str, reason: str) -> None:
+    assert c4_of(text, curly_bracket=True, min_words_in_line=3, javascript=True)[1] == reason
+
+
+def test_c4_takes_citations_out() -> None:
+    text = "So it is.[1] And [2] here [edit] too. [x]\n[citation needed]\n    indented [0].\n"
+    rules = {"citations": True, "min_sentences": None}
+    assert c4_of(text, **rules)[0] == "So it is. And  here  too. [x]\n\n    indented .\n"
+    assert c4_of(text, **rules, keep_layout=False)[0] == "So it is. And  here  too. [x]\n\nindented ."
+
+
+def test_a_limit_itself_holds() -> None:
+    limits = [*at_least("few", "n", 2), *at_most("many", "n", 5), *at_most("off", "n", None)]
+    assert [judge({"n": n}, limits) for n in (1, 2, 5, 6)] == ["few", None, None, "many"]
+    with pytest.raises(KeyError):
+        judge({"other": 1.0}, limits)
+    assert all(isinstance(each, Limit) for each in limits)
+
+
+def test_deciding_stops_measuring_and_takes_shortcuts() -> None:
+    asked: list[str] = []
+
+    def measure(name: str, value: float) -> float:
+        asked.append(name)
+        return value
+
+    rules: RuleSet[str] = RuleSet(
+        {"a": lambda _: measure("a", 1), "b": lambda _: measure("b", 9), "c": lambda _: measure("c", 9)},
+        (*at_most("A", "a", 5), *at_most("B", "b", 5), *at_most("C", "c", 5)),
+        {"b": lambda _: measure("short b", 6)},
+    )
+    assert rules.decide("") == "B"
+    assert asked == ["a", "short b"]
+    assert rules.scores("") == {"a": 1, "b": 9, "c": 9}
+    assert rules.judge(rules.scores("")) == "B"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +252,12 @@ def test_an_unknown_language_is_refused() -> None:
 
 
 def test_every_threshold_names_its_source() -> None:
-    for section, name in (("gopher_quality", "Gopher"), ("gopher_repetition", "Gopher"), ("c4", "C4")):
+    for section, name in (
+        ("gopher_quality", "Gopher"),
+        ("gopher_repetition", "Gopher"),
+        ("c4", "C4"),
+        ("fineweb", "FineWeb"),
+    ):
         for field, info in type(getattr(CurateConfig(), section)).model_fields.items():
             assert info.description, field
             assert name in info.description or field == "count_heading_marks", field

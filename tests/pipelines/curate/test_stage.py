@@ -80,7 +80,9 @@ def test_planted_faults_are_found(
     assert dropped[ids["short"]]["duplicate_of"] is None
     kept = {row["path"]: row for folder in ("train", "validation") for row in rows(store, made, folder)}
     assert "Write to <EMAIL> or <IP>." in kept["personal"]["text"]
-    assert set(kept[first]) == {"id", "text", "source", "path", "licence", "language", "metadata"}
+    assert set(kept[first]) == {
+        *("id", "text", "source", "path", "licence", "language", "metadata", "quality_score"),
+    }
     assert kept["near"]["language"] == "en"
     funnel = read_json(store, made, "funnel.json")
     assert funnel["documents_in"] == len(ids) == funnel["kept"] + sum(funnel["dropped"].values())

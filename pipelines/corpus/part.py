@@ -1,0 +1,171 @@
+"""One part of a source, read by one worker into files of bounded size."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from cluster.errors import UserError
+from cluster.store import Store
+from pipelines.corpus.documents import Document, Item, PassedOver, Problem
+from pipelines.corpus.quarantine import Bad, row
+from pipelines.corpus.readers import read_item
+from pipelines.corpus.source import DeclaredSource, SourceBase
+from pipelines.corpus.table import QUARANTINE, chunk_name, encode, encode_metadata, to_table
+from pipelines.corpus.tally import Tally
+
+FEWEST_PARTS = 16
+SMALLEST_PART_BYTES = 512 << 10
+_QUARANTINE_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive items of one source that one worker reads."""
+
+    number: int
+    items: tuple[Item, ...]
+
+    @property
+    def estimated_bytes(self) -> int:
+        """About how much text it gives."""
+        return sum(item.estimated_bytes for item in self.items)
+
+
+@dataclass
+class Chunk:
+    """One file of the corpus table: its name in the artifact, and what is in it."""
+
+    name: str
+    tally: Tally = field(default_factory=Tally)
+
+
+@dataclass
+class PartSummary:
+    """What became of a part; small, whatever was read.
+
+    Attributes:
+        chunks: the files written, in order.
+        bad: what was quarantined; quarantine_files hold it all.
+        passed_over: records that are in order but no documents, by reason.
+    """
+
+    number: int
+    chunks: list[Chunk] = field(default_factory=list)
+    bad: Bad = field(default_factory=Bad)
+    quarantine_files: list[str] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def tally(self) -> Tally:
+        """All of its documents."""
+        return Tally.total(chunk.tally for chunk in self.chunks)
+
+
+def plan_parts(items: Sequence[Item], cap: int | None, part_bytes: int, first_number: int = 0) -> list[Part]:
+    """Consecutive items in parts of about equal estimated size, which depends on the items, cap and part size only."""
+    total = sum(item.estimated_bytes for item in items)
+    target = min(max(min(total, cap or total) // FEWEST_PARTS, SMALLEST_PART_BYTES), part_bytes)
+    parts: list[Part] = []
+    held: list[Item] = []
+    size = 0
+    for item in items:
+        held.append(item)
+        size += item.estimated_bytes
+        if size >= target:
+            parts.append(Part(first_number + len(parts), tuple(held)))
+            held, size = [], 0
+    if held:
+        parts.append(Part(first_number + len(parts), tuple(held)))
+    return parts
+
+
+def read_part(part: Part, *, source: SourceBase, name: str, part_bytes: int, store: Store, prefix: str) -> PartSummary:
+    """Read a part and write what it gives as it comes, never holding much more than ``part_bytes`` of text.
+
+    Raises:
+        UserError: bad input is to be refused, or a file cannot be read.
+        InfraError: S3 or the Hub does not answer.
+    """
+    writer = _Writer(part.number, source, name, part_bytes, store, prefix)
+    read = 0
+    for item in part.items:
+        for outcome in read_item(item, source):
+            if isinstance(outcome, Document):
+                read += writer.add(outcome)
+                if source.max_bytes is not None and read > source.max_bytes:
+                    return writer.finish()  # what follows cannot fit
+            elif isinstance(outcome, PassedOver):
+                writer.summary.passed_over[outcome.reason] += 1
+            else:
+                _refuse(outcome, item, source)
+                writer.quarantine(outcome)
+    return writer.finish()
+
+
+def _refuse(problem: Problem, item: Item, source: SourceBase) -> None:
+    if isinstance(source, DeclaredSource) and source.bad_input == "refuse":
+        place = problem.where
+        if item.form not in ("hf", "custom"):
+            place = item.location + place.removeprefix(item.path)
+        raise UserError(problem.what, where=place, next_step="repair it, or set the source's bad_input: quarantine")
+
+
+class _Writer:
+    """Documents and problems into files, each written when it is full."""
+
+    def __init__(self, number: int, source: SourceBase, name: str, part_bytes: int, store: Store, prefix: str) -> None:
+        self.summary = PartSummary(number)
+        self._language = source.language if isinstance(source, DeclaredSource) else None
+        self._name, self._part_bytes = name, part_bytes
+        self._store, self._prefix = store, prefix
+        self._documents: list[Document] = []
+        self._tally = Tally()
+        self._held = 0
+        self._problems: list[dict[str, Any]] = []
+
+    def add(self, document: Document) -> int:
+        """Take a document; its UTF-8 bytes."""
+        if document.language is None and self._language:
+            document = Document(document.path, document.text, document.licence, document.metadata, self._language)
+        size = len(document.text.encode("utf-8"))
+        self._tally.add(size, str(document.metadata.get("kind", "")), document.licence, document.language)
+        self._documents.append(document)
+        self._held += size + len(encode_metadata(document.metadata))
+        if self._held >= self._part_bytes:
+            self._flush()
+        return size
+
+    def quarantine(self, problem: Problem) -> None:
+        """Take a problem."""
+        self.summary.bad.add(problem)
+        self._problems.append(row(problem, self._name))
+        if len(self._problems) >= _QUARANTINE_ROWS:
+            self._flush_problems()
+
+    def finish(self) -> PartSummary:
+        """Write what is left; what became of the part."""
+        self._flush()
+        self._flush_problems()
+        return self.summary
+
+    def _flush(self) -> None:
+        if self._documents:
+            name = chunk_name("data", self.summary.number, len(self.summary.chunks))
+            self._write(name, to_table(self._documents, self._name))
+            self.summary.chunks.append(Chunk(name, self._tally))
+            self._documents, self._tally, self._held = [], Tally(), 0
+
+    def _flush_problems(self) -> None:
+        if self._problems:
+            name = chunk_name("quarantine", self.summary.number, len(self.summary.quarantine_files))
+            self._write(name, pa.Table.from_pylist(self._problems, schema=QUARANTINE))
+            self.summary.quarantine_files.append(name)
+            self._problems = []
+
+    def _write(self, name: str, table: pa.Table) -> None:
+        self._store.write(f"{self._prefix}/{name}", encode(table))

@@ -1,0 +1,1 @@
+"""From one item to its documents: a module for each form that input comes in."""

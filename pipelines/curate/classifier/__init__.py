@@ -1,0 +1,1 @@
+"""A quality classifier that learns from the user's own examples of good and bad documents."""

@@ -1,0 +1,1 @@
+"""Filters that users write, named as ``module:function``."""
