@@ -29,8 +29,15 @@ serving:
     - {name: tuned, model: "@finetune", weight: 10}
 """
 
-_REQUIRED = {"candidate": "tuned", "baseline": "base", "variant": "tuned"}
-"""Values of keys without a default in sections that are off by default."""
+_EXAMPLES = {
+    "candidate": "tuned",
+    "baseline": "base",
+    "variant": "tuned",
+    "good": "texts/good",
+    "bad": "texts/bad",
+    "allow": ["CC-BY-4.0", "MIT", "PSF-2.0"],
+}
+"""Values of keys that need one in sections that are off by default."""
 
 _SECTION = re.compile(r"^(\w+):", re.MULTILINE)
 
@@ -108,7 +115,7 @@ def _inner_lines(model: type[BaseModel]) -> list[str]:
     for key, info in model.model_fields.items():
         if info.description:
             lines.append(f"# {info.description}")
-        default = _REQUIRED[key] if info.is_required() else info.get_default(call_default_factory=True)
+        default = _EXAMPLES[key] if key in _EXAMPLES else info.get_default(call_default_factory=True)
         if default and isinstance(default, tuple) and isinstance(default[0], BaseModel):
             lines.append(f"{key}:")
             lines += [f"  # {name}: {each.description}" for name, each in type(default[0]).model_fields.items()]
