@@ -302,7 +302,14 @@ def _checkpointed(store: LocalStore) -> bool:
 
 
 @real
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        # Slow beside tests/pipelines/test_train_on_ray.py, which kills workers and drivers too.
+        pytest.param(signal.SIGKILL, id="killed", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, id="interrupted"),
+    ],
+)
 def test_a_run_that_ends_in_the_middle_continues(demo: Demo, how: signal.Signals) -> None:
     store, _, _ = demo
     changes = {"pretrain.steps": "60", "pretrain.checkpoint_every_steps": "5", "pretrain.seed": str(int(how))}

@@ -312,6 +312,7 @@ def list_models(store: Store) -> list[Artifact]:
     return list_artifacts(store, "Model")
 
 
+@pytest.mark.slow  # the order of the data for any number of workers is tested without Ray, too
 def test_a_checkpoint_goes_on_with_another_number_of_workers(
     inputs: Inputs, undisturbed: Artifact, tmp_path: Path
 ) -> None:
