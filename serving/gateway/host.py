@@ -8,6 +8,7 @@ would share the port without a word.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ class GatewayHost:
                 if admin_port is not None and not self._admin_port:
                     self._admin_port = await self._open(ADMIN_HOST, admin_port, admin=True)
                 self._port = await self._open(host, port)
+                _yield_to_engines()
         return await self.listening()
 
     async def listening(self) -> Listening:
@@ -100,6 +102,15 @@ class GatewayHost:
             return await self._gateway.listen(listener, admin=admin)
         except (OSError, OverflowError) as error:
             raise cannot_listen(host, port, error, key="admin_port" if admin else "port") from None
+
+
+def _yield_to_engines() -> None:
+    """Where cores are short, let engines on them finish their time slice before this thread, the event loop's, runs
+    (sched(7), SCHED_BATCH): it keeps its share of the time, wakes less often, and then has more to do at once.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):  # a sandbox may forbid it, and it is no more than a hint
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _socket(host: str, port: int) -> socket.socket:

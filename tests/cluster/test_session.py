@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import subprocess
 import sys
 import time
@@ -71,3 +73,45 @@ def test_address_that_is_none_and_address_without_a_listener() -> None:
         pass
     with pytest.raises(InfraError, match="nothing answers there"), connect(ClusterConfig(address="127.0.0.1:9")):
         pass
+
+
+def test_the_guides_own_cluster_is_joined_with_its_token(tmp_path: Path) -> None:
+    """docs/serving.md: the token's file and ``ray start``, word by word, but for the port."""
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    shown = re.search(r"```sh\n(mkdir .*)\n(RAY_AUTH_MODE=token ray start .*)\n```", guide)
+    assert shown is not None
+    make_token, start = shown.groups()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Ray keeps these for workers.
+    port = port if port < 10_000 or port >= 20_000 else 9_000 + port % 900
+    binaries = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {"HOME": str(tmp_path), "PATH": binaries}
+    subprocess.run(["sh", "-c", make_token], env=environment, check=True)
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+    assert "--port 6379" in start
+    words = start.replace("ray start", "exec ray start").replace("6379", str(port))
+    with (tmp_path / "log").open("w") as log:
+        ray = subprocess.Popen(
+            ["sh", "-c", f"{words} --num-cpus 1 --block"], env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while "runtime started" not in (tmp_path / "log").read_text():
+            assert ray.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        joining = (
+            "from cluster.session import ClusterConfig, connect\n"
+            f"with connect(ClusterConfig(address='127.0.0.1:{port}')):\n"
+            "    import os, ray\n"
+            "    print(os.environ['RAY_AUTH_MODE'], ray.get(ray.remote(lambda: 7).remote()))\n"
+        )
+        joined = subprocess.run(
+            [sys.executable, "-c", joining], env=environment, capture_output=True, text=True, timeout=90
+        )
+        assert joined.stdout == "token 7\n", joined.stderr
+    finally:
+        ray.terminate()
+        ray.wait(60)
