@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -12,9 +12,10 @@ import pyarrow as pa
 from cluster.errors import UserError
 from cluster.store import Store
 from pipelines.corpus.documents import Document, Item, PassedOver, Problem
-from pipelines.corpus.quarantine import Bad, row
+from pipelines.corpus.quarantine import row
 from pipelines.corpus.readers import read_item
 from pipelines.corpus.source import DeclaredSource, SourceBase
+from pipelines.corpus.summary import Chunk, PartSummary
 from pipelines.corpus.table import QUARANTINE, chunk_name, encode, encode_metadata, to_table
 from pipelines.corpus.tally import Tally
 
@@ -35,35 +36,13 @@ class Part:
         """About how much text it gives."""
         return sum(item.estimated_bytes for item in self.items)
 
-
-@dataclass
-class Chunk:
-    """One file of the corpus table: its name in the artifact, and what is in it."""
-
-    name: str
-    tally: Tally = field(default_factory=Tally)
-
-
-@dataclass
-class PartSummary:
-    """What became of a part; small, whatever was read.
-
-    Attributes:
-        chunks: the files written, in order.
-        bad: what was quarantined; quarantine_files hold it all.
-        passed_over: records that are in order but no documents, by reason.
-    """
-
-    number: int
-    chunks: list[Chunk] = field(default_factory=list)
-    bad: Bad = field(default_factory=Bad)
-    quarantine_files: list[str] = field(default_factory=list)
-    passed_over: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def tally(self) -> Tally:
-        """All of its documents."""
-        return Tally.total(chunk.tally for chunk in self.chunks)
+    def digest(self, source: str) -> str:
+        """40 hex digits for what is read, of the source of that name; where it lies does not count."""
+        about = [
+            (each.form, each.path, each.estimated_bytes, each.licence, encode_metadata(each.metadata), each.span)
+            for each in self.items
+        ]
+        return hashlib.sha256(repr((source, self.number, about)).encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
 def plan_parts(items: Sequence[Item], cap: int | None, part_bytes: int, first_number: int = 0) -> list[Part]:
@@ -86,6 +65,9 @@ def plan_parts(items: Sequence[Item], cap: int | None, part_bytes: int, first_nu
 
 def read_part(part: Part, *, source: SourceBase, name: str, part_bytes: int, store: Store, prefix: str) -> PartSummary:
     """Read a part and write what it gives as it comes, never holding much more than ``part_bytes`` of text.
+
+    Args:
+        prefix: the folder of the store that its files go to.
 
     Raises:
         UserError: bad input is to be refused, or a file cannot be read.

@@ -14,7 +14,7 @@ from pipelines.corpus.tally import Tally
 from pipelines.curate.redact import redact_sample
 
 if TYPE_CHECKING:
-    from pipelines.corpus.part import PartSummary
+    from pipelines.corpus.summary import PartSummary
 
 
 def report(

@@ -44,6 +44,8 @@ def test_a_misspelt_key_of_a_source_is_named_with_its_line() -> None:
         ({"kind": "text"}, "Field required"),
         ({"kind": "text", "path": "gs://bucket/a"}, "neither a local path nor s3"),
         ({"kind": "text", "path": "a", "encoding": "utf9"}, "no such encoding"),
+        ({"kind": "text", "path": "a", "encoding": "rot13"}, "no such encoding of text"),
+        ({"kind": "csv", "path": "a", "encoding": "idna"}, "no such encoding of text"),
         ({"kind": "custom", "function": "mine.pages"}, "String should match"),
         ({"kind": "python-docs", "max_bytes": 0}, "greater than or equal to 1"),
     ],
