@@ -186,7 +186,7 @@ class CorpusConfig(StrictModel):
 STAGE = Stage(
     name="corpus",
     kind="Corpus",
-    version=2,
+    version=3,
     entry="pipelines.corpus.stage:run",
     resolve="pipelines.corpus.sources:resolve",
 )
