@@ -19,7 +19,8 @@ from cluster.store import Store
 from pipelines.corpus.table import decode
 from pipelines.curate.config import STAGE, CurateConfig
 from pipelines.curate.funnel import Funnel
-from pipelines.curate.tag import SAMPLE_CHARACTERS, Tally
+from pipelines.curate.samples.excerpt import CHARACTERS
+from pipelines.curate.tally import Tally
 
 MakeCorpus = Callable[..., Artifact]
 RunCurate = Callable[..., Artifact]
@@ -101,7 +102,7 @@ def test_samples_on_the_page_are_redacted_whatever_the_recipe_keeps(
 ) -> None:
     """Also an address that lies across the place where a sample is cut."""
     writer = "Ask jane.doe@example.org at 8.8.8.8. "
-    across = "x" * (SAMPLE_CHARACTERS - len("jane.doe@ex") - 1) + " jane.doe@example.org"
+    across = "x" * (CHARACTERS - len("jane.doe@ex") - 1) + " jane.doe@example.org"
     twice = writer + chapters["with"]
     made = run_curate(make_corpus({**chapters, "short": writer, "across": across, "a": twice, "b": twice}), redact=[])
     page = store.read(made.key("report.html")).decode()
@@ -190,7 +191,7 @@ def test_a_misspelt_threshold_is_named() -> None:
 
 def test_a_funnel_that_does_not_add_up_is_a_defect() -> None:
     funnel = Funnel(3, {"empty": 1}, {"train": 1}, {}, Tally(), Tally())
-    with pytest.raises(InternalError, match="does not add up: 3 in, 1 kept, 1 dropped"):
+    with pytest.raises(InternalError, match="does not add up: 3 documents in, 1 kept, 1 dropped"):
         funnel.check()
 
 
