@@ -44,12 +44,12 @@ mark { color: inherit; background: var(--mark); border-bottom: 2px solid var(--c
 details { margin: .4rem 0 } summary { cursor: pointer; color: var(--soft) }
 details.part > summary { color: var(--ink); font-weight: 600; margin-top: .9rem }
 .specimen { border-left: 3px solid var(--line); padding-left: .8rem; margin: .6rem 0 1rem }
-.specimen p { margin: .1rem 0 } .specimen pre { margin: .3rem 0 }
+.specimen p { margin: .1rem 0 } .specimen pre { margin: .3rem 0; max-height: 15rem; overflow-y: auto }
 .label { overflow-wrap: anywhere; font-size: .85rem }
 .beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: .8rem }
 .beside > div { min-width: 0 }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: .4rem 1.5rem }
-.grid > * { min-width: 0 } .grid .scroll > svg { min-width: 20rem; max-width: 30rem }
+.grid > * { min-width: 0 } .grid .scroll > svg { min-width: 18rem; max-width: 30rem }
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem }
 nav { font-size: .9rem } nav a { margin-right: 1rem; white-space: nowrap }
 svg { width: 100%; max-width: 640px; height: auto; display: block; margin: .8rem 0 }
@@ -59,9 +59,11 @@ svg .line { fill: none; stroke-width: 1.8 } svg .behind { opacity: .45 }
 svg .limit { stroke: var(--c1); stroke-width: 1.5; stroke-dasharray: 4 3 }
 @media print { body { max-width: none; margin: 0; font-size: 11px } nav { display: none }
   svg, .specimen, .figure, tr { break-inside: avoid } h2, summary { break-after: avoid } .scroll { overflow: visible }
+  .specimen pre { max-height: none }
   mark { print-color-adjust: exact } details::details-content { content-visibility: visible; display: block } }
 """ + "".join(f".line.c{i} {{ stroke: var(--c{i}) }} .bar.c{i}, .dot.c{i} {{ fill: var(--c{i}) }}\n" for i in range(6))
 
+_SHARE = re.compile(r"(?:-?[\d.,]+ ?%)?")
 _HEADINGS_WITH_LINKS = 6
 
 
@@ -115,7 +117,7 @@ class Page:
             self._parts.append("<p class=note>None.</p>")
             return
         names = list(columns or rows[0])
-        number = [all(isinstance(row.get(name), (int, float, type(None))) for row in rows) for name in names]
+        number = [all(_is_number(row.get(name)) for row in rows) for name in names]
         marks = [" class=n" if each else "" for each in number]
         head = "".join(f"<th{mark}>{escape(name)}</th>" for name, mark in zip(names, marks, strict=True))
         body = "".join(
@@ -208,6 +210,10 @@ def _visible(text: str) -> str:
 def _isolated(text: str) -> str:
     """HTML of a text that may be written from right to left within a line that is not."""
     return f"<bdi>{_visible(text)}</bdi>"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, type(None))) or (isinstance(value, str) and bool(_SHARE.fullmatch(value)))
 
 
 def _show(value: Any) -> str:

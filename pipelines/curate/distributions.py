@@ -15,7 +15,7 @@ from pipelines.curate.survey import COLUMNS, Scale, scales
 from pipelines.curate.tally import NOT_KNOWN
 
 BEFORE, AFTER = "before", "after"
-SHOWN_LANGUAGES = 15
+SHOWN_LANGUAGES = 12
 _SMALL = 420
 
 
@@ -43,7 +43,9 @@ def _lengths(page: Page, funnel: Funnel) -> None:
         "Documents by length",
         Histogram(labels, series, "characters, from the number shown up to the next", "documents"),
     )
-    page.paragraph(f"Half of the documents have up to {_median(before)} characters before, {_median(after)} after.")
+    page.paragraph(
+        f"Half of the documents have fewer than {_median(before)} characters before, {_median(after)} after."
+    )
 
 
 def _median(lengths: Counter[int]) -> str:
@@ -51,7 +53,7 @@ def _median(lengths: Counter[int]) -> str:
     for bit in sorted(lengths):
         seen += lengths[bit]
         if seen >= half:
-            return f"{2**bit - 1:,}"
+            return f"{2**bit:,}"
     return "0"
 
 
@@ -89,30 +91,35 @@ def _measured(page: Page, config: CurateConfig, funnel: Funnel) -> None:
         f"Measured in {before.documents:,} documents ({whole} before; {after.documents:,} of them are kept), each "
         "as it came in and as it was published. The dashed line is the recipe's limit; the last column is open."
     )
-    with page.grid():
-        for score, scale in every.items():
-            step, _, _ = score.partition(".")
-            labels = [_short(scale.begins(column)) for column in range(COLUMNS)]
-            limits = [
-                (scale.place(each.limit), _bound(each.breaks is operator.gt, each.limit)) for each in scale.limits
-            ]
-            heights = {BEFORE: before.heights(score), AFTER: after.heights(score)}
-            used = _used(heights, limits, scale)
-            page.histogram(
-                f"{step}: {meaning(scale.limits[0].reason)}",
-                Histogram(
-                    labels[:used],
-                    {name: each[:used] for name, each in heights.items()},
-                    score.partition(".")[2].replace("_", " "),
-                    "documents",
-                    limits,
-                    width=_SMALL,
-                ),
-            )
+    for step in dict.fromkeys(score.partition(".")[0] for score in every):
+        page.subheading(step)
+        with page.grid():
+            for score, scale in every.items():
+                if score.partition(".")[0] == step:
+                    heights = {BEFORE: before.heights(score), AFTER: after.heights(score)}
+                    page.histogram(_capital(meaning(scale.limits[0].reason)), _drawn(score, scale, heights))
 
 
-def _used(heights: dict[str, list[int]], limits: list[tuple[float, str]], scale: Scale) -> int:
-    """Columns up to the last that holds anything or a limit; all where all are shares of one scale."""
+def _drawn(score: str, scale: Scale, heights: dict[str, list[int]]) -> Histogram:
+    limits = [(scale.place(each.limit), _bound(each.breaks is operator.gt, each.limit)) for each in scale.limits]
+    used = _used(heights, limits)
+    return Histogram(
+        [_short(scale.begins(column)) for column in range(used)],
+        {name: each[:used] for name, each in heights.items()},
+        score.partition(".")[2].replace("_", " "),
+        "documents (logarithmic)",
+        limits,
+        width=_SMALL,
+        logarithmic=True,
+    )
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _used(heights: dict[str, list[int]], limits: list[tuple[float, str]]) -> int:
+    """Columns up to the last that holds anything or a limit."""
     filled = max((at + 1 for each in heights.values() for at, height in enumerate(each) if height), default=1)
     return min(COLUMNS, max(filled, *(math.ceil(place) + 1 for place, _ in limits)))
 

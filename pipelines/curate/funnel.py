@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cluster.errors import InternalError
+from pipelines.curate.marks.meaning import rule_order
 from pipelines.curate.mix.run import MixSummary
 from pipelines.curate.split import TRAIN
 from pipelines.curate.survey import Survey
@@ -185,6 +186,6 @@ class Funnel:
 _ALL = ("all", "all")
 
 
-def _place(reason: str) -> tuple[int, str]:
+def _place(reason: str) -> tuple[int, int, str]:
     step = reason if reason in ORDER else reason.partition(".")[0]
-    return (ORDER.index(step) if step in ORDER else len(ORDER), reason)
+    return (ORDER.index(step) if step in ORDER else len(ORDER), rule_order(reason), reason)

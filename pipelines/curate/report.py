@@ -186,14 +186,11 @@ def _duplicates(
         )
     page.subheading("Largest clusters")
     heads = {name: head for summary in written for name, head in summary.heads.items()}
-    page.bar_chart(
-        "Duplicates removed, by the document that stays",
-        {
-            heads[name].path if name in heads else f"{name} (curated earlier)": count
-            for name, count in found.largest.items()
-        },
-        "documents",
-    )
+    bars: dict[str, float] = {}
+    for name, count in found.largest.items():
+        label = heads[name].path if name in heads else "curated earlier"
+        bars[label if label not in bars else f"{label} {name}"] = count
+    page.bar_chart("Duplicates removed, by the document that stays", bars, "documents")
     for name, count in found.largest.items():
         head = heads.get(name)
         page.specimen(

@@ -61,6 +61,16 @@ def meaning(reason: str) -> str:
     return MEANING.get(reason, reason)
 
 
+def rule_order(reason: str) -> int:
+    """Where a rule stands among those of its step: in the order in which they are tried."""
+    if found := _NGRAM.fullmatch(reason):
+        return _MANY * (1 if found[1] == "top" else 2) + int(found[2])
+    return next((number for number, known in enumerate(MEANING) if known == reason), 0)
+
+
+_MANY = 1000
+
+
 def measured_note(limit: Limit, value: float) -> str:
     """What was measured against what was asked: ``words that are more than symbols: 12 (at least 50 wanted)``."""
     what = meaning(limit.reason)
@@ -68,10 +78,17 @@ def measured_note(limit: Limit, value: float) -> str:
         return f"{what} stands in it"
     share = what.startswith("share")
     bound = "at most" if limit.breaks is operator.gt else "at least"
-    return f"{what}: {_number(value, share)} ({bound} {_number(limit.limit, share)} wanted)"
+    asked = _number(limit.limit, share, 0)
+    digits = 0
+    while _number(value, share, digits) == asked and digits < _MOST_DIGITS:
+        digits += 1  # a value just beyond the limit must not read as if it were within
+    return f"{what}: {_number(value, share, digits)} ({bound} {asked} wanted)"
 
 
-def _number(value: float, share: bool) -> str:
+_MOST_DIGITS = 6
+
+
+def _number(value: float, share: bool, more_digits: int) -> str:
     if share:
-        return f"{value:.1%}"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.3g}"
+        return f"{value:.{1 + more_digits}%}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.{3 + more_digits}g}"

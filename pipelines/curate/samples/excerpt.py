@@ -13,6 +13,7 @@ Piece = tuple[str, bool]
 
 CHARACTERS = 700
 BEFORE_A_MARK = 160
+_LONGEST_WORD = 40
 _MARGIN = 16_000
 """Characters that are looked through for personal data on both sides of what is shown: longer than a private key."""
 
@@ -29,8 +30,14 @@ def excerpt(text: str, places: Sequence[Place] = (), characters: int = CHARACTER
     clean, (window, *marks) = _redacted(text[start:end], [(shown[0] - start, shown[1] - start), *inside])
     first, last = window[0], min(window[1], window[0] + 2 * characters)
     pieces: list[Piece] = [("… ", False)] if shown[0] > 0 else []
+    if shown[1] < len(text):  # no word is cut, unless it is very long
+        last = next(
+            (at for at in range(last, max(first, last - _LONGEST_WORD), -1) if clean[at : at + 1].isspace()), last
+        )
     for a, b in joined(marks):
         a, b = min(a, last), min(b, last)
+        if pieces and pieces[-1][1] and clean[first:a].isspace():
+            pieces[-1], a = (pieces[-1][0] + clean[first:b], True), b
         pieces += [(clean[first:a], False), (clean[a:b], True)]
         first = b
     pieces.append((clean[first:last], False))
