@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from cluster.errors import UserError
 from cluster.store import Store
-from pipelines.corpus.documents import Document, Item, PassedOver, Problem
+from pipelines.corpus.documents import Document, Item, Outcome, PassedOver, Problem
 from pipelines.corpus.quarantine import row
 from pipelines.corpus.readers import read_item
 from pipelines.corpus.source import DeclaredSource, SourceBase
@@ -21,6 +21,8 @@ from pipelines.corpus.tally import Tally
 
 FEWEST_PARTS = 16
 SMALLEST_PART_BYTES = 512 << 10
+GIVEN_UP_AFTER = 100_000
+"""A file of junk that is taken for lines has millions of bad ones, and none is worth the time of the others."""
 _QUARANTINE_ROWS = 20_000
 
 
@@ -76,7 +78,7 @@ def read_part(part: Part, *, source: SourceBase, name: str, part_bytes: int, sto
     writer = _Writer(part.number, source, name, part_bytes, store, prefix)
     read = 0
     for item in part.items:
-        for outcome in read_item(item, source):
+        for outcome in _worth_reading(item, read_item(item, source)):
             if isinstance(outcome, Document):
                 read += writer.add(outcome)
                 if source.max_bytes is not None and read > source.max_bytes:
@@ -87,6 +89,21 @@ def read_part(part: Part, *, source: SourceBase, name: str, part_bytes: int, sto
                 _refuse(outcome, item, source)
                 writer.quarantine(outcome)
     return writer.finish()
+
+
+def _worth_reading(item: Item, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """The outcomes, up to where there were so many problems and nothing else that the item is given up."""
+    problems = 0
+    for outcome in outcomes:
+        yield outcome
+        problems += isinstance(outcome, Problem)
+        if not isinstance(outcome, Problem):
+            break
+        if problems >= GIVEN_UP_AFTER:
+            what = f"is given up: its first {problems:,} inputs cannot be used, and none could"
+            yield Problem(item.path, what, "given_up")
+            return
+    yield from outcomes
 
 
 def _refuse(problem: Problem, item: Item, source: SourceBase) -> None:
