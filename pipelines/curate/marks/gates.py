@@ -73,7 +73,9 @@ def mark_contaminated(text: str, config: DecontaminateConfig, index: BenchmarkIn
     said = ", ".join(f"{task} ({count})" for task, count in sorted(tasks.items(), key=lambda it: (-it[1], it[0]))[:5])
     order = np.lexsort((matches.lengths, matches.positions))
     phrases = zip(matches.positions[order].tolist(), matches.lengths[order].tolist(), strict=True)
-    return mark(f"n-grams of {len(held):,} questions stand in it: {said}", _quoted(text, phrases))
+    return mark(
+        f"n-grams of {len(held):,} question{'' if len(held) == 1 else 's'} stand in it: {said}", _quoted(text, phrases)
+    )
 
 
 def _quoted(text: str, phrases: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

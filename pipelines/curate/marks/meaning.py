@@ -78,11 +78,10 @@ def measured_note(limit: Limit, value: float) -> str:
         return f"{what} stands in it"
     share = what.startswith("share")
     bound = "at most" if limit.breaks is operator.gt else "at least"
-    asked = _number(limit.limit, share, 0)
     digits = 0
-    while _number(value, share, digits) == asked and digits < _MOST_DIGITS:
+    while digits < _MOST_DIGITS and _number(value, share, digits) == _number(limit.limit, share, digits):
         digits += 1  # a value just beyond the limit must not read as if it were within
-    return f"{what}: {_number(value, share, digits)} ({bound} {asked} wanted)"
+    return f"{what}: {_number(value, share, digits)} ({bound} {_number(limit.limit, share, 0)} wanted)"
 
 
 _MOST_DIGITS = 6

@@ -37,8 +37,9 @@ def excerpt(text: str, places: Sequence[Place] = (), characters: int = CHARACTER
     for a, b in joined(marks):
         a, b = min(a, last), min(b, last)
         if pieces and pieces[-1][1] and clean[first:a].isspace():
-            pieces[-1], a = (pieces[-1][0] + clean[first:b], True), b
-        pieces += [(clean[first:a], False), (clean[a:b], True)]
+            pieces[-1] = (pieces[-1][0] + clean[first:b], True)
+        else:
+            pieces += [(clean[first:a], False), (clean[a:b], True)]
         first = b
     pieces.append((clean[first:last], False))
     if shown[1] < len(text):
@@ -49,7 +50,8 @@ def excerpt(text: str, places: Sequence[Place] = (), characters: int = CHARACTER
 def _window(text: str, places: Sequence[Place], characters: int) -> Place:
     """Where most marked characters are within reach, beginning a little before the first of them."""
     best_start, most, last = 0, 0, 0
-    reach = characters - BEFORE_A_MARK
+    before = min(BEFORE_A_MARK, characters // 4)
+    reach = characters - before
     covered = 0
     for number, (start, _) in enumerate(places):
         while last < len(places) and places[last][0] < start + reach:
@@ -58,7 +60,7 @@ def _window(text: str, places: Sequence[Place], characters: int) -> Place:
         if min(covered, reach) > most:
             best_start, most = start, min(covered, reach)
         covered -= min(places[number][1] - places[number][0], reach)
-    start = max(0, best_start - BEFORE_A_MARK)
+    start = max(0, best_start - before)
     if start:  # behind a blank, so that no word is cut
         start = next((at + 1 for at in range(start, best_start) if text[at].isspace()), start)
     return start, min(len(text), start + characters)
