@@ -34,7 +34,7 @@ h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6
 .figure { background: var(--tint); border-radius: 6px; padding: .6rem .9rem; min-width: 8rem }
 .figure b { display: block; font-size: 1.25rem; font-variant-numeric: tabular-nums }
 .figure span { color: var(--soft); font-size: .85rem }
-.scroll { overflow-x: auto } .scroll > svg { min-width: 30rem }
+.scroll { overflow-x: auto } .scroll > svg { min-width: 34rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 1rem }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
 th { color: var(--soft); font-weight: 600; font-size: .85rem } td.n, th.n { text-align: right }
@@ -57,6 +57,7 @@ svg text { fill: var(--ink); font: 11px system-ui, sans-serif } svg .title { fon
 svg .tick { fill: var(--soft) } svg .grid { stroke: var(--line); stroke-width: 1 }
 svg .line { fill: none; stroke-width: 1.8 } svg .behind { opacity: .45 }
 svg .limit { stroke: var(--c1); stroke-width: 1.5; stroke-dasharray: 4 3 }
+@media (max-width: 45rem) { .scroll > table { width: max-content } .scroll td { max-width: 20rem } }
 @media print { body { max-width: none; margin: 0; font-size: 11px } nav { display: none }
   svg, .specimen, .figure, tr { break-inside: avoid } h2, summary { break-after: avoid } .scroll { overflow: visible }
   .specimen pre { max-height: none }

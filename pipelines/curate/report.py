@@ -90,7 +90,7 @@ def _funnel(page: Page, funnel: Funnel) -> None:
     rows.append(
         {"step": "kept", "documents": None, "share": _share(kept[0], whole), "left": kept[0], "bytes left": kept[1]}
     )
-    page.table(rows, ["step", "what", "documents", "share", "left", "bytes", "bytes left"])
+    page.table(rows, ["step", "documents", "share", "left", "bytes", "bytes left", "what"])
     page.paragraph(
         f"It adds up exactly: {whole:,} documents in = {kept[0]:,} kept + {sum(funnel.dropped.values()):,} dropped; "
         f"{size:,} bytes in = {kept[1]:,} kept + {funnel.flow.bytes.total():,} taken out; "
