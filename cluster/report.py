@@ -137,7 +137,9 @@ class Page:
         """Bars; see :func:`cluster.charts.bar_chart`."""
         self._chart(bar_chart(title, values, unit))
 
-    def paired_bars(self, title: str, values: Mapping[str, Sequence[float]], names: Sequence[str], unit: str) -> None:
+    def paired_bars(
+        self, title: str, values: Mapping[str, Sequence[float]], names: Sequence[str], unit: str = ""
+    ) -> None:
         """Bars of several series; see :func:`cluster.charts.paired_bars`."""
         self._chart(paired_bars(title, values, names, unit))
 
