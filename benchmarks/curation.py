@@ -1,4 +1,4 @@
-"""Curation against datatrove: runs the scripts named below one after the other and joins their results.
+"""Curation against datatrove, against one worker and a tenth of the corpus: runs the scripts below, joins results.
 
     python benchmarks/curation.py [--only NAME ...] [--data FOLDER] [--documents N] [--rounds N] [--quick]
 
@@ -20,6 +20,8 @@ SCRIPTS = {
     "minhash": "curation_minhash.py",
     "redaction": "curation_redaction.py",
     "decontaminate": "curation_decontaminate.py",
+    "two_workers": "curation_two_workers.py",
+    "scale10x": "curation_scale10x.py",
 }
 """What is measured -> the script, in the order in which they run. Each takes the options above but ``--only``."""
 

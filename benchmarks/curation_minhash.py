@@ -140,7 +140,7 @@ def ours(inputs: Path, output: Path, words: str) -> None:
     for part, path in enumerate(files):
         rows = decode(path.read_bytes(), ["id", "text"]).to_pylist()
         signed.append(sign(rows, range(len(rows)), part, config, store, f"work/{part:05d}.parquet"))
-    found = Deduplication(config, store, "work", map, signed).find()
+    found = Deduplication(config, store, "work", lambda _, work, parts: map(work, parts), signed).find()
     for part, path in enumerate(files):
         table = decode(path.read_bytes())
         goes = found.decisions.load(store, part)

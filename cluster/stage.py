@@ -61,12 +61,17 @@ class Stage:
 
 @dataclass
 class Outcome:
-    """What a stage says of its output; see :class:`cluster.artifact.Artifact` for the fields."""
+    """What a stage says of its output; see :class:`cluster.artifact.Artifact` for the fields.
+
+    Attributes:
+        parents: role -> artifact that the configuration named and the stage read, besides its inputs.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     licences: dict[str, int] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    parents: Mapping[str, Artifact] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,10 @@ def execute(
             name=identity.name,
             fingerprint=identity.fingerprint,
             identity=identity.fields(),
-            inputs={role: InputEntry(id=each.id, fingerprint=each.fingerprint) for role, each in inputs.items()},
+            inputs={
+                role: InputEntry(id=each.id, fingerprint=each.fingerprint)
+                for role, each in {**inputs, **outcome.parents}.items()
+            },
             attempt=attempt.name,
             files=attempt.seal(),
             counts=outcome.counts,

@@ -72,6 +72,13 @@ class Store(ABC):
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where there is none."""
 
+    def copy(self, source: str, target: str) -> None:
+        """Put an object under a second key; FileNotFoundError where there is none.
+
+        Each of the two may be written anew or removed and leaves the other as it is.
+        """
+        self.write(target, self.read(source))
+
     @abstractmethod
     def upload(self, source: Path, key: str) -> None:
         """Copy a local file into the store."""

@@ -194,6 +194,11 @@ class S3Store(Store):
                 self._client.delete_object(Bucket=self.bucket, Key=item["Key"])
         return count
 
+    def copy(self, source: str, target: str) -> None:
+        with self._call(source):  # within S3, in several requests where the object is large
+            place = {"Bucket": self.bucket, "Key": self._key(source)}
+            self._client.copy(place, self.bucket, self._key(target))
+
     def upload(self, source: Path, key: str) -> None:
         from boto3.exceptions import S3UploadFailedError
 

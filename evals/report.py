@@ -35,7 +35,8 @@ def build_report(
         " question's choices that are right."
     )
     explain(page, contamination)
-    page.bar_chart("Score by task", {f"{row['task']} {row['metric']}": row["score"] for row in rows})
+    bars = {f"{row['task']} {row['metric']}": (row["chance"] or 0.0, row["score"]) for row in rows}
+    page.paired_bars("Score by task", bars, ("chance", "score"))
     if results["truncated_requests"]:
         page.paragraph(
             f"{results['truncated_requests']:,} of {results['requests']:,} requests were longer than the model's"
@@ -69,7 +70,7 @@ def score_rows(
                 "95 % interval": f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else "",
                 "chance": figures["chance"],
                 "questions": figures["n"],
-                "": verdict(tuple(bounds) if bounds else None, figures["chance"]),
+                "against chance": verdict(tuple(bounds) if bounds else None, figures["chance"]),
                 **(columns(contamination, task) if contamination else {}),
             }
 

@@ -6,13 +6,13 @@ A new kind is a class here (with its ``kind`` literal), added to ``Source``; an 
 
 from __future__ import annotations
 
-import codecs
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from cluster.config import StrictModel, execution
 from cluster.stage import Stage
+from pipelines.corpus.encodings import find_encoding
 from pipelines.corpus.source import DeclaredSource, FileSource, RecordSource, SourceBase
 
 MAX_DOCUMENT = Field(
@@ -38,12 +38,9 @@ class _Encoded(FileSource):
     @field_validator("encoding")
     @classmethod
     def _is_known(cls, encoding: str) -> str:
-        try:
-            name = codecs.lookup(encoding).name
-        except LookupError:
-            raise ValueError("no such encoding; for example utf-8, utf-16, latin-1, cp1252, shift_jis") from None
-        if not getattr(codecs.lookup(name), "_is_text_encoding", True):
-            raise ValueError("is not an encoding of text")
+        name = find_encoding(encoding)
+        if name is None:
+            raise ValueError("no such encoding of text; for example utf-8, utf-16, latin-1, cp1252, shift_jis")
         return name
 
 
@@ -189,7 +186,7 @@ class CorpusConfig(StrictModel):
 STAGE = Stage(
     name="corpus",
     kind="Corpus",
-    version=2,
+    version=3,
     entry="pipelines.corpus.stage:run",
     resolve="pipelines.corpus.sources:resolve",
 )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import UserError
+from pipelines.corpus.walking import fixed_part, match, walk, why_unusable
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 _HASHERS = 8
@@ -18,19 +19,23 @@ _HASHERS = 8
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file: where it is, its name inside the source (with ``/``), its size in bytes, and in S3 its entity tag."""
+    """A file: where it is, its name inside the source (with ``/``), its size in bytes, and in S3 its entity tag.
+
+    ``problem`` says why it cannot be one after all: a pipe, a link that leads nowhere.
+    """
 
     location: str
     name: str
     size_bytes: int
     tag: str = ""
+    problem: str = ""
 
 
 def find_files(path: str, suffixes: Sequence[str]) -> list[FoundFile]:
     """The files that a path means, in the order of their names.
 
     A folder gives every file below it with one of the suffixes, compressed or not, hidden ones left out; a file or a
-    glob gives exactly what it names, whatever the suffix.
+    glob gives exactly what it names, whatever the suffix. Links are followed, but not in circles.
 
     Raises:
         UserError: nothing is there, nothing matches, or a file cannot be read.
@@ -41,23 +46,26 @@ def find_files(path: str, suffixes: Sequence[str]) -> list[FoundFile]:
 
         return find_objects(path, suffixes)
     place = Path(path).expanduser()
-    if place.is_dir():
-        root, found = place, _below(place, suffixes)
-        if not found:
-            raise nothing_of_the_kind(path, suffixes)
-    elif place.exists():
-        root, found = place.parent, [place]
-    elif glob.has_magic(path):
-        root = _fixed_part(place)
-        found = [Path(each) for each in glob.glob(str(place), recursive=True)]  # noqa: PTH207 - Path.glob wants a root
-        found = [each for each in found if not each.is_dir()]
-        if not found:
-            raise UserError("no file matches", where=path, next_step="check the pattern; ** also enters subfolders")
-    else:
-        raise UserError(
-            "no such file or folder", where=path, next_step="check the path; it starts at the current folder"
-        )
-    files = [_entry(each, root) for each in found]
+    try:
+        if place.is_dir():
+            root, found = place, [each for each in walk(place) if fits(each.name, suffixes)]
+            if not found:
+                raise nothing_of_the_kind(path, suffixes)
+        elif os.path.lexists(place):
+            root, found = place.parent, [place]
+            if why := why_unusable(place):
+                raise UserError(why, where=path, next_step="name a file, a folder or a glob")
+        elif glob.has_magic(path):
+            root, found = fixed_part(place), match(place)
+            if not found:
+                raise UserError("no file matches", where=path, next_step="check the pattern; ** also enters subfolders")
+        else:
+            raise UserError(
+                "no such file or folder", where=path, next_step="check the path; it starts at the current folder"
+            )
+    except OSError as error:
+        raise unreadable(Path(error.filename or path), error) from None
+    files = [entry for each in found if (entry := _entry(each, root))]
     return sorted(files, key=lambda each: each.name)
 
 
@@ -77,8 +85,8 @@ def content_digest(files: Sequence[FoundFile]) -> str:
 
 
 def _digest(file: FoundFile) -> str:
-    if file.tag:
-        return file.tag
+    if file.tag or file.problem:
+        return file.tag or file.problem
     try:
         with Path(file.location).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -103,6 +111,12 @@ def nothing_of_the_kind(path: str, suffixes: Sequence[str]) -> UserError:
 
 def unreadable(location: Path, error: OSError) -> UserError:
     """What to say of a file that the system does not let us read."""
+    if isinstance(error, FileNotFoundError):
+        return UserError(
+            "has vanished since it was listed",
+            where=str(location),
+            next_step="leave the files alone while they are read, and repeat the command",
+        )
     return UserError(
         f"cannot be read: {error.strerror or error}",
         where=str(location),
@@ -110,30 +124,12 @@ def unreadable(location: Path, error: OSError) -> UserError:
     )
 
 
-def _below(root: Path, suffixes: Sequence[str]) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise unreadable(Path(error.filename or root), error)
-
-    found = []
-    for folder, folders, names in os.walk(root, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(folder, name) for name in names if not name.startswith(".") and fits(name, suffixes)]
-    return found
-
-
-def _entry(location: Path, root: Path) -> FoundFile:
+def _entry(location: Path, root: Path) -> FoundFile | None:
+    name = os.fsencode(location.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
     try:
-        size = location.stat().st_size
+        problem = why_unusable(location)
+        return FoundFile(str(location), name, 0 if problem else location.stat().st_size, problem=problem or "")
+    except FileNotFoundError:
+        return None  # removed since it was listed
     except OSError as error:
         raise unreadable(location, error) from None
-    return FoundFile(str(location), location.relative_to(root).as_posix(), size)
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The longest folder at the beginning of a pattern that has no wildcard in it."""
-    fixed: list[str] = []
-    for part in pattern.parts[:-1]:
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
-    return Path(*fixed) if fixed else Path()

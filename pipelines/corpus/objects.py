@@ -9,6 +9,7 @@ from cluster.errors import UserError
 from cluster.store import StoredFile
 from cluster.store_s3 import S3Store
 from pipelines.corpus.files import FoundFile, fits, nothing_of_the_kind
+from pipelines.corpus.walking import glob_pattern
 
 _WILDCARD = re.compile(r"[*?[]")
 
@@ -46,32 +47,6 @@ def find_objects(url: str, suffixes: Sequence[str]) -> list[FoundFile]:
         else:
             raise UserError("no such object or folder", where=url, next_step="check the bucket and the key")
     return sorted((_entry(bucket, each, root) for each in found), key=lambda each: each.name)
-
-
-def glob_pattern(pattern: str) -> str:
-    """The regular expression for a glob over keys: ``*`` stays inside a folder, ``**/`` enters any number of them."""
-    parts = []
-    at = 0
-    while at < len(pattern):
-        if pattern.startswith("**/", at) and (at == 0 or pattern[at - 1] == "/"):
-            parts.append(r"(?:(?!\.)[^/]+/)*")
-            at += 3
-        elif pattern[at] == "*":
-            first = at == 0 or pattern[at - 1] == "/"
-            while pattern.startswith("*", at):
-                at += 1
-            parts.append(r"(?!\.)[^/]*" if first else "[^/]*")
-        elif pattern[at] == "?":
-            parts.append("[^/]")
-            at += 1
-        elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) > 0:
-            inside = pattern[at + 1 : end].replace("\\", r"\\")
-            parts.append(f"[^{inside[1:]}]" if inside.startswith("!") else f"[{inside}]")
-            at = end + 1
-        else:
-            parts.append(re.escape(pattern[at]))
-            at += 1
-    return "".join(parts)
 
 
 def _fixed_part(pattern: str) -> str:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from cluster.errors import UserError
 from cluster.store import Store
-from pipelines.corpus.documents import Document, Item, PassedOver, Problem
-from pipelines.corpus.quarantine import Bad, row
+from pipelines.corpus.documents import Document, Item, Outcome, PassedOver, Problem
+from pipelines.corpus.quarantine import row
 from pipelines.corpus.readers import read_item
 from pipelines.corpus.source import DeclaredSource, SourceBase
+from pipelines.corpus.summary import Chunk, PartSummary
 from pipelines.corpus.table import QUARANTINE, chunk_name, encode, encode_metadata, to_table
 from pipelines.corpus.tally import Tally
 
 FEWEST_PARTS = 16
 SMALLEST_PART_BYTES = 512 << 10
+GIVEN_UP_AFTER = 100_000
+"""A file of junk that is taken for lines has millions of bad ones, and none is worth the time of the others."""
 _QUARANTINE_ROWS = 20_000
 
 
@@ -35,35 +38,13 @@ class Part:
         """About how much text it gives."""
         return sum(item.estimated_bytes for item in self.items)
 
-
-@dataclass
-class Chunk:
-    """One file of the corpus table: its name in the artifact, and what is in it."""
-
-    name: str
-    tally: Tally = field(default_factory=Tally)
-
-
-@dataclass
-class PartSummary:
-    """What became of a part; small, whatever was read.
-
-    Attributes:
-        chunks: the files written, in order.
-        bad: what was quarantined; quarantine_files hold it all.
-        passed_over: records that are in order but no documents, by reason.
-    """
-
-    number: int
-    chunks: list[Chunk] = field(default_factory=list)
-    bad: Bad = field(default_factory=Bad)
-    quarantine_files: list[str] = field(default_factory=list)
-    passed_over: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def tally(self) -> Tally:
-        """All of its documents."""
-        return Tally.total(chunk.tally for chunk in self.chunks)
+    def digest(self, source: str) -> str:
+        """40 hex digits for what is read, of the source of that name; where it lies does not count."""
+        about = [
+            (each.form, each.path, each.estimated_bytes, each.licence, encode_metadata(each.metadata), each.span)
+            for each in self.items
+        ]
+        return hashlib.sha256(repr((source, self.number, about)).encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
 def plan_parts(items: Sequence[Item], cap: int | None, part_bytes: int, first_number: int = 0) -> list[Part]:
@@ -87,6 +68,9 @@ def plan_parts(items: Sequence[Item], cap: int | None, part_bytes: int, first_nu
 def read_part(part: Part, *, source: SourceBase, name: str, part_bytes: int, store: Store, prefix: str) -> PartSummary:
     """Read a part and write what it gives as it comes, never holding much more than ``part_bytes`` of text.
 
+    Args:
+        prefix: the folder of the store that its files go to.
+
     Raises:
         UserError: bad input is to be refused, or a file cannot be read.
         InfraError: S3 or the Hub does not answer.
@@ -94,7 +78,7 @@ def read_part(part: Part, *, source: SourceBase, name: str, part_bytes: int, sto
     writer = _Writer(part.number, source, name, part_bytes, store, prefix)
     read = 0
     for item in part.items:
-        for outcome in read_item(item, source):
+        for outcome in _worth_reading(item, read_item(item, source)):
             if isinstance(outcome, Document):
                 read += writer.add(outcome)
                 if source.max_bytes is not None and read > source.max_bytes:
@@ -105,6 +89,21 @@ def read_part(part: Part, *, source: SourceBase, name: str, part_bytes: int, sto
                 _refuse(outcome, item, source)
                 writer.quarantine(outcome)
     return writer.finish()
+
+
+def _worth_reading(item: Item, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """The outcomes, up to where there were so many problems and nothing else that the item is given up."""
+    problems = 0
+    for outcome in outcomes:
+        yield outcome
+        problems += isinstance(outcome, Problem)
+        if not isinstance(outcome, Problem):
+            break
+        if problems >= GIVEN_UP_AFTER:
+            what = f"is given up: its first {problems:,} inputs cannot be used, and none could"
+            yield Problem(item.path, what, "given_up")
+            return
+    yield from outcomes
 
 
 def _refuse(problem: Problem, item: Item, source: SourceBase) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cluster.errors import UserError
@@ -75,6 +75,6 @@ def refuse_too_many(source: SourceBase, name: str, documents: int, bad: Bad, mos
     )
 
 
-def is_hopeless(documents: int, bad: Sequence[Bad], most: float) -> bool:
-    """Whether so much is bad, and nothing good, that reading on is a waste of time."""
-    return most < 1 and documents == 0 and sum(each.count for each in bad) >= HOPELESS
+def is_hopeless(documents: int, bad: int, most: float) -> bool:
+    """Whether so many inputs are bad, and none good, that reading on is a waste of time."""
+    return most < 1 and documents == 0 and bad >= HOPELESS

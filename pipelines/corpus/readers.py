@@ -23,6 +23,7 @@ READERS: dict[str, str] = {
     "csv": "pipelines.corpus.read.tables:read_csv",
     "warc": "pipelines.corpus.read.archives:read_archive",
     "wet": "pipelines.corpus.read.archives:read_archive",
+    "unusable": "pipelines.corpus.read.unusable:read_unusable",
     "hf": "pipelines.corpus.read.hub:read_hub",
     "custom": "pipelines.corpus.read.custom:read_custom",
 }
@@ -47,7 +48,7 @@ def read_item(item: Item, source: SourceBase) -> Iterator[Outcome]:
 def _first_bytes(item: Item) -> bytes:
     from pipelines.corpus.streams import open_file
 
-    if item.form in ("hf", "custom"):
+    if item.form in ("hf", "custom", "unusable"):
         return b""
     with open_file(item.location) as stream:
         return bytes(stream.read(256))

@@ -12,9 +12,10 @@ from pipelines.corpus.quarantine import Bad
 from pipelines.corpus.table import decode
 from pipelines.corpus.tally import Tally
 from pipelines.curate.redact import redact_sample
+from pipelines.curate.samples.excerpt import excerpt
 
 if TYPE_CHECKING:
-    from pipelines.corpus.part import PartSummary
+    from pipelines.corpus.summary import PartSummary
 
 
 def report(
@@ -52,6 +53,7 @@ def report(
             for name, each in about.items()
         ]
     )
+    page.bar_chart("Text by source", {name: tally.bytes / 1e6 for name, tally in tallies.items()}, "MB")
     page.heading("By source and kind")
     page.table(
         [
@@ -65,11 +67,12 @@ def report(
     page.table([{"licence": name, "documents": count} for name, count in whole.licences.most_common()])
     _add_quarantine(page, about, bad)
     page.heading("Samples")
+    page.paragraph("The first documents of each source, as read; personal data is replaced by placeholders here.")
     for name, parts in by_source.items():
         first = next((chunk for part in parts for chunk in part.chunks), None)
         if first is not None:
             for row in decode(store.read(output.key(first.name))).slice(0, 3).to_pylist():
-                page.sample(f"{name}: {row['path']} ({row['licence']})", redact_sample(row["text"]))
+                page.specimen(f"{name}: {row['path']}", f"licence {row['licence']}", [("", excerpt(row["text"]))])
     return page.render()
 
 

@@ -83,6 +83,9 @@ def _list_files(source: FileSource, part_bytes: int) -> list[Item]:
 
 def _items(file: FoundFile, form: FileForm, source: FileSource, part_bytes: int) -> Iterator[Item]:
     """The file as one item, or in ranges of about ``part_bytes`` where it is large and can be cut."""
+    if file.problem:
+        yield Item("unusable", file.name, file.location, 0, source.licence)
+        return
     share = form.text_share * (_UNPACKS_TO if file.name.lower().endswith(COMPRESSED) else 1)
     about = {**source.metadata, "kind": form.form}
     spans = _spans(file, form.form, part_bytes) if file.size_bytes > 2 * part_bytes else []

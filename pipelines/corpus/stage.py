@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,12 +12,14 @@ from cluster.artifact import Artifact
 from cluster.errors import UserError
 from cluster.stage import Outcome, StageContext
 from pipelines.corpus.config import CorpusConfig
-from pipelines.corpus.part import Chunk, Part, PartSummary, plan_parts, read_part
+from pipelines.corpus.finished import FinishedParts, read_and_commit
+from pipelines.corpus.part import Part, plan_parts
 from pipelines.corpus.parts import map_parts
 from pipelines.corpus.quarantine import Bad, is_hopeless, refuse_too_many
 from pipelines.corpus.report import report
 from pipelines.corpus.source import DeclaredSource, SourceBase
 from pipelines.corpus.sources import SOURCES, source_names
+from pipelines.corpus.summary import Chunk, PartSummary
 from pipelines.corpus.table import decode, encode
 from pipelines.corpus.tally import Tally
 
@@ -36,8 +39,9 @@ def run(config: CorpusConfig, inputs: Mapping[str, Artifact], context: StageCont
     by_source: dict[str, list[PartSummary]] = {}
     number = 0
     names = source_names(config)
+    finished = FinishedParts(context.output)
     for source, name in zip(config.sources, names, strict=True):
-        by_source[name] = _read_source(source, name, number, config, context)
+        by_source[name] = _read_source(source, name, number, config, context, finished)
         number += len(by_source[name])
     tallies = {name: Tally.total(part.tally for part in parts) for name, parts in by_source.items()}
     whole = Tally.total(tallies.values())
@@ -83,7 +87,12 @@ def _about(source: SourceBase, tally: Tally, parts: Sequence[PartSummary]) -> di
 
 
 def _read_source(
-    source: SourceBase, name: str, first_number: int, config: CorpusConfig, context: StageContext
+    source: SourceBase,
+    name: str,
+    first_number: int,
+    config: CorpusConfig,
+    context: StageContext,
+    finished: FinishedParts,
 ) -> list[PartSummary]:
     items = SOURCES[type(source)].list_items(source, config.part_bytes)
     cap = source.max_bytes
@@ -92,32 +101,41 @@ def _read_source(
     expected = sum(part.estimated_bytes for part in parts)
     with context.progress.step(f"read {name}", total=min(expected, cap or expected), unit="bytes") as tracker:
         read = functools.partial(
-            read_part,
+            read_and_commit,
             source=source,
             name=name,
             part_bytes=config.part_bytes,
             store=context.store,
-            prefix=context.output.prefix,
+            resume=context.output.resume_key(),
         )
         size = documents = bad = 0
         for wave in _waves(parts, cap):
-            for summary in map_parts(read, wave, config.workers):
+            taken = finished.take_over(wave, name)
+            if taken:
+                tracker.note(f"{name}: {len(taken):,} of {len(wave):,} parts were read by an earlier try")
+            had = {summary.number for summary in taken}
+            left = {part.number: part for part in wave if part.number not in had}
+            fresh: list[PartSummary] = []
+            for summary in itertools.chain(taken, map_parts(read, list(left.values()), config.workers)):
                 done.append(summary)
+                if summary.number in left:
+                    fresh.append(summary)
                 tally = summary.tally
                 size += tally.bytes
                 documents += tally.documents
                 bad += summary.bad.count
                 tracker.update(min(size, cap or size), documents=documents, quarantined=bad)
-                if is_hopeless(documents, [each.bad for each in done], config.max_bad_fraction):
+                if is_hopeless(documents, bad, config.max_bad_fraction):
                     break
+            finished.place(((left[summary.number], summary) for summary in fresh), name)
             if cap is not None and size >= cap:
                 break
         done.sort(key=lambda summary: summary.number)
         refuse_too_many(source, name, documents, Bad.total(each.bad for each in done), config.max_bad_fraction)
         if cap is not None and size > cap:
             done = _cut(done, cap, context)
-            left = Tally.total(each.tally for each in done)
-            tracker.update(left.bytes, documents=left.documents)
+            kept = Tally.total(each.tally for each in done)
+            tracker.update(kept.bytes, documents=kept.documents)
     return done
 
 
@@ -142,7 +160,7 @@ def _cut(parts: list[PartSummary], cap: int, context: StageContext) -> list[Part
     full = False
     for part in parts:
         if full:
-            for name in [*(chunk.name for chunk in part.chunks), *part.quarantine_files]:
+            for name in part.files:
                 context.store.delete(context.output.key(name))
             continue
         chunks = []

@@ -19,6 +19,7 @@ from pipelines.corpus.source import FileSource
 RATIO_COUNTS_FROM_BYTES = 32 << 20
 """Small texts may repeat themselves as they like; a ratio alarms only past this size."""
 
+_GZIP = b"\x1f\x8b\x08"
 _UNPACK_BYTES = 8 << 10
 """Unpacked at a time; with Zstandard, less than this is lost in front of damage."""
 _STORED_BYTES = 64 << 10
@@ -27,7 +28,7 @@ _XZ_MEMORY_BYTES = 256 << 20
 
 def compression(head: bytes) -> str | None:
     """The compression that a file's first six bytes announce: gzip, zstd, bz2, xz, or None."""
-    if head.startswith(b"\x1f\x8b\x08"):
+    if head.startswith(_GZIP):
         return "gzip"
     if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
         return "zstd"  # a frame, or a skippable frame before one
@@ -61,6 +62,7 @@ class Unpacked(io.RawIOBase):
         self._stored = stored
         self._counted = _Counted(stored)
         self._limits = limits
+        self._codec = codec
         self._unpacked = 0
         self._ended: BadInput | None = None
         self._stream: Any
@@ -92,6 +94,18 @@ class Unpacked(io.RawIOBase):
             raise self._ended
         return filled
 
+    def skip_to_member(self, content: bytes) -> bool:
+        """Go on behind damage, at the next gzip member whose content begins so; False where there is none."""
+        if self._codec != "gzip" or self._ended is None or self._ended.reason == "unpacks_too_far":
+            return False
+        place = _find_member(self._stored, self._stream.start + 1, content)
+        if place is None:
+            return False
+        self._stored.seek(place)
+        self._counted.taken = place
+        self._stream, self._ended = _Members(self._counted, "gzip"), None
+        return True
+
     def close(self) -> None:
         if not self.closed:
             self._stored.close()
@@ -105,6 +119,38 @@ class Unpacked(io.RawIOBase):
             raise BadInput("unpacks_too_far", f"unpacks to more than {self._limits.max_unpack_ratio:g} times its size")
 
 
+def find_member(stream: io.BufferedReader, content: bytes) -> bool:
+    """Let a stream of open_text that was damaged go on at its next gzip member whose content begins so."""
+    return isinstance(stream.raw, Unpacked) and stream.raw.skip_to_member(content)
+
+
+def _find_member(stored: io.BufferedReader, start: int, content: bytes) -> int | None:
+    """The first byte at or behind ``start`` of a gzip member that unpacks to something that begins with ``content``."""
+    at, held = start, b""
+    stored.seek(start)
+    while True:
+        found = held.find(_GZIP)
+        while found >= 0:
+            stored.seek(at + found)
+            if _begins_with(stored.read(_STORED_BYTES), content):
+                return at + found
+            found = held.find(_GZIP, found + 1)
+        keep = min(len(held), len(_GZIP) - 1)
+        at += len(held) - keep
+        stored.seek(at + keep)
+        piece = stored.read(_STORED_BYTES)
+        if not piece:
+            return None
+        held = held[len(held) - keep :] + piece
+
+
+def _begins_with(data: bytes, content: bytes) -> bool:
+    try:
+        return zlib.decompressobj(31).decompress(data, len(content)) == content
+    except zlib.error:
+        return False
+
+
 def _damage(error: Exception) -> BadInput:
     if isinstance(error, EOFError) or "runcated" in str(error):
         return BadInput("truncated", "is cut off: its compressed data does not end")
@@ -112,9 +158,14 @@ def _damage(error: Exception) -> BadInput:
 
 
 class _Members:
-    """Compressed streams one after the other, as gzip, bzip2 and xz allow, with all that is in front of damage."""
+    """Compressed streams one after the other, as gzip, bzip2 and xz allow, with all that is in front of damage.
 
-    def __init__(self, source: io.RawIOBase, codec: str) -> None:
+    Attributes:
+        start: the byte of the file at which the stream that is being read begins.
+    """
+
+    def __init__(self, source: _Counted, codec: str) -> None:
+        self.start = source.taken
         self._source = source
         self._fresh = _DECOMPRESSORS[codec]
         self._inner = self._fresh()
@@ -135,6 +186,7 @@ class _Members:
                         return b""
                     self._rest = data.lstrip(b"\0")
                 self._inner = self._fresh()
+                self.start = self._source.taken - len(self._rest)
             if self._inner.needs_input and not self._rest:
                 self._rest = self._source.read(_STORED_BYTES) or b""
             stored, self._rest = self._rest, b""

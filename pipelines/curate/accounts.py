@@ -22,7 +22,7 @@ from pipelines.curate.decontaminate.report import contamination_section
 from pipelines.curate.decontaminate.verdict import ContaminationTally
 from pipelines.curate.mix.record import account, mix_section
 from pipelines.curate.mix.run import Mixture
-from pipelines.curate.tag import Sample, TagSummary
+from pipelines.curate.tag import TagSummary
 from pipelines.curate.write import WriteSummary
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ class Accounts:
     Attributes:
         sources: see :func:`pipelines.curate.mix.record.account`.
         contamination, audit: what contamination.json and audit.json hold; None where the recipe does not ask for it.
-        samples: of documents that the mix left out.
         classifier: how good the trained classifier is, where there is one.
         scores: bar of its chart -> documents.
     """
@@ -71,7 +70,6 @@ class Accounts:
     contamination: dict[str, Any] | None
     audit: dict[str, Any] | None
     audited: AuditConfig | None
-    samples: dict[str, list[Sample]]
     classifier: Quality | None = None
     scores: Counter[int] = field(default_factory=Counter)
 
@@ -101,10 +99,9 @@ class Accounts:
                 counted.remove(mixture.summary.audit)
             audit = summarise(counted, config.audit)
         sources = account(funnel.before, funnel.after, mixture)
-        left_out = mixture.summary.samples if mixture else {}
         scores = sum((first.scores for first in tagged), Counter[int]())
         quality = trained.quality if trained else None
-        return cls(sources, contamination, audit, config.audit, left_out, quality, scores)
+        return cls(sources, contamination, audit, config.audit, quality, scores)
 
     def write(self, output: Attempt) -> None:
         """Write contamination.json, classifier.json and audit.json, as far as there are any."""

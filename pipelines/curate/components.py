@@ -22,8 +22,8 @@ from pipelines.curate.groups import Extremes, drop_repeats
 from pipelines.curate.places import to_places
 from pipelines.curate.runs import RangePart, Records, Run, RunWriter, in_order, pairs, range_parts, read_twice
 
-Mapper = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
-"""Runs a function over parts on workers: :func:`pipelines.corpus.parts.map_parts` with its workers given."""
+Mapper = Callable[[str, Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
+"""Runs a step's function over parts on workers: :meth:`pipelines.curate.finished.Finished.map`."""
 
 MOST_ROUNDS = 100
 
@@ -57,7 +57,7 @@ def find_components(
 
     def step(work: Callable[..., Stars], edges: list[Run], name: str) -> list[Stars]:
         call = partial(work, edges=edges, store=store, prefix=f"{prefix}/{name}", memory_bytes=memory_bytes)
-        return list(map_parts(call, range_parts(edges, memory_bytes)))
+        return list(map_parts(f"rounds/{name}", call, range_parts(edges, memory_bytes)))
 
     for number in range(MOST_ROUNDS):
         large = step(large_star, edges, f"{number:02d}-large")

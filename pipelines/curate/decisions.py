@@ -18,10 +18,11 @@ REPEATED = "duplicate.text"
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Why a document goes, and the id of the kept one that stands for it (None where many do)."""
+    """Why a document goes, and id and place of the kept one that stands for it (None where many do)."""
 
     reason: str
     duplicate_of: str | None
+    keeper: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Decisions:
         for run in self.losers:
             losers = read_range(store, run, keys)
             rows = row_of(losers["key"]).tolist()
-            for row, (place, keeper, earlier) in zip(rows, losers.tolist(), strict=True):
+            for row, (place, name, earlier, keeper) in zip(rows, losers.tolist(), strict=True):
                 reason = EARLIER if earlier else EXACT if place in exact else NEAR
-                found[row] = Duplicate(reason, keeper.decode())
+                found[row] = Duplicate(reason, name.decode(), keeper)
         return found
 
     def load_repeats(self, store: Store, part: int) -> dict[int, frozenset[int]]:

@@ -109,7 +109,7 @@ class Deduplication:
     def _earlier(self) -> list[Signed]:
         parts = [TablePart(len(self.signed) + i, key) for i, key in enumerate(self.earlier)]
         work = partial(sign_earlier, config=self.config, store=self.store, prefix=f"{self.prefix}/earlier")
-        return sorted(self.map_parts(work, parts), key=lambda each: self.earlier.index(each.table_key))
+        return sorted(self.map_parts("earlier", work, parts), key=lambda each: self.earlier.index(each.table_key))
 
     def _match(self, tables: Sequence[Signed]) -> list[Matched]:
         exact = [run for each in tables for run in each.exact]
@@ -127,4 +127,4 @@ class Deduplication:
             memory_bytes=self.config.memory_bytes,
             **arguments,
         )
-        return list(self.map_parts(call, parts))
+        return list(self.map_parts(folder, call, parts))

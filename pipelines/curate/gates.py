@@ -13,8 +13,6 @@ from pipelines.curate.decontaminate.index import BenchmarkIndex, load_index
 from pipelines.curate.decontaminate.verdict import ContaminationTally
 from pipelines.curate.mix.licences import refusal
 from pipelines.curate.own_filters.run import apply_filters
-from pipelines.curate.phrases import quote
-from pipelines.curate.refusal import Refusal
 
 LICENCE = "licence"
 TOXIC = "audit.toxic"
@@ -51,8 +49,8 @@ class Gates:
         """The classifier's score of a cleaned text, None without a classifier."""
         return self._classifier.score(text) if self._classifier is not None else None
 
-    def refuse(self, row: Mapping[str, Any], text: str) -> Refusal | None:
-        """The first gate's refusal of a document that passed the quality rules, or None.
+    def refuse(self, row: Mapping[str, Any], text: str) -> str | None:
+        """The reason of the first gate that refuses a document that passed the quality rules, or None.
 
         Args:
             row: the corpus row, with the language if it was identified and the score if there is a classifier.
@@ -63,29 +61,21 @@ class Gates:
         """
         score, settings = row.get("quality_score"), self._config.classifier
         if score is not None and settings is not None and settings.threshold is not None and score < settings.threshold:
-            return Refusal(CLASSIFIER)
+            return CLASSIFIER
         reason = apply_filters(row, text, self._config.filters)
         if reason:
-            return Refusal(reason)
+            return reason
         return self._toxic(text) or self._contaminated(text)
 
-    def _toxic(self, text: str) -> Refusal | None:
+    def _toxic(self, text: str) -> str | None:
         audit = self._config.audit
         if audit is None or audit.drop_above is None:
             return None
-        lexicon = load_lexicon(audit)
-        if lexicon.toxicity(text) <= audit.drop_above:
-            return None
-        found = lexicon.mentions(text)
-        first = int(found.positions[lexicon.member[found.terms, lexicon.toxic]][0])
-        return Refusal(TOXIC, quote(text, first, 1))
+        return TOXIC if load_lexicon(audit).toxicity(text) > audit.drop_above else None
 
-    def _contaminated(self, text: str) -> Refusal | None:
+    def _contaminated(self, text: str) -> str | None:
         settings, index = self._config.decontaminate, self._index
         if settings is None or index is None:
             return None
-        hits = index.find(text)
-        reason = self.contamination.add(hits, index, settings)
-        if reason is None or hits is None or not settings.remove:
-            return None
-        return Refusal(reason, quote(text, hits.position, hits.length))
+        reason = self.contamination.add(index.find(text), index, settings)
+        return reason if settings.remove else None

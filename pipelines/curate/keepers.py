@@ -33,8 +33,8 @@ class Kept:
 
 
 def decision_type(id_bytes: int) -> np.dtype[np.void]:
-    """A place whose document goes, the id of the one that stays, and whether that is of an earlier corpus."""
-    return np.dtype([("key", "<u8"), ("id", f"S{max(id_bytes, 1)}"), ("earlier", "u1")])
+    """A place whose document goes, id and place of the one that stays, and whether that is of an earlier corpus."""
+    return np.dtype([("key", "<u8"), ("id", f"S{max(id_bytes, 1)}"), ("earlier", "u1"), ("keeper", "<u8")])
 
 
 def member_part(
@@ -89,6 +89,7 @@ def keep_range(
         decisions = np.zeros(int(goes.sum()), decision_type(best.records["id"].dtype.itemsize))
         decisions["key"] = batch["place"][goes]
         decisions["id"], decisions["earlier"] = best.records["id"][at[goes]], ~stays_new[at[goes]]
+        decisions["keeper"] = best.places[at[goes]]
         writer.add(decisions)
     kept.decisions = writer.close()
     return kept

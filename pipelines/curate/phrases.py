@@ -56,11 +56,17 @@ def quote(text: str, position: int, length: int) -> tuple[int, int]:
 
     Exact unless NFKC cuts the text's words in other places; then it lies close by.
     """
+    return quotes(text, [(position, length)])[0]
+
+
+def quotes(text: str, phrases: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Like :func:`quote`, of many runs of words given by position and length."""
     spans = [match.span() for match in _WORD.finditer(text)]
-    if not spans:
-        return 0, 0
-    first = min(position, len(spans) - 1)
-    return spans[first][0], spans[min(first + length, len(spans)) - 1][1]
+    found = []
+    for position, length in phrases:
+        first = min(position, len(spans) - 1)
+        found.append((spans[first][0], spans[min(first + length, len(spans)) - 1][1]) if spans else (0, 0))
+    return found
 
 
 @dataclass(frozen=True)

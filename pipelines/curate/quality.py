@@ -15,9 +15,9 @@ from pipelines.curate.config import GopherQualityConfig
 from pipelines.curate.rules import Measures, RuleSet, at_least, at_most
 from pipelines.curate.words import Words
 
-_ELLIPSES = ("...", "…")
-_BULLETS = ("•", "-")
-_HEADING = re.compile(r"^[ \t]*#{1,6}(?=[ \t])", re.MULTILINE)
+ELLIPSES = ("...", "…")
+BULLETS = ("•", "-")
+HEADING = re.compile(r"^[ \t]*#{1,6}(?=[ \t])", re.MULTILINE)
 
 
 def gopher_quality(thresholds: GopherQualityConfig) -> RuleSet[Words]:
@@ -63,11 +63,11 @@ def _hash_signs(document: Words) -> int:
 
 def _hash_signs_outside_headings(document: Words) -> int:
     number = document.text.count("#")
-    return number - sum(len(mark.strip()) for mark in _HEADING.findall(document.text)) if number else 0
+    return number - sum(len(mark.strip()) for mark in HEADING.findall(document.text)) if number else 0
 
 
 def _ellipses(document: Words) -> int:
-    return sum(map(document.text.count, _ELLIPSES))
+    return sum(map(document.text.count, ELLIPSES))
 
 
 def _alphabetic_words(document: Words) -> int:
@@ -75,17 +75,17 @@ def _alphabetic_words(document: Words) -> int:
 
 
 def _bullet_lines(document: Words) -> float:
-    if not any(bullet in document.text for bullet in _BULLETS):
+    if not any(bullet in document.text for bullet in BULLETS):
         return 0.0
     lines = document.text.splitlines()
-    return sum(line.lstrip().startswith(_BULLETS) for line in lines) / len(lines)
+    return sum(line.lstrip().startswith(BULLETS) for line in lines) / len(lines)
 
 
 def _ellipsis_lines(document: Words) -> float:
-    if not any(ellipsis in document.text for ellipsis in _ELLIPSES):
+    if not any(ellipsis in document.text for ellipsis in ELLIPSES):
         return 0.0
     lines = document.text.splitlines()
-    return sum(line.rstrip().endswith(_ELLIPSES) for line in lines) / len(lines)
+    return sum(line.rstrip().endswith(ELLIPSES) for line in lines) / len(lines)
 
 
 _TO_WORDS = {

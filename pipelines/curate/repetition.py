@@ -10,8 +10,8 @@ from pipelines.curate.config import GopherRepetitionConfig
 from pipelines.curate.rules import Measures, RuleSet, at_most
 from pipelines.curate.words import Words
 
-_PARAGRAPH_END = re.compile(r"\n{2,}")
-_LINE_END = re.compile(r"\n+")
+PARAGRAPH_END = re.compile(r"\n{2,}")
+LINE_END = re.compile(r"\n+")
 PUBLISHED_TOP = (2, 3, 4)
 PUBLISHED_REPEATED = (5, 6, 7, 8, 9, 10)
 
@@ -72,7 +72,7 @@ def repeated_pieces(pieces: Sequence[str]) -> tuple[int, int]:
 def _duplicates(document: Words, border: re.Pattern[str]) -> tuple[float, float]:
     """The share of pieces that occurred before, and of the document's characters in them."""
     if border not in document.kept:
-        pieces = border.split(document.text.strip() if border is _PARAGRAPH_END else document.text)
+        pieces = border.split(document.text.strip() if border is PARAGRAPH_END else document.text)
         repeated, characters = repeated_pieces(pieces)
         document.kept[border] = repeated / len(pieces), characters / max(document.size, 1)
     return document.kept[border]
@@ -88,9 +88,9 @@ def _duplicate_ngrams(document: Words, n: int, symbols: bool) -> float:
 
 
 _PIECES: Measures[Words] = {
-    "duplicate_paragraphs": lambda document: _duplicates(document, _PARAGRAPH_END)[0],
-    "duplicate_paragraph_characters": lambda document: _duplicates(document, _PARAGRAPH_END)[1],
-    "duplicate_lines": lambda document: _duplicates(document, _LINE_END)[0],
-    "duplicate_line_characters": lambda document: _duplicates(document, _LINE_END)[1],
+    "duplicate_paragraphs": lambda document: _duplicates(document, PARAGRAPH_END)[0],
+    "duplicate_paragraph_characters": lambda document: _duplicates(document, PARAGRAPH_END)[1],
+    "duplicate_lines": lambda document: _duplicates(document, LINE_END)[0],
+    "duplicate_line_characters": lambda document: _duplicates(document, LINE_END)[1],
 }
 """Shares: of the paragraphs and lines, or of the document's characters."""

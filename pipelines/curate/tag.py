@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,12 +17,10 @@ from pipelines.curate.gates import LICENCE, Gates
 from pipelines.curate.language import identify_language
 from pipelines.curate.normalise import normalise, readable_text
 from pipelines.curate.quality_chain import QualityChain
-from pipelines.curate.redact import PLACEHOLDERS, redact, redact_sample
-from pipelines.curate.refusal import Refusal, excerpt
+from pipelines.curate.redact import PLACEHOLDERS, redact
 from pipelines.curate.signatures import Signed, sign
-
-SAMPLES_PER_REASON = 5
-SAMPLE_CHARACTERS = 1000
+from pipelines.curate.survey import Survey, Surveyor
+from pipelines.curate.tally import CLEANED, Flow, Tally
 
 TAGGED = pa.schema(
     [
@@ -46,58 +43,16 @@ RULED = pa.schema(
 """The others, and the rule that dropped each."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A dropped document for a person to look at."""
-
-    id: str
-    path: str
-    text: str
-
-
-@dataclass
-class Tally:
-    """Documents and bytes by source, kind and licence.
-
-    Attributes:
-        licences: (source, licence) -> documents.
-    """
-
-    documents: Counter[tuple[str, str]] = field(default_factory=Counter)
-    bytes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    licences: Counter[tuple[str, str]] = field(default_factory=Counter)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Count a row of the corpus table."""
-        size = len(row["text"].encode("utf-8"))
-        kind = str(json.loads(row["metadata"]).get("kind", "")) or "none"
-        for key in (("source", row["source"]), ("kind", kind), ("licence", row["licence"]), ("all", "all")):
-            self.documents[key] += 1
-            self.bytes[key] += size
-        self.licences[row["source"], row["licence"]] += 1
-
-    def merge(self, other: Tally) -> None:
-        """Add another tally to this one."""
-        self.documents.update(other.documents)
-        self.bytes.update(other.bytes)
-        self.licences.update(other.licences)
-
-    def remove(self, other: Tally) -> None:
-        """Take another tally, of documents that were counted here, off this one."""
-        self.documents.subtract(other.documents)
-        self.bytes.subtract(other.bytes)
-        self.licences.subtract(other.licences)
-
-
 @dataclass
 class TagSummary:
-    """What the driver learns about a part: counts, and no text except the samples.
+    """What the driver learns about a part: counts, and no text.
 
     Attributes:
+        flow: the text of the documents that rules dropped, and what cleaning took out of the others.
+        survey: of some documents as they came in.
         dropped: reason -> documents that a rule dropped.
         survivors, characters: the other documents and their length.
         signed: what deduplication compares them by.
-        samples: reason -> the dropped documents of the smallest ids.
         contamination: what was found of the benchmarks.
         scores: bar of the classifier's chart -> documents.
     """
@@ -109,9 +64,22 @@ class TagSummary:
     survivors: int = 0
     characters: int = 0
     signed: Signed | None = None
-    samples: dict[str, list[Sample]] = field(default_factory=dict)
     contamination: ContaminationTally = field(default_factory=ContaminationTally)
     scores: Counter[int] = field(default_factory=Counter)
+    flow: Flow = field(default_factory=Flow)
+    survey: Survey = field(default_factory=Survey)
+
+    def merge(self, later: TagSummary) -> None:
+        """Add the summary of a part that comes later in the corpus; ``signed`` is each part's own."""
+        self.documents += later.documents
+        self.survivors += later.survivors
+        self.characters += later.characters
+        self.before.merge(later.before)
+        self.dropped.update(later.dropped)
+        self.contamination.merge(later.contamination)
+        self.scores.update(later.scores)
+        self.flow.merge(later.flow)
+        self.survey.merge(later.survey)
 
 
 @dataclass(frozen=True)
@@ -139,14 +107,22 @@ class TagPart:
 
 
 def tag_part(
-    part: TagPart, *, config: CurateConfig, store: Store, benchmarks: str | None = None, classifier: str | None = None
+    part: TagPart,
+    *,
+    config: CurateConfig,
+    store: Store,
+    benchmarks: str | None = None,
+    classifier: str | None = None,
+    survey_share: float = 0.0,
 ) -> TagSummary:
     """Read a part, write its survivors, report the rest.
 
     Args:
         benchmarks: store key of the benchmark index, where the recipe decontaminates.
         classifier: store key of the trained classifier, where the recipe has one.
+        survey_share: of the documents that are measured for the report.
     """
+    surveyor = Surveyor(config, survey_share)
     chain, gates = QualityChain(config), Gates(config, store, benchmarks, classifier)
     summary = TagSummary(part.number, contamination=gates.contamination)
     survivors: list[dict[str, Any]] = []
@@ -158,7 +134,9 @@ def tag_part(
         row["text"], unreadable = readable_text(row["text"])
         summary.before.add(row)
         original = row["text"]
-        refused = Refusal(unreadable) if unreadable else _judge(row, config, chain, gates)
+        surveyor.look(row["id"], original, summary.survey)
+        refused = unreadable or _judge(row, config, chain, gates)
+        summary.before.add_language(row)
         score = row.get("quality_score")
         if score is not None:
             summary.scores[score_bin(score)] += 1
@@ -166,14 +144,11 @@ def tag_part(
             survivors.append(row)
             positions.append(position)
             summary.characters += len(row["text"])
+            summary.flow.add(CLEANED, original, instead=row["text"])
             continue
-        summary.dropped[refused.reason] += 1
-        ruled.append({"id": row["id"], "source": row["source"], "drop_reason": refused.reason, "quality_score": score})
-        samples = summary.samples.setdefault(refused.reason, [])
-        if len(samples) < SAMPLES_PER_REASON:
-            whole = redact_sample(original, SAMPLE_CHARACTERS)
-            shown = excerpt(row["text"], refused.part, SAMPLE_CHARACTERS) if refused.part else whole
-            samples.append(Sample(row["id"], row["path"], shown))
+        summary.dropped[refused] += 1
+        summary.flow.add(refused, original)
+        ruled.append({"id": row["id"], "source": row["source"], "drop_reason": refused, "quality_score": score})
     summary.survivors = len(survivors)
     summary.signed = sign(survivors, positions, part.number, config.dedup, store, part.work.signatures)
     store.write(part.work.tagged, encode(pa.Table.from_pylist(survivors, schema=TAGGED)))
@@ -181,25 +156,22 @@ def tag_part(
     return summary
 
 
-def _judge(row: dict[str, Any], config: CurateConfig, chain: QualityChain, gates: Gates) -> Refusal | None:
-    """Why the document goes, or None; then the row holds its cleaned text, language and redaction counts.
-
-    Of a refusal that marks a part, the row's text is what the part's place refers to.
-    """
+def _judge(row: dict[str, Any], config: CurateConfig, chain: QualityChain, gates: Gates) -> str | None:
+    """Why the document goes, or None; then the row holds its cleaned text, language and redaction counts."""
     if gates.refuses_licence(row["licence"]):
-        return Refusal(LICENCE)
+        return LICENCE
     text = normalise(row["text"], config.normalise) if config.normalise else row["text"]
     if not text.strip():
-        return Refusal("empty")
+        return "empty"
     row["language"] = row.get("language")  # what the source declares, where nothing is identified
     if config.language:
         row["language"], confidence = identify_language(text)
         least = config.least_confidence(row["language"])
         if least is None or confidence < least:
-            return Refusal("language")
+            return "language"
     text, reason = chain.decide(text)
     if reason:
-        return Refusal(reason)
+        return reason
     row["text"], row["quality_score"] = text, gates.score(text)
     if refused := gates.refuse(row, text):
         return refused

@@ -50,6 +50,19 @@ class Words:
         return [text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
     @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """Where each of the words starts and ends, in characters of the text."""
+        _, starts, ends = self._split
+        return [*zip(starts.tolist(), ends.tolist(), strict=True)]
+
+    @cached_property
+    def speaking(self) -> list[int]:
+        """The numbers of the words that are more than symbols."""
+        codes, starts, ends = self._split
+        found: list[int] = counts.are_speaking(codes, starts, ends, character_table()).nonzero()[0].tolist()
+        return found
+
+    @cached_property
     def lines(self) -> list[str]:
         """Lines that are not blank."""
         return [line for line in self.text.split("\n") if line and not line.isspace()]

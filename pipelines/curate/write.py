@@ -16,11 +16,16 @@ from pipelines.curate.audit.tally import AuditTally
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decisions import REPEATED, Duplicate
 from pipelines.curate.dedup import Found
-from pipelines.curate.redact import PLACEHOLDERS, redact_sample
+from pipelines.curate.redact import PLACEHOLDERS
 from pipelines.curate.repeated_text import without
+from pipelines.curate.samples.choose import Candidates, choose, merge
+from pipelines.curate.samples.excerpt import excerpt
+from pipelines.curate.samples.sample import Sample
 from pipelines.curate.signatures import load_contents, publish
 from pipelines.curate.split import SPLITS, TRAIN, position, side
-from pipelines.curate.tag import SAMPLE_CHARACTERS, SAMPLES_PER_REASON, TAGGED, Sample, Tally, WorkKeys
+from pipelines.curate.survey import Survey, Surveyor
+from pipelines.curate.tag import TAGGED, WorkKeys
+from pipelines.curate.tally import PASSAGES, Flow, Tally
 
 KEPT = pa.schema([each for each in TAGGED if not each.name.startswith("redacted_")])
 DROPPED = pa.schema(
@@ -59,9 +64,12 @@ class WriteSummary:
     Attributes:
         duplicate_characters: in the documents that went as duplicates.
         repeated_characters: taken out of kept documents, since they stand elsewhere too.
-        names: id -> path of kept documents that the report wants to show.
+        candidates: which of the dropped documents the report may show.
+        heads: id -> beginning of kept documents that stand for many duplicates.
         lowest, highest: of the kept documents.
         audit: of the kept documents, where the recipe asks for it.
+        flow: the text of duplicates, and passages taken out of kept documents.
+        survey: of some of the kept documents.
     """
 
     number: int
@@ -69,21 +77,42 @@ class WriteSummary:
     dropped: Counter[str] = field(default_factory=Counter)
     redacted: Counter[str] = field(default_factory=Counter)
     after: Tally = field(default_factory=Tally)
-    samples: dict[str, list[Sample]] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
+    candidates: Candidates = field(default_factory=dict)
+    heads: dict[str, Sample] = field(default_factory=dict)
     duplicate_characters: int = 0
     repeated_characters: int = 0
     lowest: Edge | None = None
     highest: Edge | None = None
     audit: AuditTally = field(default_factory=AuditTally)
+    flow: Flow = field(default_factory=Flow)
+    survey: Survey = field(default_factory=Survey)
+
+    def merge(self, later: WriteSummary) -> None:
+        """Add the summary of a part that comes later in the corpus."""
+        self.written.update(later.written)
+        self.dropped.update(later.dropped)
+        self.redacted.update(later.redacted)
+        self.after.merge(later.after)
+        self.candidates = merge([self.candidates, later.candidates])
+        self.heads |= later.heads
+        self.duplicate_characters += later.duplicate_characters
+        self.repeated_characters += later.repeated_characters
+        self.lowest = min((each for each in (self.lowest, later.lowest) if each), default=None)
+        self.highest = max((each for each in (self.highest, later.highest) if each), default=None)
+        self.audit.merge(later.audit)
+        self.flow.merge(later.flow)
+        self.survey.merge(later.survey)
 
 
-def write_part(part: WritePart, *, config: CurateConfig, found: Found, store: Store, prefix: str) -> WriteSummary:
+def write_part(
+    part: WritePart, *, config: CurateConfig, found: Found, store: Store, prefix: str, survey_share: float = 0.0
+) -> WriteSummary:
     """Write ``train/``, ``validation/``, ``dropped/`` and ``signatures/`` files of a part; an empty one is left out.
 
     Where the recipe mixes sources, the training documents go to the part's ``unmixed`` file instead of ``train/``.
     """
     summary = WriteSummary(part.number)
+    surveyor = Surveyor(config, survey_share)
     kept: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     stays: list[int] = []
     edges: list[Edge] = []
@@ -102,8 +131,10 @@ def write_part(part: WritePart, *, config: CurateConfig, found: Found, store: St
         edges.append((position(contents[number]), row["id"], part.number))
         kept[part.moved.get(row["id"]) or side(contents[number], config.validation_fraction)].append(row)
         if row["id"] in found.largest:
-            summary.names[row["id"]] = row["path"]
+            summary.heads[row["id"]] = Sample(row["id"], row["source"], row["path"], "", excerpt(row["text"], (), 300))
         summary.after.add(row)
+        summary.after.add_language(row)
+        surveyor.look(row["id"], row["text"], summary.survey)
         if config.audit is not None:
             summary.audit.add(row["source"], row["text"], load_lexicon(config.audit), config.audit.window_words)
         for kind in PLACEHOLDERS:
@@ -117,21 +148,20 @@ def write_part(part: WritePart, *, config: CurateConfig, found: Found, store: St
         _write(store, part.work.unmixed if split == TRAIN and not config.mix.does_nothing else place, rows, KEPT)
     dropped.sort(key=lambda row: str(row["id"]))
     summary.dropped.update(str(row["drop_reason"]) for row in dropped)
+    summary.candidates = choose(dropped, part.number)
     _write(store, f"{prefix}/{part_name('dropped', part.number)}", dropped, DROPPED)
     return summary
 
 
 def _drop(row: dict[str, Any], duplicate: Duplicate, summary: WriteSummary) -> dict[str, Any]:
     summary.duplicate_characters += len(row["text"])
-    samples = summary.samples.setdefault(duplicate.reason, [])
-    if len(samples) < SAMPLES_PER_REASON:
-        label = f"{row['path']} (duplicate of {duplicate.duplicate_of})" if duplicate.duplicate_of else row["path"]
-        samples.append(Sample(row["id"], label, redact_sample(row["text"], SAMPLE_CHARACTERS)))
+    summary.flow.add(duplicate.reason, row["text"])
     return {
         "id": row["id"],
         "source": row["source"],
         "drop_reason": duplicate.reason,
         "duplicate_of": duplicate.duplicate_of,
+        "keeper": duplicate.keeper,
         "quality_score": row["quality_score"],
     }
 
@@ -144,6 +174,7 @@ def _without_repeats(
     text, removed = without(row["text"], numbers, config.dedup.repeated_text)
     if not text.strip():
         return Duplicate(REPEATED, None)
+    summary.flow.add(PASSAGES, row["text"], instead=text)
     row["text"] = text
     summary.repeated_characters += removed
     return None

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cluster.charts import _ticks, bar_chart, line_chart
 from cluster.report import Page
 
+HIDDEN = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufdd0-\ufdef\ufffe\uffff]")
 VOID = {"meta", "br", "line", "rect", "circle", "polyline"}
 
 
@@ -44,7 +45,7 @@ def test_any_text_is_shown_and_never_interpreted(text: str) -> None:
     page.table([{"column": text}])
     found = read(page)
     assert found.addresses == []
-    assert found.text.count(text) >= 3
+    assert found.text.count(HIDDEN.sub(lambda one: f"[U+{ord(one[0]):04X}]", text)) >= 3
     assert "<script" not in page.render().replace(text, "") or "<script" in text
 
 
@@ -93,3 +94,25 @@ def test_svg_is_well_formed_where_attributes_are_quoted() -> None:
     svg = bar_chart("drops & more", {"a<b": 1.0})
     quoted = re.sub(r"(\s[\w-]+)=([^\"\s>/]+)", r'\1="\2"', svg)
     ElementTree.fromstring(quoted)
+
+
+def test_a_long_page_links_its_sections_and_folds_what_is_asked_for() -> None:
+    page = Page("t")
+    for number in range(7):
+        page.heading(f"section <{number}>")
+    with page.folded("more & more", is_part=True):
+        page.specimen("label", "note", [("left", [("a <b>", False), ("c", True)]), ("right", [("d", False)])])
+    html = page.render()
+    assert read(page).addresses == [f"#part-{number}" for number in range(1, 8)]
+    assert "<h2 id=part-3>section &lt;2&gt;</h2>" in html
+    assert "<details class=part><summary>more &amp; more</summary>" in html
+    assert "<pre dir=auto>a &lt;b&gt;<mark>c</mark></pre>" in html
+    assert "<nav" not in Page("short").render()
+
+
+def test_shares_stand_to_the_right_like_numbers() -> None:
+    page = Page("t")
+    page.table([{"step": "a", "share": "12.5%", "left": 3}, {"step": "b", "share": "", "left": None}])
+    html = page.render()
+    assert "<td class=n>12.5%</td><td class=n>3</td>" in html
+    assert "<td>a</td>" in html

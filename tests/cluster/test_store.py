@@ -81,6 +81,20 @@ def test_a_folder_is_copied_and_removed(any_store: Store, tmp_path: Path) -> Non
     assert [item.key for item in any_store.files()] == ["mm/d"]
 
 
+def test_a_copy_is_independent_of_what_it_was_made_from(any_store: Store) -> None:
+    any_store.write("a", b"one")
+    any_store.write("deep/b", b"old")
+    any_store.copy("a", "deep/b")
+    any_store.write("a", b"two")
+    assert (any_store.read("a"), any_store.read("deep/b")) == (b"two", b"one")
+    any_store.copy("a", "c")
+    any_store.delete("a")
+    assert any_store.read("c") == b"two"
+    with pytest.raises(FileNotFoundError):
+        any_store.copy("none", "d")
+    assert [item.key for item in any_store.files()] == ["c", "deep/b"]
+
+
 def test_folder_marks_of_other_writers_are_not_files(s3_store: Store) -> None:
     filesystem, path = s3_store.arrow("d/sub")
     filesystem.create_dir(path)

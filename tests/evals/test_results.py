@@ -85,4 +85,4 @@ def test_tables_name_the_set_beside_every_score() -> None:
     questions = BenchmarkSet("sample", None, "0" * 64)
     rows = list(score_rows(suite_scores(RESULTS, ["arc_easy", "g"]), questions))
     assert [row["task"] for row in rows] == ["arc_easy (sample)", "g (sample)"]
-    assert rows[0][""] == "not told from chance"
+    assert rows[0]["against chance"] == "not told from chance"

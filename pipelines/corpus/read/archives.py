@@ -10,95 +10,65 @@ from typing import Any
 
 from pipelines.corpus.config import WarcSource, WetSource
 from pipelines.corpus.documents import BadInput, Document, Item, Outcome, PassedOver, Problem, clean_unicode
+from pipelines.corpus.read.records import Cut, Records
 from pipelines.corpus.read.web import decode_page, page_document
 from pipelines.corpus.source import SourceBase
 from pipelines.corpus.streams import open_text
+from pipelines.corpus.unpacking import find_member
 
+_KINDS = {"warcinfo", "response", "resource", "request", "metadata", "revisit", "conversion", "continuation"}
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
 
 
 def read_archive(item: Item, source: SourceBase) -> Iterator[Outcome]:
-    """The documents of an archive, records that are none passed over; what is after a broken header is lost."""
-    from fastwarc.warc import ArchiveIterator
-
+    """The documents of an archive, records that are none passed over; what is broken costs no more than itself."""
     assert isinstance(source, WarcSource | WetSource)
-    number = 0
-    outcome: Outcome | None = None
     with open_text(item.location, source) as stream:
-        feed = _Forward(stream)
-        records = iter(ArchiveIterator(feed, parse_http=False, stream_detect=False))
+        records = Records(stream, source.max_record_bytes)
         while True:
             try:
-                record = next(records, None)
-                if record is None:
-                    break
-                number += 1
-                outcome = _of_record(record, number, item, source)
-            except (OSError, ValueError) as error:
-                raise BadInput("broken_record", f"record {number + 1} cannot be found: {error}") from None
-            except BaseException as error:
-                if type(error).__name__ != "PanicException":  # what a panic in fastwarc's Rust arrives as
+                for cut in records:
+                    yield _of_cut(cut, item, source)
+                break
+            except BadInput as error:
+                if not find_member(stream, b"WARC/"):
                     raise
-                raise BadInput("crashes_parser", f"the library that reads it crashed at record {number + 1}") from None
-            if feed.broken:  # the record is only where the damage of the file showed
-                raise feed.broken
-            yield outcome
-    if number == 0:
+                records.restart()
+                what = f"{error.what}, after record {records.number:,}; read on at the next of its gzip members"
+                yield Problem(item.path, what, error.reason)
+    if records.number == 0:
         raise BadInput("no_records", "holds no WARC record")
-    if not feed.ends_a_record and not isinstance(outcome, Problem):
-        raise BadInput("truncated", "ends in the middle of a record")
 
 
-class _Forward(io.RawIOBase):
-    """A stream that can only be read, with the position that fastwarc asks for."""
+def _of_cut(cut: Cut, item: Item, source: WarcSource | WetSource) -> Outcome:
+    from fastwarc.warc import ArchiveIterator
 
-    def __init__(self, stream: io.BufferedReader) -> None:
-        self._stream = stream
-        self._at = 0
-        self._last = b""
-        self.broken: BadInput | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            data = self._stream.read1(size)
-        except BadInput as error:
-            self.broken = error
-            raise
-        self._at += len(data)
-        self._last = data[-1:] or self._last
-        return data
-
-    @property
-    def ends_a_record(self) -> bool:
-        """Whether the last byte read can end a record: two line ends follow each."""
-        return self._last == b"\n"
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        target = offset if whence == 0 else self._at + offset
-        if whence == 2 or target < self._at:
-            raise io.UnsupportedOperation("seek")
-        while self._at < target and self.read(min(target - self._at, 1 << 16)):
-            continue
-        return self._at
-
-
-def _of_record(record: Any, number: int, item: Item, source: WarcSource | WetSource) -> Outcome:
-    path = f"{item.path}:{number}"
-    kind = str(record.record_type)
+    path = f"{item.path}:{cut.number}"
+    if cut.broken:
+        return Problem(path, cut.broken, cut.reason, cut.head)
     wanted = ("conversion",) if isinstance(source, WetSource) else ("response", "resource")
-    if kind not in wanted:
-        return PassedOver(f"{kind}_record")
+    if cut.kind not in wanted:
+        return PassedOver(f"{cut.kind}_record" if cut.kind in _KINDS else "unknown_record")
+    if cut.data is None:
+        return Problem(path, f"its record is over {source.max_record_bytes:,} bytes", "too_large", cut.head)
+    try:
+        record = next(iter(ArchiveIterator(io.BytesIO(cut.data), parse_http=False, stream_detect=False)), None)
+        if record is not None:
+            return _of_record(record, path, cut.kind, item, source)
+        what = "its header cannot be read"
+    except (OSError, ValueError) as error:
+        what = f"its header cannot be read: {error}"
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # what a panic in fastwarc's Rust arrives as
+            raise
+        return Problem(path, "the library that reads it crashed", "crashes_parser", cut.head)
+    return Problem(path, what, "broken_record", cut.head)
+
+
+def _of_record(record: Any, path: str, kind: str, item: Item, source: WarcSource | WetSource) -> Outcome:
     head = b""
     try:
-        if record.content_length > source.max_record_bytes:
-            raise BadInput("too_large", f"its record is over {source.max_record_bytes:,} bytes")
         if kind == "response":
             if not record.headers.get("Content-Type", "").lower().startswith("application/http"):
                 return PassedOver("no_http_response")

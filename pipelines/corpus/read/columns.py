@@ -24,7 +24,10 @@ def read_parquet(item: Item, source: SourceBase) -> Iterator[Outcome]:
     assert isinstance(source, ParquetSource)
     with open_file(item.location) as stream:
         try:
-            file = pq.ParquetFile(stream, buffer_size=1 << 20, read_dictionary=[source.text_field])
+            file = pq.ParquetFile(stream, buffer_size=1 << 20)
+            if source.text_field in _plain_columns(file.metadata.schema):
+                # Read as it is stored: a text that is repeated a million times is held once.
+                file = pq.ParquetFile(stream, buffer_size=1 << 20, read_dictionary=[source.text_field])
             groups = range(*(item.span or (0, file.num_row_groups)))
             columns = _columns(file.schema_arrow.names, source)
             before = sum(file.metadata.row_group(each).num_rows for each in range(groups.start))
@@ -35,6 +38,10 @@ def read_parquet(item: Item, source: SourceBase) -> Iterator[Outcome]:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise BadInput("damaged", f"is no Parquet file, or a damaged one: {str(error).splitlines()[0]}") from None
+
+
+def _plain_columns(schema: Any) -> set[str]:
+    return {schema.column(index).path for index in range(len(schema))}
 
 
 def _columns(names: list[str], source: ParquetSource) -> list[str] | None:

@@ -110,16 +110,21 @@ def _load(place: str, source: HfSource, revision: str) -> Any:
 
 
 def _explain(error: Exception, source: HfSource) -> RaymillError:
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # The first lines: what is wrong, and which subsets or splits there are.
+    said = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2])[:500]
     if isinstance(error, GatedRepoError):
-        return UserError("needs access that you do not have", where=source.path, next_step="ask for it, set HF_TOKEN")
+        return UserError(
+            "needs access that you do not have",
+            where=source.path,
+            next_step="ask for it on its page, then set HF_TOKEN",
+        )
     if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
         return UserError(
-            "no such dataset or revision", where=source.path, next_step="check the name; log in if private"
+            "no such dataset or revision", where=source.path, next_step="check the name; set HF_TOKEN if it is private"
         )
-    if isinstance(error, HfHubHTTPError | OSError) and not isinstance(error, FileNotFoundError):
+    if isinstance(error, HTTPError | OSError) and not isinstance(error, FileNotFoundError):
         return InfraError(
             f"the Hugging Face Hub cannot be reached: {said}",
             where=source.path,

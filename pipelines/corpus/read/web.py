@@ -10,6 +10,7 @@ from typing import Any
 from pipelines.corpus.aside import ASIDE
 from pipelines.corpus.config import HtmlSource
 from pipelines.corpus.documents import BadInput, Document, Item, Outcome, PassedOver
+from pipelines.corpus.encodings import find_encoding
 from pipelines.corpus.source import SourceBase
 from pipelines.corpus.streams import open_text
 
@@ -97,14 +98,13 @@ def decode_page(data: bytes, charset: str | None) -> str:
 
 def known_encoding(name: str) -> str | None:
     """Python's name for an encoding of the web, with the meaning that browsers give it, or None."""
-    try:
-        found = codecs.lookup(name.strip().strip("\"'")).name
-        if not getattr(codecs.lookup(found), "_is_text_encoding", True):
-            return None
-    except (LookupError, ValueError):
-        return None
+    found = find_encoding(name.strip().strip("\"'"))
     # WHATWG Encoding, section 4.2: labels that mean the wider code page they are used for.
-    return {"iso8859-1": "cp1252", "ascii": "cp1252", "gb2312": "gb18030", "gbk": "gb18030"}.get(found, found)
+    return (
+        {"iso8859-1": "cp1252", "ascii": "cp1252", "gb2312": "gb18030", "gbk": "gb18030"}.get(found, found)
+        if found
+        else None
+    )
 
 
 def _declared(data: bytes) -> str | None:

@@ -105,8 +105,12 @@ def audit_section(page: Page, audit: Mapping[str, Any], config: AuditConfig) -> 
         "(audit.toxic in the funnel) and are not counted here."
     )
     groups = [each for each in audit["lists"] if each["kind"] == "group"]
-    names = list(groups[0]["near"]) if groups else []
+    silent = [each["name"] for each in groups if not each["mentions"]]
+    groups = [each for each in groups if each["mentions"]]
     page.table([_group_row(each) for each in groups])
+    if silent:
+        page.paragraph(f"Never mentioned: {', '.join(silent)}.")
+    names = list(groups[0]["near"]) if groups else []
     page.paragraph("Share of a group's mentions close to terms of a list, and in brackets its ratio to the axis:")
     page.table([{"group": each["name"], **{name: _cell(each["near"][name]) for name in names}} for each in groups])
     page.paragraph("Mentions per million words by source:")
@@ -134,6 +138,8 @@ def _cell(near: Mapping[str, Any]) -> str:
 
 
 def _source_rows(audit: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    for source, words in audit["words_by_source"].items():
-        rates = {each["name"]: each["by_source"][source]["per_million_words"] for each in audit["lists"]}
-        yield {"source": source, "words": words, **rates}
+    yield {"terms": "(words in all)", **audit["words_by_source"]}
+    for each in audit["lists"]:
+        if each["mentions"]:
+            rates = {source: each["by_source"][source]["per_million_words"] for source in audit["words_by_source"]}
+            yield {"terms": each["name"], **rates}

@@ -66,6 +66,18 @@ class Classifier:
         weighted = (float(values @ self.weights[buckets]) / length if length else 0.0) + self.bias
         return 1 / (1 + math.exp(-max(-_LARGE, min(weighted, _LARGE))))
 
+    def worst_runs(self, text: str, most: int) -> list[tuple[int, int]]:
+        """The runs of words that speak most against a text, as position and length in words, worst first."""
+        words = hash_words(text[: self.config.characters])
+        found = []
+        for length in range(1, self.config.ngram + 1):
+            buckets = (hash_grams(words, length) % np.uint64(self.config.buckets)).astype(np.int64)
+            weights = self.idf[buckets] * self.weights[buckets]
+            for at in np.argsort(weights, kind="stable")[:most].tolist():
+                if weights[at] < 0:
+                    found.append((float(weights[at]), at, length))
+        return [(at, length) for _, at, length in sorted(found)[:most]]
+
     def to_bytes(self) -> bytes:
         """The weights as one file."""
         return pack_arrays({"idf": self.idf, "weights": self.weights, "bias": np.array([self.bias])})

@@ -46,8 +46,8 @@ class Trained:
     quality: Quality
 
 
-def train_classifier(config: CurateConfig, context: StageContext) -> Trained | None:
-    """Train the recipe's classifier, if it has one.
+def train_classifier(config: CurateConfig, context: StageContext, key: str) -> Trained | None:
+    """Train the recipe's classifier, if it has one, and write it under a key of the store.
 
     Raises:
         UserError: there are too few examples, or none.
@@ -58,7 +58,6 @@ def train_classifier(config: CurateConfig, context: StageContext) -> Trained | N
         good, bad = read_examples(config.classifier, config.normalise)
         classifier = Classifier.train(config.classifier, good.train, bad.train)
         quality = measure(classifier, good, bad)
-        key = context.output.resume_key("classifier.npz")
         context.store.write(key, classifier.to_bytes())
     return Trained(key, quality)
 

@@ -8,7 +8,7 @@ from typing import Any
 from cluster.report import Page
 from pipelines.curate.mix.plan import rollup
 from pipelines.curate.mix.run import Mixture
-from pipelines.curate.tag import Tally
+from pipelines.curate.tally import Tally
 
 
 def account(before: Tally, after: Tally, mixture: Mixture | None) -> list[dict[str, Any]]:

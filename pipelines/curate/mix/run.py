@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
 from cluster.store import Store
 from pipelines.corpus.table import decode, encode, part_name
-from pipelines.curate.audit.config import AuditConfig
 from pipelines.curate.audit.lexicon import load_lexicon
 from pipelines.curate.audit.tally import AuditTally
+from pipelines.curate.components import Mapper
+from pipelines.curate.config import CurateConfig
 from pipelines.curate.mix.apply import measure, mix_table
-from pipelines.curate.mix.config import MixConfig
 from pipelines.curate.mix.plan import Numbers, Sizes, SourcePlan, plan_mix
+from pipelines.curate.samples.choose import Candidates, choose, merge
 from pipelines.curate.signatures import withdraw
-from pipelines.curate.tag import SAMPLES_PER_REASON, Sample, Tally
-
-Mapper = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
+from pipelines.curate.survey import Survey, Surveyor
+from pipelines.curate.tally import Flow, Tally
 
 
 @dataclass(frozen=True)
@@ -39,23 +38,26 @@ class MixSummary:
     Attributes:
         dropped: reason -> documents that are not used at all.
         removed: what those are.
-        samples: reason -> those of the smallest ids, without their text: nothing is wrong with it.
-        audit: what the audit, which counts before the mix, has counted of them.
+        candidates: which of them the report may show.
+        audit, survey: what the audit and the survey, which come before the mix, have counted of them.
+        flow: their text.
     """
 
     dropped: Counter[str] = field(default_factory=Counter)
     removed: Tally = field(default_factory=Tally)
-    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    candidates: Candidates = field(default_factory=dict)
     audit: AuditTally = field(default_factory=AuditTally)
+    flow: Flow = field(default_factory=Flow)
+    survey: Survey = field(default_factory=Survey)
 
     def merge(self, other: MixSummary) -> None:
         """Add another part's."""
         self.dropped.update(other.dropped)
         self.removed.merge(other.removed)
         self.audit.merge(other.audit)
-        for reason, samples in other.samples.items():
-            both = sorted([*self.samples.get(reason, []), *samples], key=lambda sample: sample.id)
-            self.samples[reason] = both[:SAMPLES_PER_REASON]
+        self.flow.merge(other.flow)
+        self.survey.merge(other.survey)
+        self.candidates = merge([self.candidates, other.candidates])
 
 
 @dataclass
@@ -68,26 +70,31 @@ class Mixture:
 
 
 def mix_parts(
-    config: MixConfig,
+    config: CurateConfig,
     parts: Sequence[MixPart],
     store: Store,
     prefix: str,
     mapper: Mapper,
-    audit: AuditConfig | None = None,
+    survey_share: float = 0.0,
 ) -> Mixture:
     """Write ``train/`` below ``prefix`` from unmixed parts, and ``dropped/mix-*`` for what is not used.
+
+    Args:
+        survey_share: of the documents that are measured for the report.
 
     Raises:
         UserError: see :func:`pipelines.curate.mix.plan.plan_mix`.
     """
     sizes: dict[str, Sizes] = {}
-    for measured in mapper(functools.partial(_measure_part, seed=config.seed, store=store), parts):
+    for measured in mapper("mix/sizes", functools.partial(_measure_part, seed=config.mix.seed, store=store), parts):
         for source, (bins, counted) in measured.items():
             sizes.setdefault(source, Sizes()).add(bins, counted)
-    plans = plan_mix(sizes, config)
-    work = functools.partial(_mix_part, plans=plans, seed=config.seed, store=store, prefix=prefix, audit=audit)
+    plans = plan_mix(sizes, config.mix)
+    work = functools.partial(
+        _mix_part, plans=plans, config=config, store=store, prefix=prefix, survey_share=survey_share
+    )
     whole = MixSummary()
-    for summary in mapper(work, parts):
+    for summary in mapper("mix/parts", work, parts):
         whole.merge(summary)
     return Mixture(plans, sizes, whole)
 
@@ -99,12 +106,20 @@ def _measure_part(part: MixPart, *, seed: int, store: Store) -> dict[str, tuple[
 
 
 def _mix_part(
-    part: MixPart, *, plans: dict[str, SourcePlan], seed: int, store: Store, prefix: str, audit: AuditConfig | None
+    part: MixPart,
+    *,
+    plans: dict[str, SourcePlan],
+    config: CurateConfig,
+    store: Store,
+    prefix: str,
+    survey_share: float,
 ) -> MixSummary:
     summary = MixSummary()
+    surveyor = Surveyor(config, survey_share)
+    audit = config.audit
     if not store.exists(part.unmixed):
         return summary
-    mixed = mix_table(decode(store.read(part.unmixed)), plans, seed)
+    mixed = mix_table(decode(store.read(part.unmixed)), plans, config.mix.seed)
     if mixed.table.num_rows:
         store.write(f"{prefix}/{part_name('train', part.number)}", encode(mixed.table))
     if not mixed.reasons:
@@ -112,11 +127,13 @@ def _mix_part(
     for row, reason in zip(mixed.left_out.to_pylist(), mixed.reasons, strict=True):
         summary.dropped[reason] += 1
         summary.removed.add(row)
+        summary.removed.add_language(row)
+        summary.flow.add(reason, row["text"])
+        surveyor.look(row["id"], row["text"], summary.survey)
         if audit is not None:
             summary.audit.add(row["source"], row["text"], load_lexicon(audit), audit.window_words)
-        samples = summary.samples.setdefault(reason, [])
-        if len(samples) < SAMPLES_PER_REASON:
-            samples.append(Sample(row["id"], row["path"], "(sound, but not used)"))
+    unused = zip(mixed.left_out["id"].to_pylist(), mixed.reasons, strict=True)
+    summary.candidates = choose([{"id": name, "drop_reason": reason} for name, reason in unused], part.number)
     columns = {
         "id": mixed.left_out["id"],
         "source": mixed.left_out["source"],

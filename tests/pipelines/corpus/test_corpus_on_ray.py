@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from pipelines.corpus.config import STAGE, CorpusConfig
 pytestmark = pytest.mark.ray
 
 MODULE = """
-import os, signal
+import os, signal, time
 from pathlib import Path
 
 def pages(shard, shards, marker):
@@ -34,6 +37,29 @@ def pages(shard, shards, marker):
             else:
                 os.kill(os.getpid(), signal.SIGKILL)
         yield f"page {number} of {shard} " + "x" * 1000
+
+def logged(shard, shards, folder):
+    folder = Path(folder)
+    with (folder / "reads").open("a") as reads:
+        print(shard, file=reads, flush=True)
+    for number in range(200):
+        yield f"page {number} of {shard} " + "x" * 100
+    driver = folder / "driver"
+    if shard >= 4 and driver.exists():
+        os.kill(int(driver.read_text()), signal.SIGKILL)
+        time.sleep(600)  # until what the driver started is ended
+"""
+
+DRIVER = """
+import os, sys
+from pathlib import Path
+from cluster.session import ClusterConfig, connect
+from tests.pipelines.corpus.test_corpus_on_ray import make_logged
+
+folder = Path(sys.argv[1])
+with connect(ClusterConfig(object_store_bytes=100 << 20)):
+    (folder / "driver").write_text(str(os.getpid()))
+    make_logged(folder / "store", folder)
 """
 
 
@@ -68,7 +94,16 @@ def make(root: Path, folder: Path, workers: int, marker: Path) -> Artifact:
         {"kind": "html", "path": str(folder), "max_cpu_seconds": 1},
         custom | {"arguments": {"marker": str(marker)}},
     ]
-    keys = {"sources": sources, "workers": workers, "part_bytes": 1 << 16}
+    return publish(root, {"sources": sources, "workers": workers, "part_bytes": 1 << 16})
+
+
+def make_logged(root: Path, folder: Path) -> Artifact:
+    """A corpus of eight shards, each of which says in ``reads`` that it is read."""
+    custom = {"kind": "custom", "function": "my_killed_source:logged", "shards": 8}
+    return publish(root, {"sources": [custom | {"arguments": {"folder": str(folder)}}], "workers": 2})
+
+
+def publish(root: Path, keys: dict[str, Any]) -> Artifact:
     config = CorpusConfig.model_validate(keys)
     with Progress(io.StringIO(), live=False).track("test") as tracker:
         return execute(STAGE, identify(STAGE, config, {}), config, {}, LocalStore(root), tracker).artifact
@@ -87,3 +122,23 @@ def test_neither_workers_nor_their_deaths_change_the_corpus(tmp_path: Path, fold
     assert killed.details["sources"]["html"]["quarantined"] == {"takes_too_long": 1}
     assert killed.details["sources"]["html"]["documents"] == 20
     assert killed.details["sources"]["custom"]["documents"] == 400
+
+
+def test_a_killed_driver_loses_no_shard_that_was_read(tmp_path: Path, folder: Path) -> None:
+    """SIGKILL takes the driver and all workers; the same command reads only what had not been committed."""
+    done = subprocess.run([sys.executable, "-c", DRIVER, str(tmp_path)], timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (tmp_path / "driver").unlink()
+    store = LocalStore(tmp_path / "store")
+    committed = {
+        json.loads(store.read(file.key))["number"] for file in store.files("Corpus") if file.key.endswith("/done.json")
+    }
+    assert 2 <= len(committed) < 8
+    assert not any(file.key.endswith("/artifact.json") for file in store.files("Corpus"))
+    (tmp_path / "reads").unlink()
+    resumed = make_logged(tmp_path / "store", tmp_path)
+    assert sorted(map(int, (tmp_path / "reads").read_text().split())) == sorted(set(range(8)) - committed)
+    clean = make_logged(tmp_path / "clean", tmp_path)
+    assert resumed.files == clean.files
+    assert resumed.counts == clean.counts == {"documents": 1600, "bytes": clean.counts["bytes"]}
+    assert {file.key.split("/")[2] for file in store.files(resumed.id)} == {"artifact.json", resumed.attempt}

@@ -19,9 +19,9 @@ from cluster.errors import InfraError, UserError
 from cluster.store import Store
 from cluster.store_s3 import S3Store
 from pipelines.corpus.config import CorpusConfig
-from pipelines.corpus.objects import glob_pattern
 from pipelines.corpus.sources import resolve
 from pipelines.corpus.streams import open_file
+from pipelines.corpus.walking import glob_pattern
 
 FILES = {
     "data/a.jsonl": b'{"text": "one"}\n{"text": "two"}\n',

@@ -17,7 +17,7 @@ import zstandard
 
 from cluster.errors import UserError
 from cluster.store import Store
-from pipelines.corpus import quarantine
+from pipelines.corpus import part, quarantine
 from pipelines.corpus.documents import Problem
 from pipelines.corpus.quarantine import Bad
 from pipelines.corpus.table import decode
@@ -103,7 +103,7 @@ def test_past_the_fraction_one_message_names_the_worst(hostile: Path, run_corpus
     assert "max_bad_fraction allows 1.0%" in message
     assert "no_text_field 2, unpacks_too_far 2" in message or "unpacks_too_far 2, no_text_field 2" in message
     assert "has no text in the field 'text'" in message
-    assert list(store.files("Corpus")) == []
+    assert all("/resume/" in file.key for file in store.files("Corpus"))
 
 
 def test_the_fraction_counts_inputs(tmp_path: Path, run_corpus: RunCorpus) -> None:
@@ -137,12 +137,22 @@ def test_a_hopeless_source_is_not_read_to_its_end(
 
 
 def test_only_a_source_without_any_document_is_hopeless() -> None:
-    bad = Bad()
-    for number in range(quarantine.HOPELESS):
-        bad.add(Problem(str(number), "what", "reason"))
-    assert quarantine.is_hopeless(0, [bad], 0.5)
-    assert not quarantine.is_hopeless(1, [bad], 0.5)
-    assert not quarantine.is_hopeless(0, [bad], 1)
+    assert quarantine.is_hopeless(0, quarantine.HOPELESS, 0.5)
+    assert not quarantine.is_hopeless(0, quarantine.HOPELESS - 1, 0.5)
+    assert not quarantine.is_hopeless(1, quarantine.HOPELESS, 0.5)
+    assert not quarantine.is_hopeless(0, quarantine.HOPELESS, 1)
+
+
+def test_a_file_of_junk_is_given_up(
+    tmp_path: Path, run_corpus: RunCorpus, monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    monkeypatch.setattr(part, "GIVEN_UP_AFTER", 50)
+    good = [json.dumps({"text": f"line {number}"}) + "\n" for number in range(1000)]
+    (tmp_path / "junk.jsonl").write_text("x\n" * 10_000 + good[0])
+    (tmp_path / "good.jsonl").write_text("x\n" * 49 + "".join(good) + "x\n" * 60)
+    made, rows = run_corpus({"kind": "jsonl", "path": str(tmp_path)}, max_bad_fraction=0.2)
+    assert made.counts["documents"] == len(rows) == 1000
+    assert made.details["sources"]["jsonl"]["quarantined"] == {"given_up": 1, "not_json": 159}
 
 
 def test_a_summary_stays_small() -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import io
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.corpus.read.records import Records
 
 
 def record(kind: str, body: bytes, media: str = "application/http; msgtype=response", **headers: str) -> bytes:
@@ -124,6 +130,89 @@ def test_what_is_before_damage_is_kept(
     assert found.texts
 
 
+def page(number: int) -> bytes:
+    words = f"The words of page {number:03d}, which are its content, and a few more of them."
+    return record("response", http(f"<title>Page</title><p>{words}</p>".encode()))
+
+
+def pages_found(texts: list[str]) -> set[int]:
+    return {int(number) for text in texts for number in re.findall(r"words of page (\d{3}),", text)}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda each: each.replace(b"WARC/1.0", b"WRAC/1.0"),
+        lambda each: each.replace(b"WARC-Type: response", b"WARC-Tpye: response"),
+        lambda each: each.replace(b"Content-Length: ", b"Content-Length: 7"),
+        lambda each: each.replace(b"Content-Length: ", b"Content-Length: 77777"),
+        lambda each: each.replace(b"Content-Length: 1", b"Content-Length: "),
+        lambda each: each.replace(b"Content-Length: 1", b"Content-Length: x"),
+        lambda each: each[:60] + b"\r\n",
+        lambda each: each[:-60] + b"\r\n",
+        lambda each: b"\0" * 5_000 + b"\n",
+        lambda each: b"noise" * 100_000 + b"\r\n\r\n",
+        lambda each: b"WARC/1.0\r\n" + b"Name: value\r\n" * 9_000,
+    ],
+)
+def test_a_broken_record_costs_no_other(
+    tmp_path: Path, read_source: Callable[..., Any], spoil: Callable[[bytes], bytes]
+) -> None:
+    records = [page(number) for number in range(9)]
+    for number in (2, 6):
+        records[number] = spoil(records[number])
+    (tmp_path / "a.warc").write_bytes(b"".join(records))
+    (tmp_path / "b.warc.gz").write_bytes(b"".join(gzip.compress(each) for each in records))
+    for name in ("a.warc", "b.warc.gz"):
+        found = read_source(kind="warc", path=str(tmp_path / name), max_record_bytes=50_000)
+        assert pages_found(found.texts) == set(range(9)) - {2, 6}
+        assert {reason for _, reason in found.reasons} <= {"broken_record", "too_large"}
+        assert len(found.problems) == 2
+        assert found.documents[-1].path == f"{name}:9"
+
+
+@given(st.data(), st.integers(0, 11), st.binary(max_size=300), st.integers(0, 400))
+def test_whatever_is_written_over_an_archive_only_what_is_touched_is_lost(
+    data: st.DataObject, first: int, noise: bytes, removed: int
+) -> None:
+    """Records whose own bytes and the line ends in front of them are untouched are all found."""
+    records = [page(number) for number in range(12)]
+    archive = b"".join(records)
+    starts = [sum(map(len, records[:number])) for number in range(13)]
+    start = data.draw(st.integers(starts[first], starts[first + 1] - 1))
+    stream = io.BufferedReader(io.BytesIO(archive[:start] + noise + archive[start + removed :]))
+    found = [cut for cut in Records(stream, 2_000) if not cut.broken]
+    whole = {number for number in range(12) if starts[number + 1] <= start or starts[number] - 4 >= start + removed}
+    assert whole <= pages_found([cut.data.decode("latin-1") for cut in found if cut.data])
+
+
+@pytest.mark.parametrize("where", [0.02, 0.5, 0.97])
+@pytest.mark.parametrize("spoil", ["noise", "cut"])
+def test_damage_inside_a_gzip_member_costs_no_other(
+    tmp_path: Path, read_source: Callable[..., Any], where: float, spoil: str
+) -> None:
+    members = [gzip.compress(page(number), mtime=0) for number in range(30)]
+    for number in (0, 7, 8, 20):
+        at = int(len(members[number]) * where)
+        rest = b"" if spoil == "cut" else bytes(reversed(members[number][at : at + 40])) + members[number][at + 40 :]
+        members[number] = members[number][:at] + rest
+    members[0] = members[0] if members[0].startswith(b"\x1f\x8b\x08") else gzip.compress(page(0))[:50]
+    (tmp_path / "a.warc.gz").write_bytes(b"".join(members))
+    found = read_source(kind="warc", path=str(tmp_path))
+    assert pages_found(found.texts) >= set(range(30)) - {0, 7, 8, 20}
+    assert 1 <= len(found.problems) <= 4
+    assert {reason for _, reason in found.reasons} <= {"damaged", "truncated", "broken_record"}
+    assert not any(text.count("\ufffd") for text in found.texts)
+
+
+def test_a_bomb_among_members_ends_the_file(tmp_path: Path, read_source: Callable[..., Any]) -> None:
+    bomb = gzip.compress(record("resource", b"0" * 60_000_000, "text/html"))
+    (tmp_path / "a.warc.gz").write_bytes(gzip.compress(page(1)) + bomb + gzip.compress(page(2)))
+    found = read_source(kind="warc", path=str(tmp_path))
+    assert pages_found(found.texts) == {1}
+    assert [reason for _, reason in found.reasons] == ["too_large", "unpacks_too_far"]
+
+
 @pytest.mark.parametrize("data", [b"", b"no archive", b"\0" * 100_000])
 def test_files_that_are_no_archives(tmp_path: Path, read_source: Callable[..., Any], data: bytes) -> None:
     (tmp_path / "a.warc").write_bytes(data)
@@ -152,7 +241,7 @@ def test_files_that_are_no_archives(tmp_path: Path, read_source: Callable[..., A
         ("warcio-example-iana.org-chunked.warc", 1, []),
         ("warcio-example-bad-non-chunked.warc.gz", 1, []),
         ("warcio-example-wrong-chunks.warc.gz", 1, []),
-        ("warcio-example-trunc.warc", 0, ["truncated", "broken_record"]),
+        ("warcio-example-trunc.warc", 0, ["broken_record"]),  # a request follows the record that is cut off
         ("cc-whirlwind/LICENSE", 0, ["broken_record"]),
     ],
 )

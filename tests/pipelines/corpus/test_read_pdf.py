@@ -40,6 +40,12 @@ def pdf(*pages: str, title: str = "") -> bytes:
     )
 
 
+def locked(data: bytes) -> bytes:
+    """The file with an encryption dictionary that no empty password fits (ISO 32000-1, 7.6.3)."""
+    keys = f"<< /Filter /Standard /V 1 /R 2 /O <{'5a' * 32}> /U <{'a5' * 32}> /P -4 >>"
+    return data.replace(b"trailer << ", f"trailer << /Encrypt {keys} /ID [<{'01' * 16}> <{'01' * 16}>] ".encode())
+
+
 def test_text_of_all_pages(tmp_path: Path, read_source: Callable[..., Any]) -> None:
     data = pdf("Hello from page one.", "", "And from page three.", title="Greetings")
     (tmp_path / "a.pdf").write_bytes(data)
@@ -72,6 +78,8 @@ def test_a_file_without_text_is_no_problem(tmp_path: Path, read_source: Callable
         (pdf("x" * 3000), "too_large"),
         (gzip.compress(pdf("x" * 3000)), "too_large"),
         (gzip.compress(pdf("text"))[:-4], "truncated"),
+        (locked(pdf("text")), "locked"),
+        (gzip.compress(locked(pdf("text"))), "locked"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, read_source: Callable[..., Any], data: bytes, reason: str) -> None:

@@ -187,6 +187,23 @@ def test_files_that_are_not_what_they_seem(
     assert found.problems[0].first_bytes == data
 
 
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        (pa.array([["a"], ["b"]]), "text_of_wrong_type"),
+        (pa.array([{"a": "x"}, {"a": "y"}]), "text_of_wrong_type"),
+        (pa.array([b"a", b"b"]), "text_of_wrong_type"),
+        (pa.array([1.5, 2.5]), "text_of_wrong_type"),
+        (pa.array([[("k", "v")], []], pa.map_(pa.string(), pa.string())), "text_of_wrong_type"),
+        (pa.nulls(2), "no_text_field"),
+    ],
+)
+def test_columns_of_other_types(tmp_path: Path, read_source: Callable[..., Any], column: Any, reason: str) -> None:
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    found = read_source(kind="parquet", path=str(tmp_path))
+    assert found.reasons == [("a.parquet:1", reason), ("a.parquet:2", reason)]
+
+
 def test_bad_rows_of_parquet(tmp_path: Path, read_source: Callable[..., Any]) -> None:
     wrong = pa.array([b"fine", b"\xff\xfe", b"x" * 5000, None], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"text": wrong}), tmp_path / "a.parquet")

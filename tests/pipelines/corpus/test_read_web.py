@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import encodings.aliases
 import gzip
 import time
 import zlib
@@ -74,7 +75,10 @@ def test_a_few_wrong_bytes_are_replaced_and_many_are_not_text() -> None:
         decode_page(bytes(range(128, 256)) * 10, "utf-8")
 
 
-@given(st.binary(max_size=200), st.one_of(st.none(), st.text(max_size=12)))
+PYTHONS = sorted({*encodings.aliases.aliases.values(), "undefined", "idna", "punycode", "unicode_escape"})
+
+
+@given(st.binary(max_size=200), st.one_of(st.none(), st.text(max_size=12), st.sampled_from(PYTHONS)))
 def test_any_bytes_are_characters_or_bad_input(data: bytes, charset: str | None) -> None:
     try:
         decode_page(data, charset).encode("utf-8")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from cluster.config import parse_document, validate
 from cluster.errors import UserError
-from pipelines.corpus import installed
+from pipelines.corpus import files, installed, stage
 from pipelines.corpus.config import CorpusConfig, PythonDocsSource
 from pipelines.corpus.documents import Item, clean_unicode, document_id
 from pipelines.corpus.installed import merge_by_share
@@ -44,6 +45,8 @@ def test_a_misspelt_key_of_a_source_is_named_with_its_line() -> None:
         ({"kind": "text"}, "Field required"),
         ({"kind": "text", "path": "gs://bucket/a"}, "neither a local path nor s3"),
         ({"kind": "text", "path": "a", "encoding": "utf9"}, "no such encoding"),
+        ({"kind": "text", "path": "a", "encoding": "rot13"}, "no such encoding of text"),
+        ({"kind": "csv", "path": "a", "encoding": "idna"}, "no such encoding of text"),
         ({"kind": "custom", "function": "mine.pages"}, "String should match"),
         ({"kind": "python-docs", "max_bytes": 0}, "greater than or equal to 1"),
     ],
@@ -100,15 +103,102 @@ def test_worker_counts_stay_out_of_the_identity() -> None:
         ("missing.txt", "no such file or folder"),
         ("*.md", "no file matches"),
         ("empty", "the folder holds no .txt or .md or .markdown file"),
-        ("dangling", "cannot be read: No such file"),
+        ("dangling/a.txt", "is a link that leads nowhere"),
+        ("pipe.txt", "is a pipe and no file"),
     ],
 )
 def test_paths_that_lead_nowhere(tmp_path: Path, path: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "dangling").mkdir()
     (tmp_path / "dangling" / "a.txt").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(UserError, match=message):
         resolve(config({"kind": "text", "path": str(tmp_path / path)}))
+
+
+@pytest.mark.parametrize("path", [".", "*", "**/*.txt", "**"])
+def test_what_is_no_file_is_quarantined_and_never_opened(
+    tmp_path: Path, read_source: Callable[..., Any], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a pipe would wait for ever, and reading /dev/zero would never end."""
+    write(tmp_path, a_txt="one", b_txt="two")
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "dangling.txt").symlink_to(tmp_path / "nothing")
+    (tmp_path / "itself.txt").symlink_to("itself.txt")
+    (tmp_path / "endless.txt").symlink_to("/dev/zero")
+    (tmp_path / "folder.txt").mkdir()
+    source = {"kind": "text", "path": str(tmp_path / path)}
+    resolve(config(source))
+    found = read_source(**source)
+    assert sorted(found.texts) == ["one", "two"]
+    assert {(each.where, each.reason, each.what) for each in found.problems} == {
+        ("pipe.txt", "no_file", "is a pipe and no file"),
+        ("dangling.txt", "no_file", "is a link that leads nowhere: No such file or directory"),
+        ("itself.txt", "no_file", "is a link that leads nowhere: Too many levels of symbolic links"),
+        ("endless.txt", "no_file", "is a device and no file"),
+    }
+
+
+@pytest.mark.parametrize("path", [".", "**/*.txt", "**"])
+def test_links_are_followed_but_not_in_circles(tmp_path: Path, read_source: Callable[..., Any], path: str) -> None:
+    elsewhere, place = tmp_path / "elsewhere", tmp_path / "place"
+    (place / "x").mkdir(parents=True)
+    (place / "y").mkdir()
+    (elsewhere / "deep").mkdir(parents=True)
+    (elsewhere / "deep" / "a.txt").write_text("linked")
+    (place / "x" / "b.txt").write_text("plain")
+    (place / "y" / "c.txt").write_text("other")
+    (place / "data").symlink_to(elsewhere)
+    for name in ("first", "second", "third"):
+        (place / name).symlink_to(".")
+        (place / "x" / name).symlink_to(place)
+    (place / "x" / "to_y").symlink_to(place / "y")
+    (place / "y" / "to_x").symlink_to(place / "x")
+    found = read_source(kind="text", path=str(place / path))
+    assert {(each.path, each.text) for each in found.documents} == {
+        ("data/deep/a.txt", "linked"),
+        ("x/b.txt", "plain"),
+        ("x/to_y/c.txt", "other"),
+        ("y/c.txt", "other"),
+        ("y/to_x/b.txt", "plain"),
+    }
+
+
+def test_names_that_are_no_utf8(tmp_path: Path, run_corpus: Callable[..., Any]) -> None:
+    for name in (b"a\xff.txt", b"a\xfe.txt", "naïve\n.txt".encode()):
+        (tmp_path / os.fsdecode(name)).write_text(repr(name))
+    _, rows = run_corpus({"kind": "text", "path": str(tmp_path)})
+    assert {row["path"] for row in rows} == {"a\\xff.txt", "a\\xfe.txt", "naïve\n.txt"}
+    assert len({row["id"] for row in rows}) == 3
+
+
+@pytest.mark.parametrize("when", ["listed", "identified"])
+def test_a_file_that_vanishes(
+    tmp_path: Path, run_corpus: Callable[..., Any], when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is gone before it is looked at was never there; later the corpus would not be what its identity says."""
+    write(tmp_path, a_txt="one", b_txt="two")
+    source = {"kind": "text", "path": str(tmp_path)}
+    if when == "listed":
+        listed = files.walk
+
+        def walk(root: Path) -> Any:
+            found = list(listed(root))
+            (tmp_path / "a.txt").unlink(missing_ok=True)
+            return found
+
+        monkeypatch.setattr(files, "walk", walk)
+        assert [row["text"] for row in run_corpus(source)[1]] == ["two"]
+        return
+    planned = stage.plan_parts
+
+    def plan(*arguments: Any) -> Any:
+        (tmp_path / "a.txt").unlink()
+        return planned(*arguments)
+
+    monkeypatch.setattr(stage, "plan_parts", plan)
+    with pytest.raises(UserError, match=r"a\.txt: has vanished since it was listed"):
+        run_corpus(source)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -117,7 +117,7 @@ def both(edges: Sequence[tuple[int, int]]) -> Records:
 def join(store: Store, edges: Sequence[tuple[int, int]], memory: int, in_run: int = 5) -> tuple[dict[int, int], int]:
     """Node -> the smallest of its component as the workers find it, in any order of work; and the rounds."""
 
-    def shuffled(function: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
+    def shuffled(step: str, function: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
         return map(function, random.Random(len(parts)).sample(list(parts), len(parts)))
 
     runs = [write_run(store, f"edges-{at:05d}", both(edges[at : at + in_run])) for at in range(0, len(edges), in_run)]
@@ -177,7 +177,7 @@ def test_a_star_of_100_000_in_bounded_memory(store: Store) -> None:
         runs.append(write_run(store, f"e{at:06d}", np.concatenate([pairs(some, middle), pairs(middle, some)])))
     peaks = []
 
-    def measured(function: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
+    def measured(step: str, function: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
         for part in parts:
             tracemalloc.reset_peak()
             before = tracemalloc.get_traced_memory()[0]

@@ -58,7 +58,7 @@ def deduplicate(
     config = DedupConfig.model_validate(FAST | settings)
     order = random.Random(len(parts))
 
-    def shuffled(function: Callable[[Any], Any], given: Sequence[Any]) -> Iterator[Any]:
+    def shuffled(step: str, function: Callable[[Any], Any], given: Sequence[Any]) -> Iterator[Any]:
         return map(function, order.sample(list(given), len(given)))
 
     signed, where = [], {}

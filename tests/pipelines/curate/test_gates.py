@@ -11,7 +11,6 @@ from cluster.store_local import LocalStore
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decontaminate.index import build_index, load_index
 from pipelines.curate.gates import Gates
-from pipelines.curate.refusal import Refusal, excerpt
 
 QUESTION = "Mara hangs a wet towel on a clothesline on a sunny day and by evening the towel is dry."
 ROW = {"id": "1", "source": "web", "path": "a", "licence": "MIT", "language": "en", "metadata": "{}"}
@@ -52,22 +51,17 @@ def test_licences_are_left_out_only_where_that_is_asked_for(store: LocalStore) -
     assert not dropping.refuses_licence("GPL-3.0-only OR MIT")
 
 
-def test_toxic_documents_go_above_the_threshold_with_the_first_term_marked(store: LocalStore) -> None:
+def test_toxic_documents_go_above_the_threshold(store: LocalStore) -> None:
     text = "One two three four shit six seven eight nine ten."
     assert gates(store, audit={"drop_above": 100}).refuse(ROW, text) is None
     assert gates(store, audit={}).refuse(ROW, text) is None
-    refused = gates(store, audit={"drop_above": 99}).refuse(ROW, text)
-    assert refused == Refusal("audit.toxic", (19, 23))
+    assert gates(store, audit={"drop_above": 99}).refuse(ROW, text) == "audit.toxic"
 
 
-def test_contaminated_documents_are_marked_and_counted(store: LocalStore) -> None:
+def test_contaminated_documents_are_counted(store: LocalStore) -> None:
     made = gates(store, decontaminate=True)
     text = f"So they ask: {QUESTION}"
-    refused = made.refuse(ROW, text)
-    assert refused is not None
-    assert refused.reason == "contaminated.arc_easy"
-    assert refused.part is not None
-    assert text[slice(*refused.part)] == " ".join(QUESTION.split()[:13])
+    assert made.refuse(ROW, text) == "contaminated.arc_easy"
     assert made.refuse(ROW, "nothing of it") is None
     assert (made.contamination.checked, made.contamination.contaminated) == (2, 1)
     reporting = gates(store, decontaminate={"remove": False})
@@ -83,7 +77,7 @@ def test_own_filters_come_first(store: LocalStore, monkeypatch: pytest.MonkeyPat
     module.keep_short = keep_short  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "own_gate", module)
     made = gates(store, filters=["own_gate:keep_short"], decontaminate=True)
-    assert made.refuse(ROW, QUESTION * 9) == Refusal("filter.keep_short")
+    assert made.refuse(ROW, QUESTION * 9) == "filter.keep_short"
     assert made.contamination.checked == 0
     made.refuse(ROW, QUESTION)
     assert made.contamination.checked == 1
@@ -94,14 +88,3 @@ def test_an_index_is_read_once_by_a_worker(store: LocalStore) -> None:
     first = load_index(LocalStore(store.root), "index-9")  # a store that was pickled is another object
     store.delete("index-9")
     assert load_index(store, "index-9") is first
-
-
-def test_an_excerpt_is_marked_cut_and_redacted() -> None:
-    text = f"{'before ' * 50}mail jane.doe@example.org or not ⟦ {'after ' * 50}"
-    at = text.index("doe@")
-    shown = excerpt(text, (at, at + 3), 60)
-    assert "mail ⟦<EMAIL>⟧ or not ⟦" in shown
-    assert shown.startswith("… ")
-    assert shown.endswith(" …")
-    assert len(shown) < 80
-    assert excerpt("short", (0, 5), 60) == "⟦short⟧"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -8,18 +7,15 @@ from pydoc_data import topics
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from cluster.artifact import Artifact, read_json
 from cluster.config import parse_document, validate
-from cluster.errors import InternalError, UserError
+from cluster.errors import UserError
 from cluster.stage import identify
 from cluster.store import Store
 from pipelines.corpus.table import decode
 from pipelines.curate.config import STAGE, CurateConfig
-from pipelines.curate.funnel import Funnel
-from pipelines.curate.tag import SAMPLE_CHARACTERS, Tally
+from pipelines.curate.samples.excerpt import CHARACTERS
 
 MakeCorpus = Callable[..., Artifact]
 RunCurate = Callable[..., Artifact]
@@ -101,7 +97,7 @@ def test_samples_on_the_page_are_redacted_whatever_the_recipe_keeps(
 ) -> None:
     """Also an address that lies across the place where a sample is cut."""
     writer = "Ask jane.doe@example.org at 8.8.8.8. "
-    across = "x" * (SAMPLE_CHARACTERS - len("jane.doe@ex") - 1) + " jane.doe@example.org"
+    across = "x" * (CHARACTERS - len("jane.doe@ex") - 1) + " jane.doe@example.org"
     twice = writer + chapters["with"]
     made = run_curate(make_corpus({**chapters, "short": writer, "across": across, "a": twice, "b": twice}), redact=[])
     page = store.read(made.key("report.html")).decode()
@@ -186,31 +182,3 @@ def test_a_misspelt_threshold_is_named() -> None:
     document = parse_document("gopher_quality:\n  min_word: 3\n", "r.yaml")
     with pytest.raises(UserError, match=r"r\.yaml:2: gopher_quality\.min_word: unknown key; did you mean min_words\?"):
         validate(CurateConfig, document)
-
-
-def test_a_funnel_that_does_not_add_up_is_a_defect() -> None:
-    funnel = Funnel(3, {"empty": 1}, {"train": 1}, {}, Tally(), Tally())
-    with pytest.raises(InternalError, match="does not add up: 3 in, 1 kept, 1 dropped"):
-        funnel.check()
-
-
-PIECES = st.sampled_from(
-    ["the house of the king ", "and that was to be with us. ", "7 8 9 ", "...\n", "\n\n", "# a\n", "ü "]
-)
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=st.lists(st.lists(PIECES, max_size=40).map("".join), min_size=1, max_size=6))
-def test_the_funnel_always_adds_up(
-    texts: list[str], make_corpus: MakeCorpus, run_curate: RunCurate, store: Store
-) -> None:
-    corpus = make_corpus([*texts, "A text that stays."])
-    made = run_curate(
-        corpus, language=[], gopher_quality={"min_words": 3, "min_stop_words": None}, c4={"min_sentences": 1}
-    )
-    funnel = read_json(store, made, "funnel.json")
-    assert funnel["documents_in"] == len(texts) + 1
-    written = len(rows(store, made, "train")) + len(rows(store, made, "validation"))
-    assert written + len(rows(store, made, "dropped")) == funnel["documents_in"]
-    assert written == funnel["kept"]
-    assert json.dumps(funnel)

@@ -135,7 +135,7 @@ def test_questions_of_the_evaluation_are_taken_out_and_counted(
     assert easy["rate"] == 1 / easy["questions"] == made.metrics["contamination.arc_easy"]
     assert written["suites"]["truthfulqa_mc1"]["found"] == 0
     html = page(store, made)
-    assert "⟦Mara hangs a wet towel on a clothesline on a sunny day. By⟧" in html
+    assert "<mark>Mara hangs a wet towel on a clothesline on a sunny day. By" in html
     assert "Contamination by benchmarks" in html
 
     reported = curate(texts, benchmarks=questions, decontaminate={"remove": False})

@@ -1,11 +1,9 @@
-"""Deduplication inside the stage: earlier corpora, repeated text, signatures that are published, and sudden death."""
+"""Deduplication inside the stage: earlier corpora, repeated text, signatures that are published."""
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ from cluster.artifact import Artifact, read_json
 from cluster.errors import UserError
 from cluster.store import Store
 from pipelines.corpus.table import decode
-from pipelines.curate import stage
 
 MakeCorpus = Callable[..., Artifact]
 RunCurate = Callable[..., Artifact]
@@ -123,54 +120,3 @@ def test_repeated_paragraphs_are_taken_out_and_counted(
     taken = sum(path not in (first, "notice") for _, path in with_notice) * len(NOTICE)
     assert read_json(store, made, "funnel.json")["repeated_characters"] == taken
     assert f"{taken:,} characters were taken out" in store.read(made.key("report.html")).decode()
-
-
-STEPS = (
-    "tag_part",
-    "match_range",
-    "large_star",
-    "member_part",
-    "keep_range",
-    "passage_part",
-    "repeat_range",
-    "write_part",
-)
-
-
-def test_killed_in_any_step_and_run_again_gives_the_same_bytes(
-    texts: dict[str, str], make_corpus: MakeCorpus, run_curate: RunCurate, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    corpus = make_corpus(texts, 3)
-    settings = PLAIN | {"dedup": {**FAST, "repeated_text": {"min_characters": 50}}}
-    calm = run_curate(corpus, **settings)
-    expected = {file.path: store.read(calm.key(file.path)) for file in calm.files}
-    for step in STEPS:
-        store.delete_all(calm.id)
-        child = os.fork()
-        if child == 0:
-            try:
-                monkeypatch.setattr(stage, "map_parts", dies_in(step))
-                run_curate(corpus, **settings)
-            finally:
-                os._exit(7)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, step
-        left = [file.key for file in store.files(calm.id)]
-        assert left
-        again = run_curate(corpus, **settings)
-        assert {file.path: store.read(again.key(file.path)) for file in again.files} == expected
-        assert again.files == calm.files
-        assert {file.key for file in store.files(calm.id)} == {again.key(each) for each in expected} | {
-            f"{calm.id}/artifact.json"
-        }
-
-
-def dies_in(step: str) -> Callable[..., Iterator[Any]]:
-    """A loop over parts whose process is killed, as by ``kill -9``, in the middle of a step."""
-
-    def deadly(function: Callable[[Any], Any], parts: Sequence[Any], workers: int | None = None) -> Iterator[Any]:
-        for number, part in enumerate(parts):
-            yield function(part)
-            if function.func.__name__ == step and number == len(parts) // 2:  # type: ignore[attr-defined]
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    return deadly

@@ -1,0 +1,1 @@
+"""Ten documents of each reason for the report, with the offending part marked; chosen by ids alone."""
