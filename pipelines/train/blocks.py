@@ -21,6 +21,7 @@ class BlockSamples:
 
     def batch(self, indices: Indices) -> Batch:
         """Blocks as int64 tensors [n, sequence_length]."""
+        indices = indices % len(self)
         tokens = self._blocks.read(indices)
         labels = tokens[:, 1:].copy()
         targets = self._blocks.targets(indices)
@@ -29,4 +30,4 @@ class BlockSamples:
 
     def targets(self, indices: Indices) -> int:
         """Tokens predicted in these blocks."""
-        return int(self._blocks.targets(indices).sum())
+        return int(self._blocks.targets(indices % len(self)).sum())

@@ -18,7 +18,7 @@ from cluster.errors import UserError
 from pipelines.train.config import TrainConfig
 from pipelines.train.group import Group
 from pipelines.train.optimizer import make_optimizer
-from pipelines.train.order import Indices, sample_indices
+from pipelines.train.order import Indices, sample_indices, sample_visits
 from pipelines.train.schedule import learning_rate
 from pipelines.train.task import IGNORED, Batch, Samples
 
@@ -82,7 +82,7 @@ def train(
         _record_validation(hooks, group, 0, evaluate(model, validation, held_out, config, group))
     for step in range(start, steps):
         busy.begin(counted=step - start >= WARM_STEPS)
-        indices = sample_indices(step * config.batch_sequences, config.batch_sequences, len(training), config.seed)
+        indices = sample_visits(step * config.batch_sequences, config.batch_sequences, len(training), config.seed)
         rate = learning_rate(config, step, steps)
         for parameters in optimizer.param_groups:
             parameters["lr"] = rate
@@ -156,7 +156,8 @@ def micro_batches(indices: Indices, config: TrainConfig, group: Group) -> Iterat
 
 def summed_loss(model: nn.Module, batch: Batch, device: torch.device) -> torch.Tensor:
     """Cross-entropy in nats, summed over the positions that carry loss."""
-    logits = model(input_ids=batch.inputs.to(device), use_cache=False).logits
+    further = {name: value.to(device) for name, value in batch.arguments.items()}
+    logits = model(input_ids=batch.inputs.to(device), use_cache=False, **further).logits
     labels = batch.labels.to(device)
     return functional.cross_entropy(
         logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"

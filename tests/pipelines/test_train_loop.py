@@ -39,10 +39,11 @@ class FixedSamples:
         return len(self.tokens)
 
     def batch(self, indices: Indices) -> Batch:
+        indices = indices % len(self)
         return Batch(self.tokens[indices, :-1], self.labels[indices])
 
     def targets(self, indices: Indices) -> int:
-        return int((self.labels[indices] != IGNORED).sum())
+        return int((self.labels[indices % len(self)] != IGNORED).sum())
 
 
 def llama(seed: int = 0) -> nn.Module:
