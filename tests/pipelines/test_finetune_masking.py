@@ -70,8 +70,8 @@ def test_padding_is_never_seen_by_what_carries_loss() -> None:
     """A short pair has the same loss alone as beside a long one."""
     import torch
 
-    from pipelines.models.config import Shape
     from pipelines.models.llama import build_llama
+    from pipelines.models.shapes import Shape
     from pipelines.train.loop import summed_loss
 
     torch.manual_seed(0)

@@ -13,9 +13,9 @@ import torch
 
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.lora import add_adapters, export_adapter, load_base
-from pipelines.models.config import Shape
 from pipelines.models.export import export_model, stop_ids
 from pipelines.models.llama import build_llama
+from pipelines.models.shapes import Shape
 from pipelines.tokens.bpe import learn_bpe, write_folder
 
 pytestmark = pytest.mark.vllm

@@ -8,10 +8,10 @@ import torch
 
 from cluster.errors import InternalError
 from pipelines.models import export
-from pipelines.models.config import Shape
 from pipelines.models.export import export_model, stop_ids
 from pipelines.models.llama import build_llama
 from pipelines.models.sampling import continue_texts
+from pipelines.models.shapes import Shape
 from pipelines.tokens.bpe import learn_bpe, write_folder
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from cluster.errors import UserError
-from pipelines.models.config import Shape
 from pipelines.models.llama import build_llama
+from pipelines.models.shapes import Shape
 from pipelines.train.config import TrainConfig
 from pipelines.train.group import Group
 from pipelines.train.loop import Hooks, accumulate, evaluate, micro_batches, train, validation_indices
