@@ -8,7 +8,8 @@ import pytest
 from cluster.errors import UserError
 from pipelines.finetune.masking import EncodedPair, PairSamples, encode_pair
 from pipelines.finetune.pairs import Pair
-from pipelines.tokens.bpe import learn_bpe, write_folder
+from pipelines.tokens.folder import write_folder
+from pipelines.tokens.learn import learn_bpe
 from pipelines.train.task import IGNORED
 
 

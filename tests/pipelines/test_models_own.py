@@ -17,7 +17,8 @@ from cluster.errors import UserError
 from pipelines.models.export import export_model
 from pipelines.models.own import build_own, check_own, load_stored
 from pipelines.models.sampling import continue_texts
-from pipelines.tokens.bpe import learn_bpe, write_folder
+from pipelines.tokens.folder import write_folder
+from pipelines.tokens.learn import learn_bpe
 
 SHIPPED = ("pipelines.models.recurrent:LSTMModel", "pipelines.models.convolutional:ConvolutionalModel")
 SIZES = {"vocab_size": 300, "max_positions": 16}
