@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster.artifact import Artifact, local_copy
 from cluster.errors import UserError
 from cluster.stage import Outcome, Stage, StageContext
 from pipelines.models.config import ModelConfig
 from pipelines.train.config import Count, TrainConfig, resolve_training
+from pipelines.train.refusals import refuse_layout
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,21 @@ class PretrainConfig(ModelConfig, TrainConfig):
     """Recipe section ``pretrain``: which model, and how it is trained. One pass over the tokens by default."""
 
     tokens: Count | None = Field(None, ge=1, description="tokens to train on, for example 1e6; or give steps or epochs")
+
+    @model_validator(mode="after")
+    def _check_layout(self) -> PretrainConfig:
+        if self.parallel.fixed > 1:
+            shape = None if self.own else self.shape()
+            refuse_layout(
+                self,
+                self.architecture,
+                layers=shape.layers if shape else 1,
+                heads=shape.heads if shape else 1,
+                kv_heads=shape.kv_heads if shape else 1,
+                intermediate=shape.intermediate if shape else 1,
+                isolated=self.isolate_documents,
+            )
+        return self
 
     def budget_fields(self) -> tuple[str, ...]:
         """The fields of which at most one is given."""
