@@ -130,26 +130,14 @@ class PretrainTask:
 
 
 def run(config: PretrainConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
-    """Train and export; see :func:`pipelines.train.launch.run_training` for what is raised besides.
-
-    Raises:
-        UserError: the model's context is shorter than the tokens' blocks.
-    """
+    """Train and export; see :func:`check_inputs` and :func:`pipelines.train.launch.run_training` for what is raised."""
     from pipelines.train.launch import run_training
     from pipelines.train.results import training_outcome, write_report
 
     tokens, tokenizer = inputs["tokens"], inputs["tokenizer"]
+    check_inputs(config, tokens, tokenizer, context.store)
     index = tokens.details["splits"]["train"]
-    _check_tokenizer(tokens, tokenizer, index["vocab_size"])
-    length = index["sequence_length"]
-    if config.max_positions is not None and config.max_positions < length:
-        raise UserError(
-            f"max_positions {config.max_positions:,} is shorter than the tokens' blocks of {length:,}",
-            where="pretrain.max_positions",
-            next_step=f"set pretrain.max_positions: {length} or more, or lower tokens.sequence_length",
-        )
-    _check_objective(config, tokens, tokenizer, context.store)
-    task = PretrainTask(config, tokens, tokenizer, config.max_positions or length)
+    task = PretrainTask(config, tokens, tokenizer, config.max_positions or index["sequence_length"])
     training = run_training(task, context)
     baseline = tokens.metrics.get("validation.unigram_loss")
     details = training.summary["details"]
@@ -178,6 +166,24 @@ def run(config: PretrainConfig, inputs: Mapping[str, Artifact], context: StageCo
         "max_positions": task.max_positions,
     } | details
     return outcome
+
+
+def check_inputs(config: PretrainConfig, tokens: Artifact, tokenizer: Artifact, store: Store) -> None:
+    """Hold tokens, tokenizer and model against each other before anything starts.
+
+    Raises:
+        UserError: they do not belong together, or a class of the user's is not a model.
+    """
+    index = tokens.details["splits"]["train"]
+    _check_tokenizer(tokens, tokenizer, index["vocab_size"])
+    length = index["sequence_length"]
+    if config.max_positions is not None and config.max_positions < length:
+        raise UserError(
+            f"max_positions {config.max_positions:,} is shorter than the tokens' blocks of {length:,}",
+            where="pretrain.max_positions",
+            next_step=f"set pretrain.max_positions: {length} or more, or lower tokens.sequence_length",
+        )
+    _check_objective(config, tokens, tokenizer, store)
 
 
 def _check_tokenizer(tokens: Artifact, tokenizer: Artifact, vocab_size: int) -> None:
