@@ -87,7 +87,8 @@ class Course:
     def skip_from(self, checkpoint_step: int, failed_step: int, seen: Iterable[tuple[int, int]]) -> None:
         """Leave out the data between a checkpoint and the step that failed, under the skips in force then."""
         first, last = batch_of(checkpoint_step, seen), batch_of(failed_step, seen)
-        self.skips = sorted([*seen, (first, last - first + 1)])
+        # Windows after that checkpoint lie within the new one.
+        self.skips = [*(each for each in seen if each[0] < first), (first, last - first + 1)]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -108,9 +108,9 @@ class Run:
         busy = Stopwatch()
         self.around.record({"kind": "start", "step": start, "steps": self.steps, "workers": self.group.world})
         if start == 0:
-            self.validate(0)
+            self.measure(0)
         final: float | None = None
-        while step < self.steps:
+        while step < self.steps and not self.ends:
             busy.begin(counted=step - start >= WARM_STEPS)
             batch = self.course.batch_of(step) * self.config.batch_sequences
             indices = sample_visits(batch, self.config.batch_sequences, len(self.training), self.config.seed)
@@ -145,29 +145,36 @@ class Run:
             final, improved = None, False
             if step % self.validate_every == 0 or step == self.steps:
                 final, improved = self.validate(step)
-            ends = self.config.early_stopping is not None and self.course.stalled >= self.config.early_stopping
             keep = improved and (self.config.early_stopping is not None or self.config.keep_best)
-            if step % self.save_every == 0 or step == self.steps or ends or keep:
+            if step % self.save_every == 0 or step == self.steps or self.ends or keep:
                 self.save(step)
             self.around.tell(step)
-            if ends:
+            if self.ends:
                 text = f"stopped early: no better validation loss since step {self.course.best_step:,}"
                 self.around.record({"kind": "event", "step": step, "text": text})
-                break
         self.around.finish()
         self.around.tell(step)
         if final is None:  # a run that was complete before it began
-            final = evaluate(self.runner, self.validation, self.held_out, self.config)
-            self.around.record({"kind": "validation", "step": step, "loss": final})
+            final = self.measure(step)
         chosen, loss = step, final
         if self.config.early_stopping is not None and self.course.best_step:
             chosen, loss = self.course.best_step, self.course.best_loss
         return Finished(step, chosen, start, loss, busy.rate())
 
-    def validate(self, step: int) -> tuple[float, bool]:
-        """Measure and record the validation loss; whether it is the best so far."""
+    @property
+    def ends(self) -> bool:
+        """Whether validation has not improved for as long as the recipe waits."""
+        return self.config.early_stopping is not None and self.course.stalled >= self.config.early_stopping
+
+    def measure(self, step: int) -> float:
+        """Measure and record the validation loss."""
         loss = evaluate(self.runner, self.validation, self.held_out, self.config)
         self.around.record({"kind": "validation", "step": step, "loss": loss})
+        return loss
+
+    def validate(self, step: int) -> tuple[float, bool]:
+        """Measure and record the validation loss; whether it is the best so far of the steps that were taken."""
+        loss = self.measure(step)
         verdict = self.course.validated(step, loss)
         if verdict.warning:
             self.around.record({"kind": "event", "step": step, "text": verdict.warning})

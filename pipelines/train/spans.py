@@ -12,45 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster.errors import UserError
 from pipelines.tokens.marks import Marks
 from pipelines.tokens.packing import TokenBlocks
+from pipelines.train.corruption import check_sentinels, noise_counts, target_length
 from pipelines.train.masked import valid_mask, visit_draw
 from pipelines.train.order import Indices
 from pipelines.train.task import IGNORED, Batch
 
-RATE = 0.15
-MEAN_SPAN = 3.0
-
 Tokens = np.ndarray[Any, Any]
-
-
-def noise_counts(length: int) -> tuple[int, int]:
-    """Tokens left out of ``length >= 2`` tokens, and in how many spans."""
-    noise = min(max(round(length * RATE), 1), length - 1)
-    return noise, min(max(round(noise / MEAN_SPAN), 1), length - noise)
-
-
-def check_sentinels(length: int, sentinels: int) -> None:
-    """Refuse blocks with more spans to leave out than the tokenizer has sentinels for.
-
-    Raises:
-        UserError: it has too few.
-    """
-    spans = noise_counts(length)[1]
-    if sentinels < spans:
-        raise UserError(
-            f"blocks of {length:,} tokens have {spans} spans to leave out, and the tokenizer has "
-            f"{sentinels or 'no'} sentinels to stand for them",
-            where="tokenizer.sentinels",
-            next_step=f"set tokenizer.sentinels: {spans} or more, or lower tokens.sequence_length",
-        )
-
-
-def target_length(length: int) -> int:
-    """Tokens that a corrupted block's target has."""
-    noise, spans = noise_counts(length)
-    return noise + spans + 1
 
 
 def noise_mask(length: int, draw: np.random.Generator) -> Tokens:

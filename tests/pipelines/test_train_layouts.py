@@ -139,3 +139,40 @@ def test_a_checkpoint_of_another_shape_is_refused_on_every_rank(ask: Ask, tmp_pa
     replies = ask(tmp_path, 2, steps=4, shape={"intermediate": 64}, config={"parallel": {"shard": 2}})
     for reply in replies:
         assert "the checkpoint is of another model" in reply["error"]
+
+
+@pytest.mark.parametrize(("world", "parallel"), [(2, {"pipeline": 2}), (2, {"shard": 2})])
+def test_a_worker_writes_the_whole_model_whatever_the_layout(
+    ask: Ask, tmp_path: Path, world: int, parallel: dict[str, int]
+) -> None:
+    import torch
+
+    replies = {}
+    for name, count, config in (("alone", 1, {}), ("together", world, {"parallel": parallel})):
+        replies[name] = ask(tmp_path / name, count, work=True, config=config)
+        assert all("ok" in reply for reply in replies[name]), replies[name]
+    first, second = (torch.load(tmp_path / name / "try" / "weights.pt") for name in ("alone", "together"))
+    assert first.keys() == second.keys() and len(first) > 30
+    for name, tensor in first.items():
+        assert torch.allclose(tensor, second[name], atol=1e-4), name
+    summary = replies["together"][0]["ok"]["summary"]
+    assert summary["steps"] == summary["chosen_step"] == STEPS
+    assert summary["trained_parameters"] == sum(each.numel() for each in first.values())
+    assert list(summary["start_seconds"]) == ["import", "inputs", "model", "first step"]
+    assert replies["together"][1]["ok"]["summary"] is None
+
+
+def test_early_stopping_gives_the_best_weights_and_says_so(ask: Ask, tmp_path: Path) -> None:
+    """Learning at this rate makes validation worse from the first validations on."""
+    config = {"validation_every_steps": 1, "early_stopping": 3, "learning_rate": 3e-2, "checkpoint_every_steps": 50}
+    (reply,) = ask(tmp_path, 1, work=True, steps=60, config=config)
+    summary = reply["ok"]["summary"]
+    assert summary["steps"] == summary["chosen_step"] + 3 < 60
+    from cluster.store import open_store
+    from pipelines.train.journal import Follower
+
+    records = Follower(open_store(tmp_path), "try/resume/journal").poll()
+    validation = {each["step"]: each["loss"] for each in records if each["kind"] == "validation"}
+    del validation[0]  # before the first step there is nothing to keep
+    assert summary["validation_loss"] == min(validation.values()) == validation[summary["chosen_step"]]
+    assert "stopped early" in " ".join(each["text"] for each in records if each["kind"] == "event")
