@@ -232,6 +232,6 @@ def _check_objective(config: PretrainConfig, tokens: Artifact, tokenizer: Artifa
                 next_step="set tokenizer.mask_token: true",
             )
         if config.architecture == "t5":
-            from pipelines.train.spans import check_sentinels
+            from pipelines.train.corruption import check_sentinels
 
             check_sentinels(length, len(marks.sentinels))

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from cluster.errors import UserError
 from pipelines.tokens.marks import Marks
 from pipelines.tokens.packing import Packer, TokenBlocks
+from pipelines.train.corruption import check_sentinels, noise_counts, target_length
 from pipelines.train.masked import MaskedSamples, mask_tokens, masked_count, visit_draw
-from pipelines.train.spans import SpanSamples, check_sentinels, corrupt, noise_counts, noise_mask, target_length
+from pipelines.train.spans import SpanSamples, corrupt, noise_mask
 from pipelines.train.task import IGNORED
 
 BOS, EOS, PAD, MASK, VOCABULARY = 0, 1, 2, 3, 500
