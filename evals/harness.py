@@ -16,6 +16,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from cluster.errors import UserError
 from cluster.progress import Tracker
+from evals.own_model import read_own
 from evals.pool import ScorerPool
 from evals.scorer import Answer, Group, load_tokenizer
 
@@ -37,7 +38,8 @@ class ClusterLM(TemplateLM):
         super().__init__()
         self.tokenizer = load_tokenizer(base)
         self.batch_size = batch_size
-        self.max_length = resolve_max_length(AutoConfig.from_pretrained(base, local_files_only=True), self.tokenizer)
+        settings = read_own(base) or AutoConfig.from_pretrained(base, local_files_only=True)
+        self.max_length = resolve_max_length(settings, self.tokenizer)
         self.requests = self.truncated = 0
         self._pool = pool
         self._tracker = tracker

@@ -15,6 +15,7 @@ from cluster.artifact import Artifact, local_copy
 from cluster.errors import UserError
 from cluster.store import Store
 from evals.offline import ENVIRONMENT as OFFLINE
+from evals.own_model import load_own_model, read_own
 
 if TYPE_CHECKING:
     import torch
@@ -136,6 +137,9 @@ def load_model(base: Path, adapter: Path | None) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    own = read_own(base)
+    if own is not None and adapter is None:
+        return load_own_model(base, own).eval()
     try:
         model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True)
         if adapter is not None:

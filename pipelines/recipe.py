@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Document, StrictModel, apply_overrides, execution, load_document, validate
 from cluster.session import ClusterConfig
@@ -17,6 +17,7 @@ from evals.config import EvalsConfig
 from pipelines.corpus.config import CorpusConfig
 from pipelines.curate.config import CurateConfig
 from pipelines.finetune.config import FinetuneConfig
+from pipelines.fitting import misfits
 from pipelines.objective import Target, parse_target
 from pipelines.pretrain import PretrainConfig
 from pipelines.tokens.config import TokenizerConfig, TokensConfig
@@ -63,6 +64,13 @@ class Recipe(StrictModel):
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
     evals: EvalsConfig = Field(default_factory=EvalsConfig)
     serving: ServingConfig = Field(default_factory=ServingConfig)
+
+    @model_validator(mode="after")
+    def _check_fit(self) -> Recipe:
+        found = list(misfits(self))
+        if found:
+            raise ValueError(found[0])
+        return self
 
     @property
     def written(self) -> frozenset[str]:

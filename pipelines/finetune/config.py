@@ -6,12 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster.config import StrictModel
 from cluster.errors import UserError
 from cluster.stage import Stage
 from pipelines.train.config import Count, TrainConfig, resolve_training
+from pipelines.train.refusals import refuse_adapters
 
 LLAMA_MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The matrices that vLLM can adapt."""
@@ -54,6 +55,11 @@ class FinetuneConfig(TrainConfig):
     batch_sequences: Count = Field(32, ge=1, description="pairs in a batch, over all workers")
     learning_rate: float = Field(2e-3, gt=0, description="highest learning rate")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of the adapters' matrices")
+
+    @model_validator(mode="after")
+    def _check_layout(self) -> FinetuneConfig:
+        refuse_adapters(self)
+        return self
 
     @field_validator("target_modules")
     @classmethod

@@ -70,7 +70,7 @@ class PairSamples:
 
         Padding comes after everything that carries loss, so that with causal attention nothing sees it.
         """
-        chosen = [self._pairs[int(index)] for index in indices]
+        chosen = [self._pairs[int(index) % len(self)] for index in indices]
         length = max(len(pair) for pair in chosen) - 1
         inputs = torch.full((len(chosen), length), self._pad_id, dtype=torch.int64)
         labels = torch.full((len(chosen), length), IGNORED, dtype=torch.int64)
@@ -82,4 +82,4 @@ class PairSamples:
 
     def targets(self, indices: Indices) -> int:
         """Answer tokens in these pairs."""
-        return int(self._targets[indices].sum())
+        return int(self._targets[indices % len(self)].sum())

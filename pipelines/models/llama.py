@@ -8,11 +8,11 @@ from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 if TYPE_CHECKING:
-    from pipelines.models.config import Shape
+    from pipelines.models.shapes import Shape
 
 
 def build_llama(
-    shape: Shape, *, vocab_size: int, max_positions: int, bos_id: int, eos_id: int, pad_id: int
+    shape: Shape, *, vocab_size: int, max_positions: int, bos_id: int | None, eos_id: int, pad_id: int | None
 ) -> LlamaForCausalLM:
     """A Llama with fresh weights: normal with deviation 0.02, drawn from torch's generator as it stands."""
     config = LlamaConfig(
@@ -26,6 +26,7 @@ def build_llama(
         max_position_embeddings=max_positions,
         rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
         rms_norm_eps=shape.norm_epsilon,
+        attention_dropout=shape.dropout,
         tie_word_embeddings=shape.tie_embeddings,
         bos_token_id=bos_id,
         eos_token_id=eos_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from pipelines.models.export import stop_ids
 
 PROMPTS = ("", "Return the ", "# ")
+TEMPERATURE = 0.8
+LIKELIEST = 50
 
 
 def continue_texts(
@@ -20,7 +22,7 @@ def continue_texts(
     """A sampled continuation of each prompt (temperature 0.8 among the 50 likeliest tokens)."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     torch.manual_seed(seed)
-    settings = {"do_sample": True, "temperature": 0.8, "top_k": 50}
+    settings = {"do_sample": True, "temperature": TEMPERATURE, "top_k": LIKELIEST}
     return [
         {"prompt": prompt, "text": _generate(model, tokenizer, tokenizer_folder, prompt, True, tokens, settings)}
         for prompt in prompts
@@ -34,20 +36,62 @@ def answer(model: Any, tokenizer_folder: Path, prompts: Sequence[str], tokens: i
     return [_generate(model, tokenizer, tokenizer_folder, prompt, False, tokens, settings) for prompt in prompts]
 
 
+def fill_texts(
+    model: Any, tokenizer_folder: Path, inputs: torch.Tensor, labels: torch.Tensor, further: Mapping[str, torch.Tensor]
+) -> list[dict[str, str]]:
+    """What a model that fills gaps makes of some sequences: what it read, what was hidden, its likeliest guesses.
+
+    Args:
+        labels: the hidden token at each position of the logits, negative where none is.
+    """
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        guesses = model(input_ids=inputs, **further).logits.argmax(-1)
+    model.train(was_training)
+    return [
+        {
+            "prompt": tokenizer.decode(read),
+            "hidden": tokenizer.decode(wanted[wanted >= 0]),
+            "text": tokenizer.decode(guessed[wanted >= 0]),
+        }
+        for read, wanted, guessed in zip(inputs, labels, guesses, strict=True)
+    ]
+
+
 def _generate(
     model: Any, tokenizer: Any, folder: Path, prompt: str, add_bos: bool, tokens: int, settings: dict[str, Any]
 ) -> str:
     was_training = model.training
     model.eval()
-    ids = tokenizer(prompt, add_special_tokens=add_bos, return_tensors="pt").input_ids.to(model.device)
+    device = next(model.parameters()).device
+    ids = tokenizer(prompt, add_special_tokens=add_bos, return_tensors="pt").input_ids.long().to(device)
+    if not ids.shape[1]:  # a tokenizer that puts nothing before a text: what ends the one before it begins it
+        ids = torch.tensor([stop_ids(folder)[:1]], device=device)
     with torch.no_grad():
-        written = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=tokens,
-            eos_token_id=stop_ids(folder),
-            pad_token_id=tokenizer.pad_token_id,
-            **settings,
-        )
+        if hasattr(model, "own_record"):
+            written = _write_plainly(model, ids, tokens, stop_ids(folder))
+        else:
+            written = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=tokens,
+                eos_token_id=stop_ids(folder),
+                pad_token_id=stop_ids(folder)[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+                **settings,
+            )
     model.train(was_training)
     return str(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def _write_plainly(model: Any, ids: torch.Tensor, tokens: int, stops: list[int]) -> torch.Tensor:
+    """Sample from a model that has no ``generate`` of its own."""
+    for _ in range(tokens):
+        logits = model(input_ids=ids[:, -model.own_positions :]).logits[:, -1]
+        best, places = logits.topk(min(LIKELIEST, logits.shape[-1]))
+        drawn = torch.multinomial(torch.softmax(best / TEMPERATURE, -1), 1)
+        ids = torch.cat([ids, places.gather(1, drawn)], dim=1)
+        if int(ids[0, -1]) in stops:
+            break
+    return ids

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
-from pipelines.tokens.bpe import corpus_encoder
-from pipelines.tokens.special import BOS, EOS
+from pipelines.tokens.folder import corpus_encoder
+from pipelines.tokens.marks import Marks
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -21,15 +22,22 @@ if TYPE_CHECKING:
     from cluster.store import Store
 
 SPLITS = ("train", "validation")
+COLUMNS = ("id", "text", "source", "language")
 
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """Documents of one block: aligned columns, the tokens one after another with ``bos`` and ``eos`` around each."""
+    """Documents of one block: aligned columns, the tokens one after another with ``bos`` and ``eos`` around each.
 
+    Attributes:
+        around: how many of a document's tokens are such marks.
+    """
+
+    around: int
     splits: list[str]
     ids: list[str]
     sources: list[str]
+    languages: list[str]
     text_bytes: np.ndarray[Any, Any]
     words: np.ndarray[Any, Any]
     lengths: np.ndarray[Any, Any]
@@ -37,7 +45,7 @@ class EncodedBatch:
 
 
 def encode_splits(
-    store: Store, corpus: Artifact, tokenizer_json: str, workers: int | None = None
+    store: Store, corpus: Artifact, tokenizer_json: str, marks: Marks, workers: int | None = None
 ) -> Iterator[EncodedBatch]:
     """The curated corpus's documents, encoded, in whatever order they become ready."""
     keys = [corpus.key(path) for path in parquet_files(corpus)]
@@ -46,18 +54,18 @@ def encode_splits(
         [store.arrow(key)[1] for key in keys],
         filesystem=filesystem,
         include_paths=True,
-    ).select_columns(["id", "text", "source", "path"])
+    ).select_columns([*COLUMNS, "path"])
     encoded = dataset.map_batches(
         encode_table,
         batch_format="pyarrow",
         batch_size=None,
         zero_copy_batch=True,
-        fn_kwargs={"tokenizer": ray.put(tokenizer_json)},
+        fn_kwargs={"tokenizer": ray.put(tokenizer_json), "marks": marks},
         concurrency=workers,
     )
     for table in encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
         if table.num_rows:
-            yield _unpack(table)
+            yield _unpack(table, marks.around)
 
 
 def parquet_files(corpus: Artifact) -> list[str]:
@@ -67,32 +75,35 @@ def parquet_files(corpus: Artifact) -> list[str]:
     )
 
 
-def encode_table(table: pa.Table, tokenizer: Any) -> pa.Table:
-    """Columns ``id``, ``text``, ``source``, ``path`` to encoded documents; ``tokens`` is a list column.
+def encode_table(table: pa.Table, tokenizer: Any, marks: Marks) -> pa.Table:
+    """Columns ``id``, ``text``, ``source``, ``language``, ``path`` to encoded documents; ``tokens`` is a list column.
 
     Args:
         tokenizer: the text of ``tokenizer.json``, or Ray's reference to it.
     """
     encoder = _encoder(ray.get(tokenizer) if isinstance(tokenizer, ray.ObjectRef) else tokenizer)
     texts = table["text"].to_pylist()
-    tokens, offsets = encode_texts(encoder, texts)
+    tokens, offsets = encode_texts(encoder, texts, marks)
     return pa.table(
         {
             "split": pa.array([_split_of(path) for path in table["path"].to_pylist()], pa.string()),
             "id": table["id"].cast(pa.string()),
             "source": table["source"].cast(pa.string()),
-            "bytes": pa.array([len(text.encode("utf-8")) for text in texts], pa.int64()),
+            "language": table["language"].cast(pa.string()),
+            "bytes": pc.binary_length(table["text"]).cast(pa.int64()),
             "words": pa.array([len(text.split()) for text in texts], pa.int64()),
             "tokens": pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(tokens, pa.uint32())),
         }
     )
 
 
-def encode_texts(encoder: Tokenizer, texts: list[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def encode_texts(
+    encoder: Tokenizer, texts: list[str], marks: Marks
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """The tokens of all texts one after another, and the n + 1 offsets at which each begins and ends."""
-    bos, eos = encoder.token_to_id(BOS), encoder.token_to_id(EOS)
+    before = [] if marks.bos is None else [marks.bos]
     encodings = encoder.encode_batch_fast(texts, add_special_tokens=False)
-    pieces = [np.asarray([bos, *encoding.ids, eos], np.uint32) for encoding in encodings]
+    pieces = [np.asarray([*before, *encoding.ids, marks.eos], np.uint32) for encoding in encodings]
     offsets = np.zeros(len(pieces) + 1, np.int64)
     np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
     return (np.concatenate(pieces) if pieces else np.empty(0, np.uint32)), offsets
@@ -107,15 +118,17 @@ def _split_of(path: str) -> str:
     return path.rsplit("/", 2)[-2]
 
 
-def _unpack(table: pa.Table) -> EncodedBatch:
+def _unpack(table: pa.Table, around: int) -> EncodedBatch:
     lists = table["tokens"].combine_chunks()
     if isinstance(lists, pa.ChunkedArray):
         lists = lists.chunk(0)
     offsets = lists.offsets.to_numpy()
     return EncodedBatch(
+        around=around,
         splits=table["split"].to_pylist(),
         ids=table["id"].to_pylist(),
         sources=table["source"].to_pylist(),
+        languages=table["language"].to_pylist(),
         text_bytes=table["bytes"].to_numpy(),
         words=table["words"].to_numpy(),
         lengths=np.diff(offsets),

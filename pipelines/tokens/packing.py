@@ -36,6 +36,7 @@ class BlockIndex:
         documents: number of documents.
         dtype: numpy name of the numbers in the stream file, little-endian.
         vocab_size: size of the vocabulary; every token is below it.
+        bos_id: what each document begins with; None for a tokenizer without such a token.
         pad_id: what the last block is filled up with.
     """
 
@@ -45,7 +46,7 @@ class BlockIndex:
     documents: int
     dtype: str
     vocab_size: int
-    bos_id: int
+    bos_id: int | None
     eos_id: int
     pad_id: int
     format: int = FORMAT
@@ -70,10 +71,10 @@ class Packer:
         folder: where the split's files go; it must exist.
     """
 
-    def __init__(self, folder: Path, *, vocab_size: int, bos_id: int, eos_id: int, pad_id: int) -> None:
+    def __init__(self, folder: Path, *, vocab_size: int, bos_id: int | None, eos_id: int, pad_id: int) -> None:
         self._folder = folder
         self._dtype = stream_dtype(vocab_size)
-        self._ids: dict[str, int] = {"bos_id": bos_id, "eos_id": eos_id, "pad_id": pad_id}
+        self._ids: dict[str, Any] = {"bos_id": bos_id, "eos_id": eos_id, "pad_id": pad_id}
         self._vocab_size = vocab_size
         self._scratch_path = folder / ".scratch"
         self._scratch = self._scratch_path.open("wb")
@@ -142,6 +143,7 @@ class TokenBlocks:
         self.index = BlockIndex(**json.loads((folder / INDEX).read_text(encoding="utf-8")))
         dtype = np.dtype(self.index.dtype).newbyteorder("<")
         self._stream = np.memmap(folder / STREAM, dtype=dtype, mode="r")
+        self._starts: np.ndarray[Any, Any] | None = None
 
     def __len__(self) -> int:
         return self.index.blocks
@@ -158,11 +160,38 @@ class TokenBlocks:
         left = self.index.tokens - 1 - np.asarray(blocks, np.int64) * length
         return np.clip(left, 0, length)
 
+    def lengths(self, blocks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """How many of each block's first ``sequence_length`` tokens are not padding."""
+        length = self.index.sequence_length
+        return np.clip(self.index.tokens - np.asarray(blocks, np.int64) * length, 0, length)
+
+    def documents(self, blocks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Which document each of a block's first ``sequence_length`` tokens belongs to, int64 [n, sequence_length].
+
+        Padding belongs to one beyond the last.
+        """
+        positions = self._positions(blocks)
+        found = np.searchsorted(self.document_starts(), positions, side="right") - 1
+        found[positions >= self.index.tokens] = self.index.documents
+        return found
+
+    def positions(self, blocks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Each token's place in its document, counted from where that begins within the block; as ``documents``."""
+        documents = self.documents(blocks)
+        edges = np.append(self.document_starts(), self.index.tokens)
+        begins = np.maximum(edges[documents], self._positions(blocks)[:, :1])
+        return self._positions(blocks) - begins
+
+    def _positions(self, blocks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        length = self.index.sequence_length
+        return np.asarray(blocks, np.int64)[:, None] * length + np.arange(length)
+
     def stream(self) -> np.ndarray[Any, Any]:
         """The documents' tokens one after another, without padding."""
         return self._stream[: self.index.tokens]
 
     def document_starts(self) -> np.ndarray[Any, Any]:
         """Stream positions at which documents begin, rising."""
-        table = pq.read_table(self.folder / DOCUMENTS, columns=["start"])
-        return np.asarray(table["start"].to_numpy())
+        if self._starts is None:
+            self._starts = np.asarray(pq.read_table(self.folder / DOCUMENTS, columns=["start"])["start"].to_numpy())
+        return self._starts

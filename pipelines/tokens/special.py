@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from pipelines.tokens.marks import SENTINEL
+
 BOS = "<|bos|>"
 EOS = "<|eos|>"
 PAD = "<|pad|>"
@@ -9,9 +13,10 @@ SYSTEM = "<|system|>"
 USER = "<|user|>"
 ASSISTANT = "<|assistant|>"
 END = "<|end|>"
+MASK = "<|mask|>"
 
 SPECIAL_TOKENS = (BOS, EOS, PAD, SYSTEM, USER, ASSISTANT, END)
-"""In the order of their ids, from 0."""
+"""In the order of their ids, from 0. Those asked for besides follow: the mask, one's own, sentinels."""
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -24,3 +29,13 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 """Jinja, as ``tokenizer.apply_chat_template`` of transformers and vLLM render it."""
+
+
+def special_tokens(*, mask: bool = False, own: Sequence[str] = (), sentinels: int = 0) -> tuple[str, ...]:
+    """Every special token in the order of their ids."""
+    return (
+        *SPECIAL_TOKENS,
+        *([MASK] if mask else []),
+        *own,
+        *(SENTINEL.format(number) for number in range(sentinels)),
+    )

@@ -12,13 +12,10 @@ import numpy as np
 from pipelines.tokens.encode import EncodedBatch
 from pipelines.tokens.packing import TokenBlocks
 
-MARKERS = 2
-"""``bos`` and ``eos``, which no text gave."""
-
 
 @dataclass
 class Tally:
-    """Documents, bytes, words and text tokens (without ``bos`` and ``eos``) of one source or split."""
+    """Documents, bytes, words and text tokens (without ``bos`` and ``eos``) of one source, language or split."""
 
     documents: int = 0
     text_bytes: int = 0
@@ -42,18 +39,29 @@ class CorpusStatistics:
 
     by_split: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     by_source: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    by_language: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     lengths: list[int] = field(default_factory=list)
 
     def add(self, batch: EncodedBatch) -> None:
         """Count one batch."""
-        columns = zip(batch.splits, batch.sources, batch.text_bytes, batch.words, batch.lengths, strict=True)
-        for split, source, text_bytes, words, length in columns:
-            for tally in (self.by_split[split], self.by_source[source]):
-                tally.documents += 1
+        for tallies, names in (
+            (self.by_split, batch.splits),
+            (self.by_source, batch.sources),
+            (self.by_language, [language or "unknown" for language in batch.languages]),
+        ):
+            kinds, places = np.unique(np.asarray(names, object).astype(str), return_inverse=True)
+            counts = np.bincount(places)
+            sums = [
+                np.bincount(places, weights=column).astype(np.int64)
+                for column in (batch.text_bytes, batch.words, batch.lengths - batch.around)
+            ]
+            for kind, documents, text_bytes, words, tokens in zip(kinds, counts, *sums, strict=True):
+                tally = tallies[str(kind)]
+                tally.documents += int(documents)
                 tally.text_bytes += int(text_bytes)
                 tally.words += int(words)
-                tally.text_tokens += int(length) - MARKERS
-            self.lengths.append(int(length))
+                tally.text_tokens += int(tokens)
+        self.lengths.extend(batch.lengths.tolist())
 
     def length_histogram(self) -> dict[str, int]:
         """Documents by length, in powers of two of tokens."""
@@ -68,6 +76,15 @@ class CorpusStatistics:
 def token_counts(blocks: TokenBlocks, vocab_size: int) -> np.ndarray[Any, Any]:
     """How often each token occurs in a split."""
     return np.bincount(blocks.stream(), minlength=vocab_size)
+
+
+def rank_frequency(counts: np.ndarray[Any, Any], points: int = 60) -> list[tuple[float, float]]:
+    """(log10 of rank, log10 of occurrences), tokens by falling frequency: a straight line where words follow Zipf."""
+    falling = np.sort(counts[counts > 0])[::-1]
+    if not len(falling):
+        return []
+    ranks = np.unique(np.geomspace(1, len(falling), points).astype(int))
+    return [(float(np.log10(rank)), float(np.log10(falling[rank - 1]))) for rank in ranks]
 
 
 def unigram_loss(train: np.ndarray[Any, Any], validation: np.ndarray[Any, Any]) -> float:

@@ -1,4 +1,4 @@
-"""Blocks of packed documents as training samples."""
+"""Blocks of packed documents as samples of next-token prediction."""
 
 from __future__ import annotations
 
@@ -11,22 +11,30 @@ from pipelines.train.task import IGNORED, Batch
 
 
 class BlockSamples:
-    """A split of a Tokens artifact; every block is a sequence, every token of it but padding is predicted."""
+    """A split of a Tokens artifact; every block is a sequence, every token of it but padding is predicted.
 
-    def __init__(self, blocks: TokenBlocks) -> None:
+    Args:
+        isolate: give positions that begin anew with each document. A model that gets such positions and no mask
+            lets attention stay within a document (transformers' packed sequences).
+    """
+
+    def __init__(self, blocks: TokenBlocks, *, isolate: bool = False) -> None:
         self._blocks = blocks
+        self._isolate = isolate
 
     def __len__(self) -> int:
         return len(self._blocks)
 
     def batch(self, indices: Indices) -> Batch:
         """Blocks as int64 tensors [n, sequence_length]."""
+        indices = indices % len(self)
         tokens = self._blocks.read(indices)
         labels = tokens[:, 1:].copy()
         targets = self._blocks.targets(indices)
         labels[np.arange(labels.shape[1]) >= targets[:, None]] = IGNORED
-        return Batch(torch.from_numpy(np.ascontiguousarray(tokens[:, :-1])), torch.from_numpy(labels))
+        further = {"position_ids": torch.from_numpy(self._blocks.positions(indices))} if self._isolate else {}
+        return Batch(torch.from_numpy(np.ascontiguousarray(tokens[:, :-1])), torch.from_numpy(labels), further)
 
     def targets(self, indices: Indices) -> int:
         """Tokens predicted in these blocks."""
-        return int(self._blocks.targets(indices).sum())
+        return int(self._blocks.targets(indices % len(self)).sum())

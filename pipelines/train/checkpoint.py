@@ -1,53 +1,56 @@
-"""Checkpoints in the store: written whole or not at all, verified before they count.
+"""Checkpoints in the store: sharded, written whole or not at all, verified before they count.
 
-A checkpoint is ``<prefix>/step-…/state.pt`` and, written after it, ``complete.json`` with the state's size and
-SHA-256. Only trained parameters are kept: whatever is frozen comes again from where it came from.
+A checkpoint is ``<prefix>/step-…/`` with torch.distributed.checkpoint's files, one of each process and ``.metadata``,
+and ``complete.json``, written last: the step, what the run remembers, and every file's size and SHA-256, after it was
+read back. Tensors go by the names they have in the undivided model, so that another layout reads them too. Only trained
+parameters are kept: whatever is frozen comes again from where it came from.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
 
 from cluster.errors import InfraError, UserError
 from cluster.store import Store
+from pipelines.train.storage import reader
 
-STATE = "state.pt"
 COMPLETE = "complete.json"
-KEPT = 2
+METADATA = ".metadata"
+MODEL, OPTIMIZER = "model/", "optimizer/"
+State = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint: its folder's key, and the steps done when it was made."""
+    """A complete checkpoint.
+
+    Attributes:
+        key: its folder.
+        step: steps done when it was made.
+        files: name -> (SHA-256, bytes).
+        memory: what the run remembers besides tensors, as plain JSON.
+    """
 
     key: str
     step: int
-    sha256: str
+    files: Mapping[str, tuple[str, int]]
+    memory: Mapping[str, Any]
+
+    def encode(self) -> bytes:
+        """``complete.json``."""
+        files = {name: list(value) for name, value in self.files.items()}
+        return json.dumps({"step": self.step, "files": files, "memory": self.memory}, sort_keys=True).encode()
 
 
-def save(store: Store, prefix: str, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:
-    """Write a checkpoint of the state after ``step`` steps, then remove all but the newest two below ``prefix``."""
-    buffer = io.BytesIO()
-    trained = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
-    torch.save({"step": step, "model": trained, "optimizer": optimizer.state_dict()}, buffer)
-    data = buffer.getvalue()
-    key = f"{prefix}/step-{step:09d}"
-    digest = hashlib.sha256(data).hexdigest()
-    store.write(f"{key}/{STATE}", data)
-    marker = {"step": step, "sha256": digest, "size_bytes": len(data)}
-    store.write(f"{key}/{COMPLETE}", json.dumps(marker).encode())
-    for old in sorted(store.folders(prefix))[:-KEPT]:
-        store.delete(f"{prefix}/{old}/{COMPLETE}")  # first: without it the rest is no checkpoint
-        store.delete_all(f"{prefix}/{old}")
-    return Checkpoint(key, step, digest)
+def folder_of(prefix: str, step: int) -> str:
+    """The key of the folder of the checkpoint after ``step`` steps."""
+    return f"{prefix}/step-{step:09d}"
 
 
 def find(store: Store, prefixes: Iterable[str]) -> list[Checkpoint]:
@@ -57,49 +60,92 @@ def find(store: Store, prefixes: Iterable[str]) -> list[Checkpoint]:
         for name in store.folders(prefix):
             try:
                 marker = json.loads(store.read(f"{prefix}/{name}/{COMPLETE}"))
-            except (FileNotFoundError, ValueError):
-                continue  # never completed, or removed since it was listed
-            found.append(Checkpoint(f"{prefix}/{name}", int(marker["step"]), str(marker["sha256"])))
+                files = {path: (str(digest), int(size)) for path, (digest, size) in marker["files"].items()}
+                found.append(Checkpoint(f"{prefix}/{name}", int(marker["step"]), files, marker["memory"]))
+            except (FileNotFoundError, ValueError, KeyError):
+                continue  # never completed, removed since it was listed, or of an earlier version
     return sorted(found, key=lambda each: each.step, reverse=True)
 
 
-def newest_sound(store: Store, prefixes: Iterable[str]) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint with most steps whose bytes are those that were written, and what is wrong with newer ones."""
+def damage(store: Store, checkpoint: Checkpoint, share: int = 0, shares: int = 1) -> list[str]:
+    """What is wrong with this share of a checkpoint's files; every process looks at one."""
+    problems = []
+    for name in sorted(checkpoint.files)[share::shares]:
+        try:
+            found = store.sha256(f"{checkpoint.key}/{name}")
+        except FileNotFoundError:
+            problems.append(f"{name} is missing")
+            continue
+        if found != tuple(checkpoint.files[name]):
+            problems.append(f"{name} is damaged (its checksum differs)")
+    return problems
+
+
+def newest_sound(
+    store: Store, prefixes: Iterable[str], below: int | None = None
+) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint with most steps whose bytes are those that were written, and what is wrong with newer ones.
+
+    Args:
+        below: only such with fewer steps.
+    """
     damaged: list[str] = []
     for checkpoint in find(store, prefixes):
-        try:
-            digest, _ = store.sha256(f"{checkpoint.key}/{STATE}")
-        except FileNotFoundError:
-            continue  # removed since it was listed
-        if digest == checkpoint.sha256:
+        if below is not None and checkpoint.step >= below:
+            continue
+        problems = damage(store, checkpoint)
+        if not problems:
             return checkpoint, damaged
-        damaged.append(f"{store.uri(checkpoint.key)} is damaged (its checksum differs) and is not used")
+        if store.exists(f"{checkpoint.key}/{COMPLETE}"):  # otherwise it was removed since it was listed
+            damaged.append(f"{store.uri(checkpoint.key)} is damaged and is not used: {'; '.join(problems)}")
     return None, damaged
 
 
-def restore(store: Store, checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Put a checkpoint's state into a model and its optimiser; the number of steps done.
+def load(store: Store, checkpoint: Checkpoint, state: State, group: Any = None, *, alone: bool = True) -> None:
+    """Fill tensors, wherever their parts are, with a checkpoint's.
+
+    Args:
+        group: the processes that load together; each fills its parts.
+        alone: no other process takes part.
 
     Raises:
         InfraError: the checkpoint disappeared.
         UserError: it is of another model.
     """
+    import torch.distributed.checkpoint as dcp
+
+    source = reader(store, checkpoint.key)
     try:
-        data = store.read(f"{checkpoint.key}/{STATE}")
+        stored = source.read_metadata().state_dict_metadata
+        differences = _differences(stored, state)
+        differences = _gather(differences, group, alone)
+        if differences:
+            raise UserError(
+                f"the checkpoint is of another model or optimiser: {'; '.join(differences[:3])}",
+                where=store.uri(checkpoint.key),
+                next_step="run the stage with --force, which starts anew",
+            )
+        dcp.load(dict(state), storage_reader=source, process_group=group, no_dist=alone)
     except FileNotFoundError:
         raise InfraError(
             "the checkpoint disappeared while it was read", where=store.uri(checkpoint.key), next_step="repeat the run"
         ) from None
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if parameters.keys() != state["model"].keys():
-        raise UserError(
-            "the checkpoint is of another model",
-            where=store.uri(checkpoint.key),
-            next_step="run the stage with --force, which starts anew",
-        )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(state["model"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+
+
+def _differences(stored: Mapping[str, Any], wanted: State) -> list[str]:
+    found = []
+    for name, tensor in wanted.items():
+        size = getattr(stored.get(name), "size", None)
+        if size is None:
+            found.append(f"it has no {name}")
+        elif tuple(size) != tuple(tensor.shape):
+            found.append(f"{name} is {tuple(size)} there and {tuple(tensor.shape)} here")
+    return found
+
+
+def _gather(mine: list[str], group: Any, alone: bool) -> list[str]:
+    if alone:
+        return mine
+    everyone: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(everyone, mine, group=group)
+    return [each for part in everyone for each in part]

@@ -86,10 +86,15 @@ class Follower:
 
 
 def settle(records: Iterable[Record]) -> list[Record]:
-    """Records in the order written, without what a later ``start`` took back."""
+    """Records in the order written, without what a later ``start`` or ``rollback`` took back.
+
+    After a rollback notes and events stay: they tell why.
+    """
     held: list[Record] = []
     for record in records:
-        if record["kind"] == "start":
+        if record["kind"] == "rollback":
+            held = [each for each in held if each["step"] <= record["step"] or each["kind"] in ("note", "event")]
+        elif record["kind"] == "start":
             held = [each for each in held if each["step"] <= record["step"]]
         held.append(record)
     return held

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",  # a laptop under load needs more than the default of 60
 }
+OUT_OF_MEMORY = "lower micro_batch_sequences, set recompute: full or spread the model with parallel.shard"
 START_RETRIES = 2
 """Times that workers may not find their place or not start in time; Ray Train's own default is for ever."""
 
@@ -66,10 +68,12 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
     follower = Follower(context.store, f"{resume}/{JOURNAL}")
     begun = _starts(follower.poll())
     fit = _Fit(job)
+    began = time.monotonic()
     fit.start()
     with context.progress.step("start the workers"):
         while fit.is_alive() and len(_starts(follower.poll())) == len(begun):
             fit.join(POLL_S)
+    started = time.monotonic()
     total, done = _starts(follower.poll())[-1] if len(_starts(follower.poll())) else (0, 0)
     if done:
         context.progress.note(f"continues at step {done:,} of {total:,}, where an earlier run was stopped")
@@ -79,6 +83,7 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
             fit.join(POLL_S)
             _show(tracker, follower.poll(), done, noted)
     summary = _outcome(fit, job)
+    summary["start_seconds"] = {"Ray's workers, and all below": started - began, **summary["start_seconds"]}
     return Training(task.where, summary, [record for record in follower.poll() if record["kind"] != "note"])
 
 
@@ -109,11 +114,12 @@ def _trainer(job: Job) -> Any:
     resources: dict[str, float] = {"CPU": 1}
     if config.gpus_per_worker:
         resources["GPU"] = config.gpus_per_worker
+    workers: Any = (config.workers, config.max_workers) if config.max_workers else config.workers
     return TorchTrainer(
         work,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.workers, use_gpu=config.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=workers, use_gpu=config.gpus_per_worker > 0, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
             name="run",
@@ -144,10 +150,13 @@ def _outcome(fit: _Fit, job: Job) -> dict[str, Any]:
         if known is not None:
             raise known from fit.error
         reason = str(fit.error).strip().splitlines()
+        next_step = "repeat the command; it continues from the newest checkpoint"
+        if any("out of memory" in line.lower() or "oom" in line.lower() for line in reason):
+            next_step = f"{OUT_OF_MEMORY}, then {next_step}"
         raise InfraError(
             f"training failed: {reason[-1] if reason else type(fit.error).__name__}",
             where=job.task.where,
-            next_step="repeat the command; it continues from the newest checkpoint",
+            next_step=next_step,
             attempts=tuple(dict.fromkeys(reason[:6])),
         ) from fit.error
     if fit.summary is None:
@@ -171,18 +180,20 @@ def _starts(records: list[Record]) -> list[tuple[int, int]]:
 
 def _show(tracker: Tracker, records: list[Record], before: int, noted: set[str]) -> None:
     for record in records:
-        if record["kind"] == "note" and record["text"] not in noted:
+        if record["kind"] in ("note", "event") and record["text"] not in noted:
             noted.add(record["text"])
             tracker.note(record["text"])
     steps = [record for record in records if record["kind"] == "train"]
     if not steps:
         return
+    last = steps[-1]
     values = {
-        "loss": steps[-1]["loss"],
-        "learning_rate": steps[-1]["learning_rate"],
-        "tokens_per_second": round(steps[-1]["tokens_per_second"]),
+        "loss": last["loss"],
+        "learning_rate": last["learning_rate"],
+        "tokens_per_second": round(last["tokens_per_second"]),
+        "mfu": f"{last['mfu']:.0%}",
     }
     checks = [record for record in records if record["kind"] == "validation"]
     if checks:
         values["validation"] = checks[-1]["loss"]
-    tracker.update(steps[-1]["step"] - before, **values)
+    tracker.update(last["step"] - before, **values)

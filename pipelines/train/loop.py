@@ -1,55 +1,223 @@
-"""The training loop. Everything a step does is a function of the configuration and the step's number."""
+"""The training loop. Everything a step does is a function of the configuration, the step's number and the data."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from cluster.errors import UserError
+from pipelines.train.arithmetic import Arithmetic, Stopwatch
+from pipelines.train.batches import accumulate, evaluate, validation_indices
+from pipelines.train.checkpoint import MODEL, OPTIMIZER, Checkpoint, State
 from pipelines.train.config import TrainConfig
+from pipelines.train.course import Course
+from pipelines.train.gradients import clip, gradient_norm
 from pipelines.train.group import Group
-from pipelines.train.optimizer import make_optimizer
-from pipelines.train.order import Indices, sample_indices
+from pipelines.train.hardware import is_out_of_memory, peak_memory_bytes
+from pipelines.train.optimizer import Optimizer, undecayed, unorthogonal
+from pipelines.train.order import sample_visits
+from pipelines.train.parallel import arrange
+from pipelines.train.runner import Runner
 from pipelines.train.schedule import learning_rate
-from pipelines.train.task import IGNORED, Batch, Samples
+from pipelines.train.task import Samples
 
-VALIDATION_SEED = 0x5EED
 WARM_STEPS = 2
 """Steps at the start that throughput leaves out: buffers are made and threads started in them."""
 
 
-@dataclass
-class Hooks:
-    """What the loop tells its surroundings.
+class Surroundings(Protocol):
+    """What the loop tells and asks; :class:`pipelines.train.keeper.Keeper` is what runs have."""
 
-    Attributes:
-        record: takes metrics; called on the first worker only.
-        save: writes a checkpoint of the state after that many steps; on the first worker only.
-        restore: puts the newest checkpoint's state in place and gives the steps done; on every worker.
-    """
-
-    record: Callable[[dict[str, Any]], None]
-    save: Callable[[int, nn.Module, torch.optim.Optimizer], None]
-    restore: Callable[[nn.Module, torch.optim.Optimizer], int]
+    def record(self, values: dict[str, Any]) -> None: ...
+    def save(self, step: int, state: State, memory: dict[str, Any], best: int | None) -> None: ...
+    def tell(self, step: int) -> None: ...
+    def wait(self) -> None: ...
+    def finish(self) -> None: ...
+    def restore(self, state: State, below: int | None = None, exactly: int | None = None) -> Checkpoint | None: ...
 
 
 @dataclass(frozen=True)
 class Finished:
-    """How a run ended."""
+    """How a run ended.
+
+    Attributes:
+        steps: steps that were taken.
+        chosen_step: whose weights are the result: the last step's, or with early stopping the best validation's.
+        validation_loss: of those weights.
+    """
 
     steps: int
+    chosen_step: int
     resumed_at: int
     validation_loss: float
     tokens_per_second: float
+
+
+class Run:
+    """A model in training: its weights, its optimiser and what it remembers. Use :func:`train`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        training: Samples,
+        validation: Samples,
+        steps: int,
+        config: TrainConfig,
+        group: Group,
+        around: Surroundings,
+        where: str,
+    ) -> None:
+        self.training, self.validation, self.steps = training, validation, steps
+        self.config, self.group, self.around, self.where = config, group, around, where
+        kept, adamw_only = undecayed(model), unorthogonal(model)
+        self.arithmetic = Arithmetic.of(model, group, config)
+        self.runner: Runner = arrange(model, config, group)
+        self.optimizer = Optimizer(self.runner.parameters, config, kept, adamw_only)
+        self.course = Course()
+        self.held_out = validation_indices(validation, config)
+        self.validate_every = config.validation_every_steps or max(steps // 10, 1)
+        self.save_every = config.checkpoint_every_steps or max(steps // 10, 1)
+        self.rollbacks = 0
+        self.went_back_to: int | None = None
+        self.first_step_at = 0.0
+
+    def state(self) -> State:
+        """All tensors of the run by the names they have in the undivided model; they share its memory."""
+        weights = {f"{MODEL}{name}": parameter.detach() for name, parameter in self.runner.parameters.items()}
+        return weights | {f"{OPTIMIZER}{name}": value for name, value in self.optimizer.state().items()}
+
+    def restore(self, below: int | None = None) -> int | None:
+        """Continue from the newest sound checkpoint; the steps done, or None where there is none."""
+        found = self.around.restore(self.state(), below)
+        if found is None:
+            return None
+        self.course = Course.from_json(dict(found.memory))
+        return found.step
+
+    def go(self) -> Finished:
+        """Train from where the newest checkpoint stands, or from the beginning."""
+        start = self.restore() or 0
+        step = start
+        busy = Stopwatch()
+        self.around.record({"kind": "start", "step": start, "steps": self.steps, "workers": self.group.world})
+        if start == 0:
+            self.measure(0)
+        final: float | None = None
+        while step < self.steps and not self.ends:
+            busy.begin(counted=step - start >= WARM_STEPS)
+            batch = self.course.batch_of(step) * self.config.batch_sequences
+            indices = sample_visits(batch, self.config.batch_sequences, len(self.training), self.config.seed)
+            rate = learning_rate(self.config, step, self.steps)
+            torch.manual_seed(_step_seed(self.config.seed, step, self.group))
+            loss, targets = accumulate(self.runner, self.training, indices, self.config)
+            norm = gradient_norm(self.runner)
+            problem = self.course.problem(loss, float(norm), self.config)
+            if problem:
+                step = self.go_back(step, problem)
+                continue
+            clip(self.runner, norm, self.config.gradient_clip)
+            self.optimizer.step(rate)
+            self.course.trained(loss)
+            step += 1
+            seconds = busy.end(targets)
+            self.first_step_at = self.first_step_at or time.monotonic()
+            self.around.record(
+                {
+                    "kind": "train",
+                    "step": step,
+                    "loss": loss,
+                    "learning_rate": rate,
+                    "gradient_norm": float(norm),
+                    "tokens": targets,
+                    "tokens_per_second": targets / seconds,
+                    "mfu": self.arithmetic.mfu(targets, seconds),
+                    "memory_bytes": peak_memory_bytes(self.group.device),
+                }
+            )
+            # Validation first: what a checkpoint's step holds is then in the journal, and never done twice.
+            final, improved = None, False
+            if step % self.validate_every == 0 or step == self.steps:
+                final, improved = self.validate(step)
+            keep = improved and (self.config.early_stopping is not None or self.config.keep_best)
+            if step % self.save_every == 0 or step == self.steps or self.ends or keep:
+                self.save(step)
+            self.around.tell(step)
+            if self.ends:
+                text = f"stopped early: no better validation loss since step {self.course.best_step:,}"
+                self.around.record({"kind": "event", "step": step, "text": text})
+        self.around.finish()
+        self.around.tell(step)
+        if final is None:  # a run that was complete before it began
+            final = self.measure(step)
+        chosen, loss = step, final
+        if self.config.early_stopping is not None and self.course.best_step:
+            chosen, loss = self.course.best_step, self.course.best_loss
+        return Finished(step, chosen, start, loss, busy.rate())
+
+    @property
+    def ends(self) -> bool:
+        """Whether validation has not improved for as long as the recipe waits."""
+        return self.config.early_stopping is not None and self.course.stalled >= self.config.early_stopping
+
+    def measure(self, step: int) -> float:
+        """Measure and record the validation loss."""
+        loss = evaluate(self.runner, self.validation, self.held_out, self.config)
+        self.around.record({"kind": "validation", "step": step, "loss": loss})
+        return loss
+
+    def validate(self, step: int) -> tuple[float, bool]:
+        """Measure and record the validation loss; whether it is the best so far of the steps that were taken."""
+        loss = self.measure(step)
+        verdict = self.course.validated(step, loss)
+        if verdict.warning:
+            self.around.record({"kind": "event", "step": step, "text": verdict.warning})
+        return loss, verdict.improved
+
+    def save(self, step: int) -> None:
+        """Begin a checkpoint."""
+        keeps_best = self.config.keep_best or self.config.early_stopping is not None
+        best = self.course.best_step if keeps_best else None
+        self.around.save(step, self.state(), self.course.to_json(), best)
+
+    def go_back(self, step: int, problem: str) -> int:
+        """Return to a good checkpoint and leave out the data since; the step to go on with.
+
+        Raises:
+            UserError: there is no checkpoint, or this was done too often.
+        """
+        self.optimizer.clear()
+        self.around.wait()
+        self.around.tell(step)
+        seen = list(self.course.skips)
+        # A second failure before anything new was saved means that this checkpoint may be bad itself.
+        again = self.went_back_to is not None and step <= self.went_back_to + self.save_every
+        below = self.went_back_to if again else None
+        target = None if self.rollbacks >= self.config.max_rollbacks else self.restore(below)
+        if target is None:
+            tried = f", after going back {self.rollbacks} times" if self.rollbacks else ""
+            raise UserError(
+                f"{problem} at step {step + 1} of {self.steps}{tried}",
+                where=self.where,
+                next_step="lower learning_rate, raise warmup_fraction, or look at the data of that step",
+            )
+        self.rollbacks += 1
+        self.went_back_to = target
+        self.course.skip_from(target, step, seen)
+        first, count = self.course.skips[-1]
+        self.around.record({"kind": "rollback", "step": target})
+        text = (
+            f"{problem} at step {step + 1:,}: back to the checkpoint at step {target:,}; batches {first + 1:,} to "
+            f"{first + count:,} of the data are left out ({self.rollbacks} of {self.config.max_rollbacks} times)"
+        )
+        self.around.record({"kind": "event", "step": target, "text": text})
+        return target
 
 
 def train(
@@ -59,167 +227,46 @@ def train(
     steps: int,
     config: TrainConfig,
     group: Group,
-    hooks: Hooks,
+    around: Surroundings,
     where: str,
-) -> Finished:
+) -> tuple[Finished, Run]:
     """Train for ``steps`` steps in all, from the newest checkpoint if there is one.
 
     Raises:
-        UserError: the loss is not finite any more; raised on every worker.
+        UserError: the loss diverges again and again, or memory ran out; raised on every worker.
+        InfraError: checkpoints cannot be written.
     """
-    model.to(group.device)
-    optimizer = make_optimizer(model, config)
-    start = hooks.restore(model, optimizer)
-    wrapped = group.wrap(model)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    held_out = validation_indices(validation, config)
-    validate_every = config.validation_every_steps or max(steps // 10, 1)
-    save_every = config.checkpoint_every_steps or max(steps // 10, 1)
-    busy = Stopwatch()
-    if group.leads:
-        hooks.record({"kind": "start", "step": start, "steps": steps, "workers": group.world})
-    if start == 0:
-        _record_validation(hooks, group, 0, evaluate(model, validation, held_out, config, group))
-    for step in range(start, steps):
-        busy.begin(counted=step - start >= WARM_STEPS)
-        indices = sample_indices(step * config.batch_sequences, config.batch_sequences, len(training), config.seed)
-        rate = learning_rate(config, step, steps)
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = rate
-        torch.manual_seed(_step_seed(config.seed, step, group.rank))
-        loss, targets = accumulate(wrapped, training, indices, config, group)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss became {loss} at step {step + 1} of {steps}",
-                where=where,
-                next_step="lower learning_rate, raise warmup_fraction, or look at the data of that step",
-            )
-        norm = nn.utils.clip_grad_norm_(trained, config.gradient_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        seconds = busy.end(targets)
-        done = step + 1
-        if group.leads:
-            hooks.record(
-                {
-                    "kind": "train",
-                    "step": done,
-                    "loss": loss,
-                    "learning_rate": rate,
-                    "gradient_norm": float(norm),
-                    "tokens": targets,
-                    "tokens_per_second": targets / seconds,
-                }
-            )
-        if done % validate_every == 0 and done < steps:
-            _record_validation(hooks, group, done, evaluate(model, validation, held_out, config, group))
-        # After validating: what a checkpoint's step holds is then in the journal, and never done twice.
-        if group.leads and (done % save_every == 0 or done == steps):
-            hooks.save(done, model, optimizer)
-    final = evaluate(model, validation, held_out, config, group)
-    _record_validation(hooks, group, steps, final)
-    return Finished(steps, start, final, busy.rate())
+    with explained(where, config):
+        run = Run(model, training, validation, steps, config, group, around, where)
+        return run.go(), run
 
 
-def accumulate(
-    model: nn.Module, samples: Samples, indices: Indices, config: TrainConfig, group: Group
-) -> tuple[float, int]:
-    """Gradients of the mean loss over a global batch, of which this process computes its share.
+@contextmanager
+def explained(where: str, config: TrainConfig) -> Iterator[None]:
+    """Say which knobs help where memory runs out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        knobs = [
+            "lower micro_batch_sequences" if config.micro_batch_sequences != 1 else "",
+            "set recompute: full" if config.recompute != "full" else "",
+            "spread the model with parallel.shard",
+            "use a smaller size or sequence_length",
+        ]
+        raise UserError(
+            f"out of memory: {str(error).splitlines()[0]}",
+            where=where,
+            next_step="; ".join(knob for knob in knobs if knob),
+        ) from error
 
-    The share's losses are summed and divided by the whole batch's targets, so that the result does not depend on
-    how many processes or micro-batches there are.
 
-    Returns:
-        the mean loss and the targets of the whole batch.
+def _step_seed(seed: int, step: int, group: Group) -> int:
+    """Seeds dropout and the like; nothing needs saving, and a resumed run draws what it would have drawn.
+
+    Workers that compute the same activations (tensor parallelism) draw the same, all others different numbers.
     """
-    targets = samples.targets(indices)
-    total = torch.zeros((), dtype=torch.float64)
-    parts = list(micro_batches(indices, config, group))
-    for number, part in enumerate(parts):
-        batch = samples.batch(part if len(part) else indices[:1])
-        with group.quiet(model, last=number == len(parts) - 1), _autocast(config, group):
-            loss = summed_loss(model, batch, group.device)
-            if not len(part):
-                loss = loss * 0.0
-            # DDP averages over the processes; their sum is wanted.
-            (loss * (group.world / targets)).backward()
-        total += loss.detach().double().cpu()
-    return float(group.sum(total)) / targets, targets
-
-
-def micro_batches(indices: Indices, config: TrainConfig, group: Group) -> Iterator[Indices]:
-    """This process's share of a global batch, in as many parts as every other process has; parts may be empty."""
-    largest = -(-len(indices) // group.world)
-    parts = -(-largest // (config.micro_batch_sequences or largest))
-    yield from np.array_split(indices[group.rank :: group.world], parts)
-
-
-def summed_loss(model: nn.Module, batch: Batch, device: torch.device) -> torch.Tensor:
-    """Cross-entropy in nats, summed over the positions that carry loss."""
-    logits = model(input_ids=batch.inputs.to(device), use_cache=False).logits
-    labels = batch.labels.to(device)
-    return functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
-
-
-def validation_indices(samples: Samples, config: TrainConfig) -> Indices:
-    """Which validation sequences are used: the same in every validation and for every number of workers."""
-    return sample_indices(0, min(config.validation_sequences, len(samples)), len(samples), VALIDATION_SEED)
-
-
-def evaluate(model: nn.Module, samples: Samples, indices: Indices, config: TrainConfig, group: Group) -> float:
-    """Mean loss in nats a target over validation sequences, shared out over the group."""
-    was_training = model.training
-    model.eval()
-    size = config.micro_batch_sequences or max(config.batch_sequences // group.world, 1)
-    mine = indices[group.rank :: group.world]
-    total = torch.zeros((), dtype=torch.float64)
-    with torch.no_grad(), _autocast(config, group):
-        for first in range(0, len(mine), size):
-            total += summed_loss(model, samples.batch(mine[first : first + size]), group.device).double().cpu()
-    model.train(was_training)
-    return float(group.sum(total)) / samples.targets(indices)
-
-
-class Stopwatch:
-    """Times steps; the rate leaves out those before things have warmed up."""
-
-    def __init__(self) -> None:
-        self._tokens = 0
-        self._seconds = 0.0
-        self._counted = False
-        self._began = 0.0
-
-    def begin(self, counted: bool) -> None:
-        """A step begins."""
-        self._counted = counted
-        self._began = time.perf_counter()
-
-    def end(self, tokens: int) -> float:
-        """A step of so many tokens ends; the seconds it took."""
-        seconds = time.perf_counter() - self._began
-        if self._counted:
-            self._tokens += tokens
-            self._seconds += seconds
-        return seconds
-
-    def rate(self) -> float:
-        """Tokens a second; 0 where no step was counted."""
-        return self._tokens / self._seconds if self._seconds else 0.0
-
-
-def _record_validation(hooks: Hooks, group: Group, step: int, loss: float) -> None:
-    if group.leads:
-        hooks.record({"kind": "validation", "step": step, "loss": loss})
-
-
-def _autocast(config: TrainConfig, group: Group) -> AbstractContextManager[Any]:
-    if config.resolved_precision() == "bf16":
-        return torch.autocast(group.device.type, torch.bfloat16)
-    return nullcontext()
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Seeds dropout and the like; nothing needs saving, and a resumed run draws what it would have drawn."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    place = group.place
+    key = [seed, step, place.share] + ([place.pipeline] if place.pipeline else [])
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))

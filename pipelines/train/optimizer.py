@@ -1,36 +1,151 @@
-"""AdamW (arXiv:1711.05101) with weight decay where it belongs."""
+"""AdamW (arXiv:1711.05101) or Muon, with weight decay where it belongs, on whatever part of a model a process has.
+
+Optimisers see plain tensors: of a parameter that is spread over processes, this one's part. Every operation of AdamW is
+on single elements, so nothing is lost, torch's fused form works for any layout, and mixing layouts costs nothing.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from pipelines.train.anatomy import embedding_names, output_names
 from pipelines.train.config import TrainConfig
+from pipelines.train.runner import local
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices decay; norms, biases and embeddings do not.
+def undecayed(model: nn.Module) -> frozenset[str]:
+    """Names of parameters that do not decay: norms, biases and embeddings (an output tied to one counts as one).
 
-    An output matrix tied to the embedding counts as the embedding.
+    Asked of the undivided model, since a part does not say what it was part of.
     """
-    embeddings = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        for parameter in module.parameters()
-    }
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            (kept if parameter.ndim < 2 or id(parameter) in embeddings else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    small = {name for name, parameter in model.named_parameters() if parameter.ndim < 2}
+    return frozenset(small | embedding_names(model))
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, in torch's fused form."""
-    groups = parameter_groups(model, config.weight_decay)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+def unorthogonal(model: nn.Module) -> frozenset[str]:
+    """Names of parameters that Muon leaves to AdamW: all that are not matrices, embeddings, and the output layer."""
+    others = {name for name, parameter in model.named_parameters() if parameter.ndim != 2}
+    return frozenset(others | embedding_names(model) | output_names(model))
+
+
+class Optimizer:
+    """One or two torch optimisers over this process's parts of the parameters.
+
+    Args:
+        parameters: name -> trained parameter, possibly a DTensor.
+        kept: names that do not decay.
+        adamw_only: names that Muon leaves to AdamW.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        config: TrainConfig,
+        kept: frozenset[str],
+        adamw_only: frozenset[str],
+    ) -> None:
+        self.parameters = dict(parameters)
+        self._parts = {name: _part(parameter) for name, parameter in parameters.items()}
+        names = [name for name, part in self._parts.items() if part.numel()]  # a shard of a small tensor may be empty
+        orthogonal = [name for name in names if config.optimizer == "muon" and name not in adamw_only]
+        rest = [name for name in names if name not in set(orthogonal)]
+        self._inner: list[torch.optim.Optimizer] = []
+        settings: dict[str, Any] = {"lr": config.learning_rate}
+        if rest:
+            groups = [
+                {"params": [self._parts[n] for n in rest if n not in kept], "weight_decay": config.weight_decay},
+                {"params": [self._parts[n] for n in rest if n in kept], "weight_decay": 0.0},
+            ]
+            groups = [group for group in groups if group["params"]]
+            self._inner.append(torch.optim.AdamW(groups, betas=config.betas, fused=True, **settings))
+        if orthogonal:
+            matrices = [self._parts[name] for name in orthogonal]
+            self._inner.append(
+                # Scaled so that AdamW's learning rates and weight decay suit it (arXiv:2502.16982).
+                torch.optim.Muon(matrices, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw", **settings)
+            )
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of all the optimisers."""
+        return [group for inner in self._inner for group in inner.param_groups]
+
+    def step(self, rate: float) -> None:
+        """One step with the parameters' gradients, which are gone afterwards."""
+        for group in self.groups:
+            group["lr"] = rate
+        for name, parameter in self.parameters.items():
+            part = self._parts[name]
+            if part is not parameter:
+                part.grad = None if parameter.grad is None else local(parameter.grad)
+        for inner in self._inner:
+            inner.step()
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        for name, parameter in self.parameters.items():
+            parameter.grad = None
+            self._parts[name].grad = None
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """``name/key`` -> tensor of the optimisers' memory, spread as the parameters are; it shares the memory.
+
+        Where there is none yet it is made, without moving a parameter.
+        """
+        if not any(inner.state for inner in self._inner):
+            self._make_state()
+        found = {}
+        for name, part in self._parts.items():
+            for inner in self._inner:
+                for key, value in inner.state.get(part, {}).items():
+                    found[f"{name}/{key}"] = spread_like(value, self.parameters[name])
+            if not part.numel():  # an empty shard has no memory here, and others have theirs: all must name the same
+                found |= {
+                    f"{name}/{key}": spread_like(torch.zeros_like(part), self.parameters[name])
+                    for key in ("exp_avg", "exp_avg_sq")
+                }
+        return found
+
+    def _make_state(self) -> None:
+        rates = [(group, group["lr"]) for group in self.groups]
+        for part in self._parts.values():
+            part.grad = torch.zeros_like(part)
+        for group, _ in rates:
+            group["lr"] = 0.0
+        for inner in self._inner:
+            inner.step()
+        for inner in self._inner:
+            for state in inner.state.values():
+                for value in state.values():
+                    value.zero_()
+        for group, rate in rates:
+            group["lr"] = rate
+        self.clear()
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
+    """The optimiser of a model in one piece."""
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    return Optimizer(trained, config, undecayed(model), unorthogonal(model))
+
+
+def spread_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A process's part of something as large as a parameter, as the whole that the parameter is a part of."""
+    if value is parameter or local(parameter) is parameter or value.shape != local(parameter).shape:
+        return value
+    from torch.distributed.tensor import DTensor
+
+    whole: Any = parameter
+    return DTensor.from_local(
+        value, whole.device_mesh, whole.placements, run_check=False, shape=whole.shape, stride=whole.stride()
+    )
+
+
+def _part(parameter: nn.Parameter) -> nn.Parameter:
+    part = local(parameter)
+    return parameter if part is parameter else nn.Parameter(part.detach())

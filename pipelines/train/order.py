@@ -26,6 +26,16 @@ def sample_indices(first: int, count: int, size: int, seed: int) -> Indices:
     return result
 
 
+def sample_visits(first: int, count: int, size: int, seed: int) -> Indices:
+    """The same, each sample's number raised by ``size`` for every epoch before: which sample, and which visit to it.
+
+    Samples that are drawn anew each time (masked tokens, corrupted spans) draw by this number; others take it
+    modulo ``size``.
+    """
+    positions = np.arange(first, first + count, dtype=np.int64)
+    return sample_indices(first, count, size, seed) + positions // size * size
+
+
 def permute(places: Indices, size: int, seed: int, epoch: int) -> Indices:
     """Where a permutation of 0 … size-1 sends each place."""
     half_bits = max(-(-(max(size - 1, 1)).bit_length() // 2), 1)

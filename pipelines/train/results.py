@@ -65,6 +65,9 @@ def write_report(training: Training, title: str, subtitle: str, more: Mapping[st
             "tokens a second": outcome.metrics["tokens_per_second"],
         }
     )
+    for record in training.records:
+        if record["kind"] == "event":
+            page.paragraph(f"Step {record['step']:,}: {record['text']}")
     starts = [record for record in training.records if record["kind"] == "start" and record["step"] > 0]
     if starts:
         steps = ", ".join(f"{record['step']:,}" for record in starts)
@@ -75,4 +78,8 @@ def write_report(training: Training, title: str, subtitle: str, more: Mapping[st
     page.line_chart("learning rate", {"learning rate": training.curve("train", "learning_rate")}, "step", "rate")
     page.line_chart("gradient norm", {"norm": training.curve("train", "gradient_norm")}, "step", "norm")
     page.line_chart("throughput", {"tokens/s": training.curve("train", "tokens_per_second")}, "step", "tokens/s")
+    page.line_chart("share of the device's best (MFU)", {"MFU": training.curve("train", "mfu")}, "step", "share")
+    page.line_chart("memory", {"peak": training.curve("train", "memory_bytes")}, "step", "bytes")
+    page.heading("Start-up")
+    page.table([{"part": part, "seconds": seconds} for part, seconds in training.summary["start_seconds"].items()])
     return page

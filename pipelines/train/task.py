@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,14 +19,26 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids and, for each position, the token to predict there or IGNORED; both [sequences, length]."""
+    """What a model reads and what it has to predict.
+
+    Attributes:
+        inputs: token ids [sequences, length].
+        labels: for each position of the logits the token to predict there, or IGNORED.
+        arguments: further arguments of the model's ``forward`` by name, sequences first: ``position_ids``,
+            ``attention_mask``, ``decoder_input_ids``.
+    """
 
     inputs: torch.Tensor
     labels: torch.Tensor
+    arguments: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Samples(Protocol):
-    """Numbered training or validation sequences."""
+    """Numbered training or validation sequences.
+
+    Indices may be beyond the last: ``n`` is sample ``n mod len`` on its visit ``n div len``
+    (:func:`pipelines.train.order.sample_visits`).
+    """
 
     def __len__(self) -> int: ...
 

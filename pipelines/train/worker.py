@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import InfraError, RaymillError
+from cluster.errors import InfraError, RaymillError, UserError
 from cluster.store import Store
 from pipelines.train.task import TrainTask
 
@@ -64,69 +65,121 @@ def _train(job: Job) -> dict[str, Any] | None:
     began = time.monotonic()
     import ray.train
     import ray.train.torch
+
+    place = ray.train.get_context()
+    return train_job(job, place.get_world_rank(), place.get_world_size(), ray.train.torch.get_device(), began)
+
+
+def train_job(job: Job, rank: int, world: int, device: Any, began: float) -> dict[str, Any] | None:
+    """Train as process ``rank`` of ``world``, which have a torch process group; the summary on rank 0.
+
+    Args:
+        began: when this process began its work, on the monotonic clock.
+    """
     import torch
 
-    from pipelines.train import checkpoint
+    from pipelines.train.batches import validation_indices
     from pipelines.train.group import Group
     from pipelines.train.journal import Journal
-    from pipelines.train.loop import Hooks, train, validation_indices
+    from pipelines.train.keeper import Keeper
+    from pipelines.train.layout import plan_layout
+    from pipelines.train.loop import train
 
+    imported = time.monotonic()
     config = job.task.config
     torch.set_num_threads(config.threads_per_worker)
-    place = ray.train.get_context()
-    group = Group(place.get_world_rank(), place.get_world_size(), ray.train.torch.get_device())
+    group = Group(rank, world, device, plan_layout(config.parallel, world))
+    require_precision(config.resolved_precision(), device, job.task.where)
     journal = Journal(job.store, f"{job.resume}/{JOURNAL}") if group.leads else None
     job.task.prepare(job.store)
+    training, validation = job.task.samples()
+    prepared = time.monotonic()
     torch.manual_seed(config.seed)
     model = job.task.model()
-    training, validation = job.task.samples()
+    trained = {name: each.numel() for name, each in model.named_parameters() if each.requires_grad}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     tokens_per_sequence = training.targets(validation_indices(training, config)) / min(
         config.validation_sequences, len(training)
     )
     steps = config.total_steps(len(training), tokens_per_sequence)
-
-    def record(values: dict[str, Any]) -> None:
-        if journal:
-            journal.write(values)
-
-    def save(step: int, trained: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        if journal:
-            journal.flush()  # first: a run that continues from the checkpoint must find every record up to it
-        checkpoint.save(job.store, f"{job.resume}/{CHECKPOINTS}", step, trained, optimizer)
-        record({"kind": "checkpoint", "step": step})
-
-    def restore(trained: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        found = checkpoint.newest_sound(job.store, job.checkpoint_prefixes()) if group.leads else None
-        newest, damaged = group.agree(found)
-        for text in damaged:
-            record({"kind": "note", "step": newest.step if newest else 0, "text": text})
-        return checkpoint.restore(job.store, newest, trained, optimizer) if newest else 0
-
-    started = time.monotonic() - began
-    finished = train(
-        model, training, validation, steps, config, group, Hooks(record, save, restore), where=job.task.where
-    )
-    if not group.leads:
+    prefix, *earlier = job.checkpoint_prefixes()
+    keeper = Keeper(job.store, prefix, earlier, group, journal, config.keep_checkpoints)
+    built = time.monotonic()
+    finished, run = train(model, training, validation, steps, config, group, keeper, where=job.task.where)
+    result = _result(job, model, run, finished, keeper, group)
+    if result is None:
         return None
-    record({"kind": "note", "step": steps, "text": "writing the result"})
+    keeper.record({"kind": "note", "step": finished.steps, "text": "writing the result"})
     if journal:
         journal.close()
     probe = validation.batch(validation_indices(validation, config)[:2])
     folder = Path(tempfile.mkdtemp(prefix="raymill-export-"))
     try:
-        details = job.task.finish(model, folder, probe)
+        details = job.task.finish(result, folder, probe)
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 job.store.upload(path, f"{job.output}/{path.relative_to(folder).as_posix()}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    trained_parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    start = {"import": imported - began, "inputs": prepared - imported, "model": built - prepared}
     return asdict(finished) | {
         "parameters": parameters,
-        "trained_parameters": trained_parameters,
+        "trained_parameters": sum(trained.values()),
         "training_sequences": len(training),
         "validation_sequences": len(validation),
-        "start_seconds": started,
+        "start_seconds": start | {"first step": run.first_step_at - built},
         "details": details,
     }
+
+
+def _result(job: Job, model: Any, run: Any, finished: Any, keeper: Any, group: Any) -> Any:
+    """The model with the chosen weights, in one piece on the first process; None on the others.
+
+    Where a process has a part only, or the last weights are not the chosen ones, they come from the checkpoint.
+    """
+    whole = group.layout.plain and finished.chosen_step == finished.steps
+    if not group.leads:
+        return None
+    if whole:
+        return model
+    from pipelines.train.checkpoint import MODEL, load, newest_sound
+
+    result = job.task.model()
+    wanted = {f"{MODEL}{name}": each.detach() for name, each in result.named_parameters() if each.requires_grad}
+    found, _ = newest_sound(job.store, job.checkpoint_prefixes(), finished.chosen_step + 1)
+    if found is None or found.step != finished.chosen_step:
+        raise InfraError(
+            f"the checkpoint at step {finished.chosen_step:,} is gone, whose weights are the result",
+            where=job.store.uri(job.resume),
+            next_step="repeat the command",
+        )
+    load(job.store, found, wanted)
+    return result
+
+
+def require_precision(precision: str, device: Any, where: str) -> None:
+    """Refuse a precision that this hardware does not have.
+
+    Raises:
+        UserError: saying which one to use.
+    """
+    import torch
+
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(
+            f"{torch.cuda.get_device_name(device)} does not compute in bf16",
+            where=f"{where}.precision",
+            next_step=f"set {where}.precision: fp32",
+        )
+    if precision == "fp8" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9)):
+        raise UserError(
+            "fp8 needs a GPU of the Hopper generation or later",
+            where=f"{where}.precision",
+            next_step=f"set {where}.precision: auto",
+        )
+    if precision == "fp8" and importlib.util.find_spec("torchao") is None:
+        raise UserError(
+            "fp8 needs torchao, which is not installed on the workers",
+            where=f"{where}.precision",
+            next_step=f"install torchao there, or set {where}.precision: auto",
+        )

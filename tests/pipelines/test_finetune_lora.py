@@ -10,10 +10,11 @@ import torch
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.lora import add_adapters, export_adapter, load_base
 from pipelines.finetune.masking import EncodedPair, PairSamples
-from pipelines.models.config import Shape
 from pipelines.models.export import export_model
 from pipelines.models.llama import build_llama
-from pipelines.tokens.bpe import learn_bpe, write_folder
+from pipelines.models.shapes import Shape
+from pipelines.tokens.folder import write_folder
+from pipelines.tokens.learn import learn_bpe
 from pipelines.train.config import TrainConfig
 from pipelines.train.group import Group
 from pipelines.train.loop import Hooks, train

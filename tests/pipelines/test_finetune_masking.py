@@ -8,7 +8,8 @@ import pytest
 from cluster.errors import UserError
 from pipelines.finetune.masking import EncodedPair, PairSamples, encode_pair
 from pipelines.finetune.pairs import Pair
-from pipelines.tokens.bpe import learn_bpe, write_folder
+from pipelines.tokens.folder import write_folder
+from pipelines.tokens.learn import learn_bpe
 from pipelines.train.task import IGNORED
 
 
@@ -70,8 +71,8 @@ def test_padding_is_never_seen_by_what_carries_loss() -> None:
     """A short pair has the same loss alone as beside a long one."""
     import torch
 
-    from pipelines.models.config import Shape
     from pipelines.models.llama import build_llama
+    from pipelines.models.shapes import Shape
     from pipelines.train.loop import summed_loss
 
     torch.manual_seed(0)

@@ -13,10 +13,11 @@ import torch
 
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.lora import add_adapters, export_adapter, load_base
-from pipelines.models.config import Shape
 from pipelines.models.export import export_model, stop_ids
 from pipelines.models.llama import build_llama
-from pipelines.tokens.bpe import learn_bpe, write_folder
+from pipelines.models.shapes import Shape
+from pipelines.tokens.folder import write_folder
+from pipelines.tokens.learn import learn_bpe
 
 pytestmark = pytest.mark.vllm
 

@@ -8,11 +8,12 @@ import torch
 
 from cluster.errors import InternalError
 from pipelines.models import export
-from pipelines.models.config import Shape
 from pipelines.models.export import export_model, stop_ids
 from pipelines.models.llama import build_llama
 from pipelines.models.sampling import continue_texts
-from pipelines.tokens.bpe import learn_bpe, write_folder
+from pipelines.models.shapes import Shape
+from pipelines.tokens.folder import write_folder
+from pipelines.tokens.learn import learn_bpe
 
 
 @pytest.fixture

@@ -1,72 +1,185 @@
 from __future__ import annotations
 
+import errno
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from cluster.errors import UserError
-from cluster.store import Store, open_store
-from pipelines.train import checkpoint
+from cluster.errors import InfraError, UserError
+from cluster.store import Store
+from pipelines.train import checkpoint, saver
 from pipelines.train.config import TrainConfig
+from pipelines.train.group import Group
 from pipelines.train.optimizer import make_optimizer
+from pipelines.train.saver import Saver
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path)
-
-
-def trained(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def trained(seed: int) -> dict[str, torch.Tensor]:
+    """The state of a small model after a step; its first layer is frozen."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     model[0].requires_grad_(False)
     optimizer = make_optimizer(model, TrainConfig())
     model(torch.randn(3, 4)).sum().backward()
-    optimizer.step()
-    return model, optimizer
+    optimizer.step(1e-3)
+    weights = {f"model/{name}": each.detach() for name, each in model.named_parameters() if each.requires_grad}
+    return weights | {f"optimizer/{name}": value for name, value in optimizer.state().items()}
 
 
-def test_a_state_comes_back_and_frozen_weights_are_not_kept(store: Store) -> None:
-    model, optimizer = trained(1)
-    saved = checkpoint.save(store, "run", 7, model, optimizer)
-    other, other_optimizer = trained(2)
-    frozen = other[0].weight.clone()  # type: ignore[index]
-    assert checkpoint.restore(store, saved, other, other_optimizer) == 7
-    assert torch.equal(other[1].weight, model[1].weight)  # type: ignore[index]
-    assert torch.equal(other[0].weight, frozen)  # type: ignore[index]
-    first, second = optimizer.state_dict()["state"], other_optimizer.state_dict()["state"]
-    assert all(torch.equal(first[n]["exp_avg_sq"], second[n]["exp_avg_sq"]) for n in first)
+def save(store: Store, prefix: str, step: int, state: dict[str, torch.Tensor], **more: Any) -> Saver:
+    made = Saver(store, prefix, Group(), keep=2, patience_s=0.0)
+    made.save(step, state, {"skips": [], "step": step}, **more)
+    made.finish()
+    return made
 
 
-def test_only_complete_and_sound_checkpoints_count(store: Store, tmp_path: Path) -> None:
-    model, optimizer = trained(1)
-    checkpoint.save(store, "old", 5, model, optimizer)
-    checkpoint.save(store, "new", 10, model, optimizer)
-    newest = checkpoint.save(store, "new", 15, model, optimizer)
-    store.write("new/step-000000020/state.pt", b"half")  # killed before the marker
-    assert [each.step for each in checkpoint.find(store, ["new", "old", "none"])] == [15, 10, 5]
+def test_a_state_comes_back_bit_by_bit(any_store: Store) -> None:
+    state = trained(1)
+    assert "model/0.weight" not in state  # frozen: it is not kept
+    assert {name.rpartition("/")[2] for name in state if name.startswith("optimizer/")} == {
+        "exp_avg",
+        "exp_avg_sq",
+        "step",
+    }
+    save(any_store, "run", 7, state)
+    other = trained(2)
+    found, damaged = checkpoint.newest_sound(any_store, ["run"])
+    assert found is not None and found.step == 7 and found.memory["step"] == 7 and not damaged
+    checkpoint.load(any_store, found, other)
+    assert all(torch.equal(other[name], state[name]) for name in state)
 
-    path = tmp_path / newest.key / checkpoint.STATE
-    data = bytearray(path.read_bytes())
+
+def test_what_changes_after_a_save_began_is_not_in_it(store: Store) -> None:
+    state = trained(1)
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    made = Saver(store, "run", Group(), keep=2)
+    made.save(1, state, {})
+    for tensor in state.values():
+        tensor.add_(1.0)
+    made.finish()
+    found, _ = checkpoint.newest_sound(store, ["run"])
+    assert found is not None
+    checkpoint.load(store, found, state)
+    assert all(torch.equal(before[name], state[name]) for name in state)
+
+
+def test_only_complete_and_sound_checkpoints_count(any_store: Store) -> None:
+    state = trained(1)
+    save(any_store, "old", 5, state)
+    save(any_store, "new", 10, state)
+    save(any_store, "new", 15, state)
+    any_store.write("new/step-000000020/__0_0.distcp", b"half")  # killed before the marker
+    assert [each.step for each in checkpoint.find(any_store, ["new", "old", "none"])] == [15, 10, 5]
+
+    key = "new/step-000000015/__0_0.distcp"
+    data = bytearray(any_store.read(key))
     data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
-    found, damaged = checkpoint.newest_sound(store, ["new", "old"])
+    any_store.write(key, bytes(data))
+    found, damaged = checkpoint.newest_sound(any_store, ["new", "old"])
     assert found is not None and found.step == 10
-    assert len(damaged) == 1 and "step-000000015" in damaged[0]
+    assert len(damaged) == 1 and "step-000000015 is damaged" in damaged[0]
+    any_store.delete("new/step-000000010/.metadata")
+    found, damaged = checkpoint.newest_sound(any_store, ["new", "old"])
+    assert found is not None and found.step == 5 and ".metadata is missing" in damaged[1]
+    assert checkpoint.newest_sound(any_store, ["new", "old"], below=5) == (None, [])
 
 
-def test_the_newest_two_are_kept(store: Store) -> None:
-    model, optimizer = trained(1)
+def test_the_newest_two_are_kept_and_the_best(store: Store) -> None:
+    state = trained(1)
     for step in (1, 2, 3, 4):
-        checkpoint.save(store, "run", step, model, optimizer)
-    assert [each.step for each in checkpoint.find(store, ["run"])] == [4, 3]
+        save(store, "run", step, state, best=2)
+    assert [each.step for each in checkpoint.find(store, ["run"])] == [4, 3, 2]
+    save(store, "run", 5, state, best=5)
+    assert [each.step for each in checkpoint.find(store, ["run"])] == [5, 4]
+    assert store.folders("run") == ["step-000000004", "step-000000005"]
 
 
 def test_another_model_is_refused(store: Store) -> None:
-    model, optimizer = trained(1)
-    saved = checkpoint.save(store, "run", 1, model, optimizer)
-    other = nn.Linear(3, 3)
-    with pytest.raises(UserError, match="of another model"):
-        checkpoint.restore(store, saved, other, make_optimizer(other, TrainConfig()))
+    state = trained(1)
+    save(store, "run", 1, state)
+    (found,) = checkpoint.find(store, ["run"])
+    with pytest.raises(
+        UserError, match=r"of another model or optimiser: model/1.weight is \(2, 4\) there and \(3, 3\)"
+    ):
+        checkpoint.load(store, found, state | {"model/1.weight": torch.zeros(3, 3)})
+    with pytest.raises(UserError, match=r"it has no model/2\.weight"):
+        checkpoint.load(store, found, {"model/2.weight": torch.zeros(3, 3)})
+
+
+class Failing:
+    """Makes a store's writes of checkpoint files fail while ``broken``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+        self.broken = True
+        from pipelines.train.storage import Witness
+
+        write = Witness.write
+
+        def failing(witness: Witness, data: Any) -> int:
+            if self.broken:
+                raise error
+            return write(witness, data)
+
+        monkeypatch.setattr(Witness, "write", failing)
+
+
+def test_a_disk_that_is_full_for_a_while_does_not_end_a_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = trained(1)
+    save(store, "run", 1, state)
+    disk = Failing(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
+    made = Saver(store, "run", Group(), keep=2)
+    made.save(2, state, {})
+    made.wait()
+    (news,) = made.news()
+    assert news.step == 2 and "No space left on device" in news.problem
+    assert [each.step for each in checkpoint.find(store, ["run"])] == [1]
+    disk.broken = False
+    made.save(3, state, {})
+    made.finish()
+    assert [(each.step, each.problem) for each in made.news()] == [(3, "")]
+    assert [each.step for each in checkpoint.find(store, ["run"])] == [3, 1]
+
+
+def test_too_many_failures_in_a_row_or_a_last_one_stop_the_run_cleanly(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = trained(1)
+    Failing(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
+    made = Saver(store, "run", Group(), keep=2, patience_s=0.0)
+    made.save(1, state, {})
+    with pytest.raises(InfraError, match="the last checkpoint could not be written") as raised:
+        made.finish()
+    assert "No space left" in str(raised.value)
+    made.save(2, state, {})
+    made.save(3, state, {})
+    with pytest.raises(InfraError, match="3 checkpoints in a row could not be written"):
+        made.save(4, state, {})
+
+
+def test_the_last_checkpoint_is_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Failing(monkeypatch, InfraError("the S3 store does not answer"))
+    monkeypatch.setattr(saver, "PAUSE_S", 0.01)
+    made = Saver(store, "run", Group(), keep=2)
+    made.save(1, trained(1), {})
+    made._join()
+    disk.broken = False
+    made.finish()
+    assert [each.step for each in checkpoint.find(store, ["run"])] == [1]
+
+
+def test_a_file_that_reads_back_otherwise_does_not_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(store), "sha256", lambda self, key: ("0" * 64, 3))
+    made = Saver(store, "run", Group(), keep=2, patience_s=0.0)
+    made.save(1, trained(1), {})
+    with pytest.raises(InfraError, match="could not be written"):
+        made.finish()
+    assert checkpoint.find(store, ["run"]) == []
+
+
+def test_markers_of_an_earlier_version_are_passed_over(store: Store, tmp_path: Path) -> None:
+    store.write("run/step-000000003/complete.json", json.dumps({"step": 3, "sha256": "x", "size_bytes": 3}).encode())
+    assert checkpoint.find(store, ["run"]) == []

@@ -5,7 +5,6 @@ import pytest
 from cluster.config import identity_fields, parse_document, validate
 from cluster.errors import UserError
 from cluster.stage import identify
-from pipelines.models.config import PRESETS, ModelConfig
 from pipelines.pretrain import STAGE, PretrainConfig, resolve
 from pipelines.train.config import TrainConfig
 
@@ -32,7 +31,7 @@ def test_budgets() -> None:
         ("hidden: 130\nheads: 4", "hidden 130 is not divisible by heads 4"),
         ("heads: 4\nkv_heads: 3", "kv_heads 3 does not divide heads 4: set kv_heads: 4"),
         ("learning_rat: 1", "did you mean learning_rate"),
-        ("size: huge", "'nano', '1m', '15m' or '125m'"),
+        ("size: huge", "'nano', '1m', '15m', '125m'"),
     ],
 )
 def test_mistakes_name_their_fix(text: str, message: str) -> None:
@@ -57,19 +56,6 @@ def test_a_size_is_known_by_the_shape_that_it_gives() -> None:
     as_nano = "size: 1m\nlayers: 4\nkv_heads: 2\nintermediate: 352"
     assert identity(as_nano) == identity("size: nano") == identity("size: nano\nlayers: 4")
     assert identity("size: 1m") != identity("size: nano")
-
-
-@pytest.mark.parametrize("size", sorted(PRESETS))
-def test_parameters_are_counted_as_torch_counts_them(size: str) -> None:
-    import torch
-
-    from pipelines.models.llama import build_llama
-
-    shape = ModelConfig(size=size).shape()  # type: ignore[arg-type]
-    with torch.device("meta"):
-        model = build_llama(shape, vocab_size=1000, max_positions=64, bos_id=0, eos_id=1, pad_id=2)
-    assert sum(parameter.numel() for parameter in model.parameters()) == shape.parameters(1000)
-    assert model.config.head_dim == shape.head_dim
 
 
 def test_precision_can_be_forced() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import json
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,18 @@ from torch import nn
 from torch.nn import functional
 
 from cluster.errors import UserError
-from pipelines.models.config import Shape
 from pipelines.models.llama import build_llama
+from pipelines.models.shapes import Shape
+from pipelines.train.batches import accumulate, evaluate, split, validation_indices
+from pipelines.train.checkpoint import Checkpoint, State
 from pipelines.train.config import TrainConfig
 from pipelines.train.group import Group
-from pipelines.train.loop import Hooks, accumulate, evaluate, micro_batches, train, validation_indices
-from pipelines.train.optimizer import make_optimizer, parameter_groups
+from pipelines.train.layout import micro_batches_of
+from pipelines.train.loop import Finished
+from pipelines.train.loop import train as train_run
+from pipelines.train.optimizer import make_optimizer, undecayed, unorthogonal
 from pipelines.train.order import Indices, sample_indices
+from pipelines.train.parallel import arrange
 from pipelines.train.schedule import learning_rate
 from pipelines.train.task import IGNORED, Batch
 
@@ -39,10 +44,11 @@ class FixedSamples:
         return len(self.tokens)
 
     def batch(self, indices: Indices) -> Batch:
+        indices = indices % len(self)
         return Batch(self.tokens[indices, :-1], self.labels[indices])
 
     def targets(self, indices: Indices) -> int:
-        return int((self.labels[indices] != IGNORED).sum())
+        return int((self.labels[indices % len(self)] != IGNORED).sum())
 
 
 def llama(seed: int = 0) -> nn.Module:
@@ -52,37 +58,47 @@ def llama(seed: int = 0) -> nn.Module:
 
 
 class Surroundings:
-    """Hooks that remember, and a checkpoint held in memory."""
+    """What the loop tells, remembered; checkpoints are held in memory."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.records: list[dict[str, Any]] = []
-        self.saved: dict[int, tuple[Any, Any]] = {}
-        self.start: int | None = None
+        self.saved: dict[int, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {}
         self.stop_at = stop_at
-
-    def hooks(self) -> Hooks:
-        return Hooks(self.record, self.save, self.restore)
 
     def record(self, values: dict[str, Any]) -> None:
         self.records.append(values)
         if values["kind"] == "train" and values["step"] == self.stop_at:
             raise KeyboardInterrupt
 
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        import copy
+    def save(self, step: int, state: State, memory: dict[str, Any], best: int | None) -> None:
+        tensors = {name: tensor.clone() for name, tensor in state.items()}
+        self.saved[step] = tensors, json.loads(json.dumps(memory))
 
-        self.saved[step] = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    def tell(self, step: int) -> None:
+        pass
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        if self.start is None:
-            return 0
-        weights, state = self.saved[self.start]
-        model.load_state_dict(weights)
-        optimizer.load_state_dict(state)
-        return self.start
+    def wait(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def restore(self, state: State, below: int | None = None, exactly: int | None = None) -> Checkpoint | None:
+        steps = [step for step in self.saved if below is None or step < below]
+        if not steps:
+            return None
+        tensors, memory = self.saved[max(steps)]
+        assert tensors.keys() == state.keys()
+        for name, tensor in state.items():
+            tensor.copy_(tensors[name])
+        return Checkpoint("", max(steps), {}, memory)
 
     def losses(self) -> dict[int, float]:
         return {each["step"]: each["loss"] for each in self.records if each["kind"] == "train"}
+
+
+def train(model: nn.Module, *rest: Any) -> Finished:
+    return train_run(model, *rest)[0]
 
 
 CONFIG = TrainConfig(
@@ -95,7 +111,7 @@ def test_losses_are_those_of_a_plain_loop() -> None:
     training, validation = FixedSamples(40, 12, 1), FixedSamples(9, 12, 2)
     around = Surroundings()
     model = llama()
-    finished = train(model, training, validation, 12, CONFIG, Group(), around.hooks(), "pretrain")
+    finished = train(model, training, validation, 12, CONFIG, Group(), around, "pretrain")
 
     plain = llama()
     matrices = [p for n, p in plain.named_parameters() if p.ndim == 2 and "embed" not in n]
@@ -125,14 +141,14 @@ def test_losses_are_those_of_a_plain_loop() -> None:
 def test_an_interrupted_run_continues_exactly() -> None:
     training, validation = FixedSamples(40, 12, 1), FixedSamples(9, 12, 2)
     whole = Surroundings()
-    end = train(llama(), training, validation, 12, CONFIG, Group(), whole.hooks(), "pretrain")
+    end = train(llama(), training, validation, 12, CONFIG, Group(), whole, "pretrain")
 
     cut = Surroundings(stop_at=10)
     with pytest.raises(KeyboardInterrupt):
-        train(llama(), training, validation, 12, CONFIG, Group(), cut.hooks(), "pretrain")
+        train(llama(), training, validation, 12, CONFIG, Group(), cut, "pretrain")
     assert sorted(cut.saved) == [4, 8]
-    cut.start, cut.stop_at = 8, None
-    resumed = train(llama(seed=99), training, validation, 12, CONFIG, Group(), cut.hooks(), "pretrain")
+    cut.stop_at = None
+    resumed = train(llama(seed=99), training, validation, 12, CONFIG, Group(), cut, "pretrain")
     assert resumed.resumed_at == 8
     assert cut.losses() == whole.losses()
     assert resumed.validation_loss == end.validation_loss
@@ -145,7 +161,7 @@ def test_gradients_do_not_depend_on_micro_batches(micro: int) -> None:
     gradients = []
     for config in (CONFIG, CONFIG.model_copy(update={"micro_batch_sequences": micro})):
         model = llama()
-        loss, targets = accumulate(model, samples, indices, config, Group())
+        loss, targets = accumulate(arrange(model, config, Group()), samples, indices, config)
         gradients.append((loss, targets, [parameter.grad for parameter in model.parameters()]))
     assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-6)
     assert gradients[0][1] == gradients[1][1] == samples.targets(indices)
@@ -162,11 +178,12 @@ def test_gradients_averaged_over_the_workers_are_those_of_the_mean_loss(
     indices = np.arange(3, 10)
     gradients = []
     for rank in range(world):
+        model = llama()
+        runner = arrange(model, CONFIG, Group())
         group = Group(rank, world)
         monkeypatch.setattr(group, "sum", lambda value: value)
-        monkeypatch.setattr(group, "quiet", lambda model, last: nullcontext())
-        model = llama()
-        accumulate(model, samples, indices, CONFIG, group)
+        runner.group = group
+        accumulate(runner, samples, indices, CONFIG)
         gradients.append([parameter.grad for parameter in model.parameters()])
     plain = llama()
     logits = plain(input_ids=samples.tokens[indices, :-1]).logits
@@ -178,9 +195,9 @@ def test_gradients_averaged_over_the_workers_are_those_of_the_mean_loss(
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("micro", [None, 1, 2])
 def test_shares_cover_a_batch_once_in_equally_many_parts(world: int, micro: int | None) -> None:
-    config = CONFIG.model_copy(update={"micro_batch_sequences": micro})
     indices = np.arange(100, 111)
-    shares = [list(micro_batches(indices, config, Group(rank, world))) for rank in range(world)]
+    parts = micro_batches_of(-(-11 // world), micro, 1)
+    shares = [split(indices, world, rank, parts) for rank in range(world)]
     assert sorted(int(i) for share in shares for part in share for i in part) == indices.tolist()
     assert len({len(share) for share in shares}) == 1
     if micro:
@@ -191,13 +208,13 @@ def test_validation_shares_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = FixedSamples(20, 12, 3)
     indices = validation_indices(samples, CONFIG)
     assert len(set(indices.tolist())) == 7
-    model = llama()
-    alone = evaluate(model, samples, indices, CONFIG, Group())
+    runner = arrange(llama(), CONFIG, Group())
+    alone = evaluate(runner, samples, indices, CONFIG)
     parts = []
     for rank in range(3):
-        group = Group(rank, 3)
-        monkeypatch.setattr(group, "sum", lambda value: value)
-        parts.append(evaluate(model, samples, indices, CONFIG, group))
+        runner.group = Group(rank, 3)
+        monkeypatch.setattr(runner.group, "sum", lambda value: value)
+        parts.append(evaluate(runner, samples, indices, CONFIG))
     assert sum(parts) == pytest.approx(alone, abs=1e-6)
 
 
@@ -206,25 +223,42 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_does_harm() -> None:
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))  # type: ignore[union-attr, operator]
     with pytest.raises(UserError, match="the loss became nan at step 1 of 3") as raised:
-        train(model, FixedSamples(8, 12, 1), FixedSamples(8, 12, 2), 3, CONFIG, Group(), Surroundings().hooks(), "here")
+        train(model, FixedSamples(8, 12, 1), FixedSamples(8, 12, 2), 3, CONFIG, Group(), Surroundings(), "here")
     assert "learning_rate" in raised.value.next_step
     assert raised.value.where == "here"
 
 
 def test_weight_decay_is_for_matrices_only() -> None:
     model = llama()
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed, kept = parameter_groups(model, 0.1)
-    assert decayed["weight_decay"] == 0.1
-    assert kept["weight_decay"] == 0.0
-    kept_names = {names[id(parameter)] for parameter in kept["params"]}
-    assert kept_names == {name for name in names.values() if "norm" in name or "embed_tokens" in name}
+    names = {name for name, _ in model.named_parameters()}
+    # The tied output goes by both names; the optimiser has the parameter under the first.
+    assert undecayed(model) & names == {name for name in names if "norm" in name or "embed_tokens" in name}
+    decayed, kept = make_optimizer(model, CONFIG).groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
 
     untied = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 5))
     untied[0].requires_grad_(False)
-    groups = parameter_groups(untied, 0.1)
+    groups = make_optimizer(untied, CONFIG).groups
     assert [len(group["params"]) for group in groups] == [1, 3]
+
+
+def test_muon_takes_the_layers_matrices_and_leaves_the_rest_to_adamw() -> None:
+    model = llama()
+    left = unorthogonal(model)
+    assert {name for name, _ in model.named_parameters()} - left == {
+        name for name, _ in model.named_parameters() if "proj" in name
+    }
+    optimizer = make_optimizer(model, CONFIG.model_copy(update={"optimizer": "muon"}))
+    before = model.model.layers[0].mlp.up_proj.weight.detach().clone()  # type: ignore[union-attr, operator, index]
+    accumulate(arrange(model, CONFIG, Group()), FixedSamples(8, 12, 1), np.arange(6), CONFIG)
+    optimizer.step(0.01)
+    moved = before * (1 - 0.01 * 0.1) - model.model.layers[0].mlp.up_proj.weight  # type: ignore[union-attr, operator, index]
+    singular = torch.linalg.svdvals(moved) / (0.2 * 48**0.5 * 0.01)
+    # Newton-Schulz brings all singular values near one (Jordan et al. 2024 give 0.7 to 1.2): no direction dominates.
+    assert singular.min() > 0.5 and singular.max() < 1.5
+    keys = {name.rpartition("/")[2] for name in optimizer.state()}
+    assert keys == {"momentum_buffer", "exp_avg", "exp_avg_sq", "step"}
 
 
 def test_decay_is_decoupled() -> None:
@@ -234,7 +268,7 @@ def test_decay_is_decoupled() -> None:
     before = [parameter.detach().clone() for parameter in model.parameters()]
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    optimizer.step(0.5)
     after = list(model.parameters())
     assert torch.allclose(after[0], before[0] * (1 - 0.5 * 0.1))
     assert torch.equal(after[1], before[1])

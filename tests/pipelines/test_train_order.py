@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.train.order import permute, sample_indices
+from pipelines.train.order import permute, sample_indices, sample_visits
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**32 - 1), st.integers(0, 1000))
@@ -19,6 +19,14 @@ def test_a_range_is_the_same_however_it_is_asked_for(size: int, first: int, coun
     together = sample_indices(first, count, size, seed)
     one_by_one = [int(sample_indices(first + n, 1, size, seed)[0]) for n in range(count)]
     assert together.tolist() == one_by_one
+
+
+@given(st.integers(1, 200), st.integers(0, 500), st.integers(1, 300), st.integers(0, 99))
+def test_a_visit_says_which_sample_and_how_often_it_was_seen(size: int, first: int, count: int, seed: int) -> None:
+    visits = sample_visits(first, count, size, seed)
+    assert (visits % size).tolist() == sample_indices(first, count, size, seed).tolist()
+    assert (visits // size).tolist() == [place // size for place in range(first, first + count)]
+    assert len(set(visits.tolist())) == count
 
 
 def test_seeds_and_epochs_differ_and_the_order_is_fixed_for_ever() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from cluster.errors import UserError
-from pipelines.tokens.bpe import corpus_encoder, learn_bpe, write_folder
 from pipelines.tokens.config import TokenizerConfig
-from pipelines.tokens.special import CHAT_TEMPLATE, SPECIAL_TOKENS
+from pipelines.tokens.folder import corpus_encoder, write_folder
+from pipelines.tokens.learn import learn_bpe, learn_unigram
+from pipelines.tokens.marks import read_marks
+from pipelines.tokens.special import CHAT_TEMPLATE, SPECIAL_TOKENS, special_tokens
 
 TEXTS = [
     "Return the sum of the values.\n\nThe values must be numbers.",
@@ -25,11 +28,57 @@ def tokenizer() -> Tokenizer:
     return learn_bpe(TEXTS, 400, 2)
 
 
+@pytest.fixture(scope="module")
+def unigram() -> Tokenizer:
+    return learn_unigram(TEXTS, 320, special_tokens(mask=True, own=["<|note|>"], sentinels=3))
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60))
 def test_every_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
     encoder = corpus_encoder(tokenizer.to_str())
     assert encoder.decode(encoder.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=60))
+def test_every_text_comes_back_from_a_unigram_model(unigram: Tokenizer, text: str) -> None:
+    encoder = corpus_encoder(unigram.to_str())
+    assert encoder.decode(encoder.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
+
+
+def test_a_unigram_model_takes_the_likeliest_cut(unigram: Tokenizer) -> None:
+    """Against every cut of a word, scored by the model's own table."""
+    scores = dict(json.loads(unigram.to_str())["model"]["vocab"])
+    learned = max((piece for piece in scores if piece.isalpha()), key=len)
+    word = learned + "es"
+
+    def cuts(rest: str) -> Iterator[list[str]]:
+        if not rest:
+            yield []
+        for end in range(1, len(rest) + 1):
+            if rest[:end] in scores:
+                for others in cuts(rest[end:]):
+                    yield [rest[:end], *others]
+
+    best = max(cuts(word), key=lambda pieces: sum(scores[piece] for piece in pieces))
+    found = unigram.encode(word.replace("Ġ", " "), add_special_tokens=False).tokens
+    assert sum(scores[piece] for piece in found) == pytest.approx(sum(scores[piece] for piece in best))
+    assert len(best) < len(word)  # bytes alone would do, too
+
+
+def test_special_tokens_asked_for_follow_the_usual_ones(unigram: Tokenizer, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    names = [*SPECIAL_TOKENS, "<|mask|>", "<|note|>", "<extra_id_0>", "<extra_id_1>", "<extra_id_2>"]
+    assert [unigram.token_to_id(name) for name in names] == list(range(12))
+    write_folder(unigram, tmp_path, names)
+    marks = read_marks(tmp_path)
+    assert (marks.bos, marks.eos, marks.pad, marks.mask, marks.sentinels) == (0, 1, 2, 7, (9, 10, 11))
+    assert marks.special == frozenset(range(12))
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert (loaded.mask_token_id, loaded.convert_tokens_to_ids("<extra_id_1>")) == (7, 10)
+    assert loaded("Return <|note|>").input_ids == unigram.encode("Return <|note|>").ids
 
 
 def test_the_order_of_the_texts_changes_nothing(tokenizer: Tokenizer) -> None:

@@ -1,0 +1,213 @@
+"""Trains small models on several gloo processes, for the tests of parallel layouts. Run as a program.
+
+It imports torch and transformers once. For every line of JSON on standard input it forks a process for each rank, and
+answers with a line: what each rank returned, or how it ended. Nothing of Ray takes part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+VOCABULARY = 52
+LENGTH = 12
+CONFIG = {"batch_sequences": 8, "learning_rate": 3e-3, "seed": 5, "validation_sequences": 7}
+
+
+class FixedSamples:
+    """Random sequences of which some carry less loss, as padded ones do."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        self.tokens = torch.randint(0, VOCABULARY, (count, LENGTH + 1), generator=generator)
+        self.labels = self.tokens[:, 1:].clone()
+        for row in range(count):
+            self.labels[row, : row % LENGTH] = -100
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, indices: Any) -> Any:
+        from pipelines.train.task import Batch
+
+        indices = indices % len(self)
+        return Batch(self.tokens[indices, :-1], self.labels[indices])
+
+    def targets(self, indices: Any) -> int:
+        return int((self.labels[indices % len(self)] != -100).sum())
+
+
+def tiny(architecture: str, seed: int = 0, **fields: Any) -> Any:
+    """A model of four layers."""
+    import torch
+
+    from pipelines.models.gpt2 import build_gpt2
+    from pipelines.models.llama import build_llama
+    from pipelines.models.shapes import Shape
+
+    torch.manual_seed(seed)
+    values = {"hidden": 32, "layers": 4, "heads": 4, "kv_heads": 2, "intermediate": 48} | fields
+    build = build_llama if architecture == "llama" else build_gpt2
+    return build(Shape(**values), vocab_size=VOCABULARY, max_positions=16, bos_id=0, eos_id=1, pad_id=2)
+
+
+def train_once(rank: int, world: int, ask: dict[str, Any]) -> dict[str, Any]:
+    """Train as ``ask`` says; losses by step, and the final weights' checksum where this rank has them whole."""
+    import hashlib
+
+    from cluster.store import open_store
+    from pipelines.train.config import TrainConfig
+    from pipelines.train.group import Group
+    from pipelines.train.journal import Follower, Journal
+    from pipelines.train.keeper import Keeper
+    from pipelines.train.layout import plan_layout
+    from pipelines.train.loop import train
+
+    config = TrainConfig(**CONFIG | {"workers": world} | ask.get("config", {}))
+    group = Group(rank, world, None, plan_layout(config.parallel, world))
+    store = open_store(ask["store"])
+    journal = Journal(store, "journal") if rank == 0 else None
+    keeper = Keeper(store, "checkpoints", (), group, journal, config.keep_checkpoints)
+    if ask.get("kill", {}).get("rank") == rank:
+        end_at(keeper, ask["kill"]["step"])
+    model = tiny(ask.get("architecture", "llama"), ask.get("seed", 0), **ask.get("shape", {}))
+    finished, run = train(
+        model, FixedSamples(40, 1), FixedSamples(9, 2), ask.get("steps", 20), config, group, keeper, "here"
+    )
+    weights = hashlib.sha256()
+    for name in sorted(run.runner.parameters):
+        part = run.runner.parameters[name]
+        weights.update(getattr(part, "_local_tensor", part).detach().numpy().tobytes())
+    result = {"finished": vars(finished), "weights": weights.hexdigest()}
+    if journal:
+        journal.close()
+        result["records"] = Follower(store, "journal").poll()
+    return result
+
+
+class TinyTask:
+    """A kind of training whose result is one file with the weights."""
+
+    where = "here"
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def prepare(self, store: Any) -> None:
+        pass
+
+    def model(self) -> Any:
+        return tiny("llama")
+
+    def samples(self) -> tuple[Any, Any]:
+        return FixedSamples(40, 1), FixedSamples(9, 2)
+
+    def finish(self, model: Any, folder: Path, probe: Any) -> dict[str, Any]:
+        import torch
+
+        torch.save({name: each.detach() for name, each in model.named_parameters()}, folder / "weights.pt")
+        return {"probed": list(probe.inputs.shape)}
+
+
+def work_once(rank: int, world: int, ask: dict[str, Any]) -> dict[str, Any]:
+    """What a Ray Train worker does, without Ray."""
+    import time
+
+    import torch
+
+    from cluster.store import open_store
+    from pipelines.train.config import TrainConfig
+    from pipelines.train.worker import Job, train_job
+
+    config = TrainConfig(**CONFIG | {"workers": world, "steps": ask["steps"]} | ask.get("config", {}))
+    job = Job(TinyTask(config), open_store(ask["store"]), "try/resume", "try")
+    return {"summary": train_job(job, rank, world, torch.device("cpu"), time.monotonic())}
+
+
+def end_at(keeper: Any, step: int) -> None:
+    """Kill this process, without a word, when it has taken so many steps."""
+    tell = keeper.tell
+
+    def dying(at: int) -> None:
+        tell(at)
+        if at == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    keeper.tell = dying
+
+
+def run_rank(rank: int, world: int, ask: dict[str, Any], folder: Path) -> int:
+    """One rank's life; what it returned is in a file of the folder."""
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    try:
+        if world > 1:
+            from datetime import timedelta
+
+            store = dist.FileStore(str(folder / "meet"), world)
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+        result = {"ok": (work_once if ask.get("work") else train_once)(rank, world, ask)}
+    except BaseException as error:  # noqa: BLE001 - told to the test
+        result = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    (folder / f"{rank}.json").write_text(json.dumps(result))
+    return int("error" in result)
+
+
+def run_ranks(ask: dict[str, Any]) -> list[dict[str, Any]]:
+    """Fork the ranks and gather what they left. Where one is killed, the rest is killed too, as a launcher does."""
+    world = ask.get("world", 1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        children = {}
+        for rank in range(world):
+            child = os.fork()
+            if child == 0:
+                os._exit(run_rank(rank, world, ask, folder))
+            children[child] = rank
+        ended: dict[int, int] = {}
+        while children:
+            child, status = os.wait()
+            ended[children.pop(child)] = status
+            if status:
+                for other in children:
+                    os.kill(other, signal.SIGKILL)
+        return [answer(folder / f"{rank}.json", ended[rank]) for rank in range(world)]
+
+
+def answer(path: Path, status: int) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {"killed": status}
+
+
+def requests() -> Iterator[dict[str, Any]]:
+    for line in sys.stdin:
+        yield json.loads(line)
+
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    import torch
+    import torch.distributed.checkpoint
+    import torch.distributed.fsdp
+    import torch.distributed.pipelining
+    import torch.distributed.tensor.parallel  # noqa: F401
+
+    import pipelines.models.gpt2
+    import pipelines.models.llama
+    import pipelines.train.keeper
+    import pipelines.train.loop  # noqa: F401
+
+    for each in requests():
+        print(json.dumps(run_ranks(each)), file=replies, flush=True)

@@ -1,0 +1,178 @@
+"""Parallel layouts on real gloo processes against one process, and what a killed rank leaves. No Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+Ask = Callable[..., list[dict[str, Any]]]
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Ask]:
+    """Trains on some processes and gives what each returned; see tests/pipelines/rank_pool.py."""
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("rank_pool.py"))]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    ) as pool:
+        assert pool.stdin is not None and pool.stdout is not None
+        writing, reading = pool.stdin, pool.stdout
+
+        def asked(store: Path, world: int = 1, **more: Any) -> list[dict[str, Any]]:
+            writing.write(json.dumps({"store": str(store), "world": world, "steps": STEPS} | more) + "\n")
+            writing.flush()
+            replies: list[dict[str, Any]] = json.loads(reading.readline())
+            return replies
+
+        yield asked
+        writing.close()
+
+
+def figures(replies: list[dict[str, Any]], kind: str, value: str) -> dict[int, float]:
+    for reply in replies:
+        assert "ok" in reply, reply.get("traceback", reply)
+    return {each["step"]: each[value] for each in replies[0]["ok"]["records"] if each["kind"] == kind}
+
+
+@pytest.fixture(scope="module")
+def alone(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, Any]]]:
+    """The same run in one process, once for each architecture."""
+    made: dict[str, list[dict[str, Any]]] = {}
+
+    def run(architecture: str) -> list[dict[str, Any]]:
+        if architecture not in made:
+            made[architecture] = ask(tmp_path_factory.mktemp("alone"), architecture=architecture)
+        return made[architecture]
+
+    return run
+
+
+LAYOUTS: list[Any] = [
+    ("llama", 3, {}),
+    ("llama", 2, {"parallel": {"shard": 2}, "recompute": "full", "micro_batch_sequences": 3}),
+    ("llama", 2, {"parallel": {"tensor": 2}, "recompute": "selective"}),
+    ("llama", 2, {"parallel": {"pipeline": 2}}),
+    ("llama", 2, {"parallel": {"pipeline": 2, "schedule": "interleaved"}}),
+    ("gpt2", 2, {"parallel": {"pipeline": 2}}),
+    pytest.param("llama", 4, {"parallel": {"shard": 2, "tensor": 2}}, marks=pytest.mark.slow),
+    pytest.param("gpt2", 2, {"parallel": {"shard": 2}}, marks=pytest.mark.slow),
+    pytest.param("llama", 4, {"parallel": {"data": 2, "shard": 2}}, marks=pytest.mark.slow),
+    pytest.param("llama", 4, {"parallel": {"data": 2, "tensor": 2}}, marks=pytest.mark.slow),
+    pytest.param("llama", 4, {"parallel": {"data": 2, "pipeline": 2}}, marks=pytest.mark.slow),
+    pytest.param("llama", 4, {"parallel": {"shard": 2, "pipeline": 2}}, marks=pytest.mark.slow),
+    pytest.param("llama", 4, {"parallel": {"tensor": 2, "pipeline": 2}}, marks=pytest.mark.slow),
+    pytest.param("llama", 4, {"parallel": {"pipeline": 4}}, marks=pytest.mark.slow),
+    pytest.param(
+        "llama", 4, {"parallel": {"shard": 2, "pipeline": 2, "schedule": "interleaved"}}, marks=pytest.mark.slow
+    ),
+    pytest.param("llama", 8, {"parallel": {"shard": 2, "tensor": 2, "pipeline": 2}}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("architecture", "world", "config"), LAYOUTS)
+def test_a_layout_gives_the_losses_of_one_process(
+    ask: Ask, alone: Any, tmp_path: Path, architecture: str, world: int, config: dict[str, Any]
+) -> None:
+    together = ask(tmp_path, world, architecture=architecture, config=config)
+    for kind, value in (("train", "loss"), ("train", "gradient_norm"), ("validation", "loss")):
+        expected = figures(alone(architecture), kind, value)
+        assert len(expected) >= 10
+        assert figures(together, kind, value) == pytest.approx(expected, abs=1e-5)
+
+
+def test_losses_fall_and_differ_from_step_to_step(alone: Any) -> None:
+    """The comparison above would be worth nothing if nothing was learned."""
+    losses = figures(alone("llama"), "train", "loss")
+    assert sorted(losses) == list(range(1, STEPS + 1))
+    assert losses[STEPS] < losses[1] - 0.05
+    assert len(set(losses.values())) == STEPS
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"parallel": {"shard": 2}},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"parallel": {"tensor": 2}}, marks=pytest.mark.slow),
+        pytest.param({"parallel": {"pipeline": 2}}, marks=pytest.mark.slow),
+        pytest.param({"optimizer": "muon"}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_rank_changes_no_bit(ask: Ask, tmp_path: Path, config: dict[str, Any]) -> None:
+    config = config | {"checkpoint_every_steps": 4}
+    undisturbed = ask(tmp_path / "whole", 2, config=config)
+    killed = ask(tmp_path / "cut", 2, config=config, kill={"rank": 1, "step": 13})
+    assert any("killed" in reply for reply in killed)
+    again = ask(tmp_path / "cut", 2, config=config, seed=99)  # fresh weights would be others: they are not used
+    start = again[0]["ok"]["finished"]["resumed_at"]
+    assert start in (8, 12)
+    for kind, value in (("train", "loss"), ("train", "gradient_norm"), ("validation", "loss")):
+        assert figures(again, kind, value) == figures(undisturbed, kind, value)
+    assert [reply["ok"]["weights"] for reply in again] == [reply["ok"]["weights"] for reply in undisturbed]
+
+
+def test_a_run_goes_on_under_another_layout(ask: Ask, alone: Any, tmp_path: Path) -> None:
+    """Two shards, then a pipeline of two, then one process: each from the other's checkpoint."""
+    every = {"checkpoint_every_steps": 4, "validation_every_steps": 2}
+    first = ask(tmp_path, 2, config=every | {"parallel": {"shard": 2}}, kill={"rank": 0, "step": 7})
+    assert any("killed" in reply for reply in first)
+    second = ask(tmp_path, 2, config=every | {"parallel": {"pipeline": 2}}, kill={"rank": 0, "step": 15})
+    assert any("killed" in reply for reply in second)
+    last = ask(tmp_path, 1, config=every)
+    starts = [each["step"] for each in last[0]["ok"]["records"] if each["kind"] == "start"]
+    assert len(starts) == 3 and 0 < starts[1] < starts[2]
+    assert figures(last, "train", "loss") == pytest.approx(figures(alone("llama"), "train", "loss"), abs=1e-5)
+
+
+def test_a_checkpoint_of_another_shape_is_refused_on_every_rank(ask: Ask, tmp_path: Path) -> None:
+    ask(tmp_path, 2, steps=2)
+    replies = ask(tmp_path, 2, steps=4, shape={"intermediate": 64}, config={"parallel": {"shard": 2}})
+    for reply in replies:
+        assert "the checkpoint is of another model" in reply["error"]
+
+
+@pytest.mark.parametrize(("world", "parallel"), [(2, {"pipeline": 2}), (2, {"shard": 2})])
+def test_a_worker_writes_the_whole_model_whatever_the_layout(
+    ask: Ask, tmp_path: Path, world: int, parallel: dict[str, int]
+) -> None:
+    import torch
+
+    replies = {}
+    for name, count, config in (("alone", 1, {}), ("together", world, {"parallel": parallel})):
+        replies[name] = ask(tmp_path / name, count, work=True, config=config)
+        assert all("ok" in reply for reply in replies[name]), replies[name]
+    first, second = (torch.load(tmp_path / name / "try" / "weights.pt") for name in ("alone", "together"))
+    assert first.keys() == second.keys() and len(first) > 30
+    for name, tensor in first.items():
+        assert torch.allclose(tensor, second[name], atol=1e-4), name
+    summary = replies["together"][0]["ok"]["summary"]
+    assert summary["steps"] == summary["chosen_step"] == STEPS
+    assert summary["trained_parameters"] == sum(each.numel() for each in first.values())
+    assert list(summary["start_seconds"]) == ["import", "inputs", "model", "first step"]
+    assert replies["together"][1]["ok"]["summary"] is None
+
+
+def test_early_stopping_gives_the_best_weights_and_says_so(ask: Ask, tmp_path: Path) -> None:
+    """Learning at this rate makes validation worse from the first validations on."""
+    config = {"validation_every_steps": 1, "early_stopping": 3, "learning_rate": 3e-2, "checkpoint_every_steps": 50}
+    (reply,) = ask(tmp_path, 1, work=True, steps=60, config=config)
+    summary = reply["ok"]["summary"]
+    assert summary["steps"] == summary["chosen_step"] + 3 < 60
+    from cluster.store import open_store
+    from pipelines.train.journal import Follower
+
+    records = Follower(open_store(tmp_path), "try/resume/journal").poll()
+    validation = {each["step"]: each["loss"] for each in records if each["kind"] == "validation"}
+    del validation[0]  # before the first step there is nothing to keep
+    assert summary["validation_loss"] == min(validation.values()) == validation[summary["chosen_step"]]
+    assert "stopped early" in " ".join(each["text"] for each in records if each["kind"] == "event")
