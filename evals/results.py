@@ -109,6 +109,7 @@ def sample_rows(results: Mapping[str, Any], suite: str) -> Iterable[dict[str, An
             yield {
                 "task": task,
                 "doc_id": sample["doc_id"],
+                "doc_hash": sample["doc_hash"],
                 "doc": sample["doc"],
                 "target": sample["target"],
                 "prompt": sample["arguments"][0][0],
