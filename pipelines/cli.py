@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from cluster.errors import RaymillError, UserError, causes, explain_os_error, find_raymill_error
 from pipelines.commands import arguments as on
+from pipelines.commands import deciding_arguments as deciding
 from pipelines.commands import rollout_arguments as rollout
 
 Arguments = argparse.Namespace
@@ -111,6 +112,12 @@ COMMANDS = (
     Command("new", "write a commented starter recipe", "pipelines.commands.new:new", _new),
     Command("plan", "the resolved recipe, what is cached and what changed", "pipelines.commands.run:plan", _plan),
     Command("run", "make everything a recipe names", "pipelines.commands.run:run", _run),
+    Command(
+        "compare",
+        "which of two evaluated models is better, and how sure that is",
+        "pipelines.commands.compare:compare",
+        deciding.compare,
+    ),
     Command("serve", "deploy a recipe's variants, or models, until Ctrl-C", "pipelines.commands.serve:serve", _serve),
     Command(
         "undeploy", "let a deployment go, answers in flight first", "pipelines.commands.undeploy:undeploy", on.undeploy

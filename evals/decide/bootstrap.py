@@ -42,7 +42,7 @@ class Bootstrap:
         stderr: its standard error, strata taken into account.
         p_value: two-sided, of a true difference of 0.
         spread: what a single difference's standard deviation would be in a plain sample with this standard error.
-        t_values: t* of each resample, sorted.
+        t_values: t* of each resample, sorted. Where only few documents differ some are infinite, and so may a bound be.
     """
 
     difference: float
@@ -56,19 +56,19 @@ class Bootstrap:
         import numpy as np
 
         half = _quantile(np.sort(np.abs(self.t_values)), level) * self.stderr if self.stderr else 0.0
-        return _within(self.difference - half), _within(self.difference + half)
+        return self.difference - half, self.difference + half
 
     def lower(self, level: float = 0.95) -> float:
         """The true difference is at least this, with confidence ``level`` (one-sided)."""
         if not self.stderr:
             return self.difference
-        return _within(self.difference - _quantile(self.t_values, level) * self.stderr)
+        return self.difference - _quantile(self.t_values, level) * self.stderr
 
     def upper(self, level: float = 0.95) -> float:
         """The true difference is at most this, with confidence ``level`` (one-sided)."""
         if not self.stderr:
             return self.difference
-        return _within(self.difference + _quantile(-self.t_values[::-1], level) * self.stderr)
+        return self.difference + _quantile(-self.t_values[::-1], level) * self.stderr
 
 
 def paired_bootstrap(
@@ -82,7 +82,7 @@ def paired_bootstrap(
     """Compare two models by the differences of their results on each document.
 
     Args:
-        differences: B's value minus A's, each within -1 and 1; at least two.
+        differences: B's value minus A's; at least two.
         strata: a name for each document; by default all are of one.
         weights: what each document adds to the mean; they sum to 1. By default all weigh the same.
     """
@@ -163,7 +163,3 @@ def _quantile(ordered: Array, level: float) -> float:
     """The t* that a share ``level`` does not exceed, as an order statistic of so many and the observed one."""
     place = math.ceil((len(ordered) + 1) * level - 1e-9)
     return float(ordered[min(place, len(ordered)) - 1])
-
-
-def _within(difference: float) -> float:
-    return max(-1.0, min(1.0, difference))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from evals.presets import PRESETS
+
 HEADLINES = {
-    "arc_challenge": "acc_norm",
     "hellaswag": "acc_norm",
-    "truthfulqa_gen": "bleu_acc",
-    "crows_pairs_english": "pct_stereotype",
+    **{suite: metric for preset in PRESETS.values() for suite, metric in preset.headline.items()},
 }
-"""The metric that published tables quote, where it is not the first of PREFERRED."""
+"""The metric that published tables quote, where it is not the first of the preferred ones."""
 
 PREFERRED = ("acc", "exact_match", "f1", "correct", "acc_norm", "bits_per_byte")
-LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "loss", "ratio", "contamination", "stderr", "likelihood_diff")
+LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "loss", "ratio", "contamination", "likelihood_diff")
+NO_SIDE_IS_BETTER = ("stereotype", "length")
 
 
 def headline_metric(suite: str, metrics: Collection[str]) -> str:
@@ -22,13 +23,15 @@ def headline_metric(suite: str, metrics: Collection[str]) -> str:
     Args:
         metrics: those that there are; at least one.
     """
-    wanted = (HEADLINES.get(suite), *PREFERRED)
+    wanted = (HEADLINES.get(suite, ""), *PREFERRED)
     return next((metric for metric in wanted if metric in metrics), min(metrics))
 
 
-def higher_is_better(metric: str) -> bool:
-    """Whether more of it is better; a perplexity and its kin are better when they are smaller."""
-    return not any(part in metric for part in LOWER_IS_BETTER)
+def direction(metric: str) -> int:
+    """1 where more is better, -1 where less is (a perplexity and its kin), 0 where neither is."""
+    if any(part in metric for part in NO_SIDE_IS_BETTER):
+        return 0
+    return -1 if any(part in metric for part in LOWER_IS_BETTER) else 1
 
 
 def common(first: Iterable[str], second: Collection[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Two models on the same questions, right or wrong: McNemar's exact test and Tango's interval of the difference.
 
-Only documents on which the models differ tell them apart: ``gained`` (A wrong, B right) and ``lost`` (A right, B wrong).
+Only documents on which the models differ tell them apart: ``gained`` (A wrong, B right), ``lost`` (A right, B wrong).
 """
 
 from __future__ import annotations

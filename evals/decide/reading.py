@@ -1,4 +1,4 @@
-"""An evaluation to compare: from the store (by its id, its name, or its model's) or from a folder that holds its files."""
+"""An evaluation to compare: from the store (by its id, its name, or its model's) or from a folder with its files."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Document:
         answers: each choice with its log-probability; empty where the model wrote.
         output: what the model wrote; empty where it chose.
         target: the right choice's number, or the reference.
+        weight: what it counts in its suite's mean.
     """
 
     task: str
@@ -39,6 +40,7 @@ class Document:
     answers: tuple[tuple[str, float], ...]
     output: str
     target: Any
+    weight: float = 1.0
 
     @property
     def chosen(self) -> str:
@@ -110,7 +112,7 @@ def _from_folder(folder: Path) -> Measured:
             next_step="name a folder that holds results.json and samples/, or an evaluation of the store",
         )
     samples = sorted(path.relative_to(folder).as_posix() for path in (folder / "samples").glob("*.jsonl"))
-    return _measured(str(folder), lambda path: (folder / path).read_bytes(), samples, None)
+    return _measured(folder.resolve().name, lambda path: (folder / path).read_bytes(), samples, None)
 
 
 def _report_of(store: Store, reference: str) -> Artifact:
@@ -125,15 +127,11 @@ def _report_of(store: Store, reference: str) -> Artifact:
     own = [each for each in reports if "model" in each.inputs and each.inputs["model"].id == found.id]
     if not own:
         known = ", ".join(each.id for each in reports[-5:]) or "none yet"
-        raise UserError(
-            "nothing in the store has evaluated it", where=found.id, next_step=f"evaluations here: {known}"
-        )
+        raise UserError("nothing in the store has evaluated it", where=found.id, next_step=f"evaluations here: {known}")
     return own[-1]
 
 
-def _measured(
-    name: str, read: Callable[[str], bytes], samples: list[str], artifact: Artifact | None
-) -> Measured:
+def _measured(name: str, read: Callable[[str], bytes], samples: list[str], artifact: Artifact | None) -> Measured:
     try:
         results = json.loads(read("results.json"))
         suites = {Path(path).stem: _documents(path, read(path)) for path in samples}
@@ -163,6 +161,7 @@ def _documents(path: str, data: bytes) -> dict[Key, Document]:
             answers=tuple((each["text"], each["logprob"]) for each in row.get("answers") or ()),
             output=str(row.get("output", "")),
             target=row.get("target"),
+            weight=float(row.get("weight", 1.0)),
         )
         seen[place] += 1
     return found

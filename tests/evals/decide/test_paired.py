@@ -130,9 +130,7 @@ def test_holm_lies_between_no_correction_and_bonferroni(p: list[float]) -> None:
         assert raw <= adjusted <= min(1.0, raw * len(p)) + 1e-12
 
 
-@pytest.mark.parametrize(
-    ("documents", "points"), [(1172, 2.6), (2376, 1.8), (817, 3.1), (14042, 0.75)]
-)
+@pytest.mark.parametrize(("documents", "points"), [(1172, 2.6), (2376, 1.8), (817, 3.1), (14042, 0.75)])
 def test_what_the_benchmarks_can_tell_with_a_tenth_of_the_answers_changed(documents: int, points: float) -> None:
     found = detectable_difference(documents, 0.1, 0.05)
     assert found is not None
