@@ -23,9 +23,16 @@ def build_report(
     page = Page(title, f"Questions: {benchmarks.label} ({benchmarks.description})")
     if benchmarks.label == "sample":
         page.paragraph("Sample scores say that the pipeline works. They cannot be compared with published results.")
-    limit = results["settings"]["limit"]
+    limit, sample = results["settings"]["limit"], results["settings"].get("sample")
+    if sample:
+        page.paragraph(
+            f"A random sample of {sample:,} questions of each suite was asked, drawn with the seed below and, in a"
+            " suite of several tasks, from each in proportion to its size. The intervals are those of the sample."
+        )
     if limit:
         page.paragraph(f"Only the first {limit} questions of each task were asked: not a random sample of it.")
+    if results.get("unanswered"):
+        page.paragraph(f"PARTIAL: {results['unanswered']}. The scores are those of the questions that were answered.")
     page.heading("Scores")
     contamination = results.get("contamination")
     rows = list(score_rows(results["tasks"], benchmarks, contamination))
@@ -39,7 +46,8 @@ def build_report(
     if results["truncated_requests"]:
         page.paragraph(
             f"{results['truncated_requests']:,} of {results['requests']:,} requests were longer than the model's"
-            f" context of {results['context_tokens']:,} tokens and lost the beginning of their prompt."
+            f" context of {results['context_tokens']:,} tokens and lost the beginning of their prompt"
+            f" ({', '.join(f'{task} {count:,}' for task, count in sorted(results['truncated_by_task'].items()))})."
         )
     _held_out(page, results.get("heldout"))
     for suite, tasks in results["subtasks"].items():
@@ -92,10 +100,13 @@ def _held_out(page: Page, heldout: Mapping[str, Any] | None) -> None:
 
 
 def _question(page: Page, name: str, row: Mapping[str, Any]) -> None:
+    metrics = ", ".join(f"{metric} {value:g}" for metric, value in row["metrics"].items())
+    if "answers" not in row:
+        page.sample(f"{name}: {metrics}", f"{row['prompt'][-500:]}\n\n> {row['output']}", limit=2000)
+        return
     best = max(answer["logprob"] for answer in row["answers"])
     lines = [row["prompt"][-500:], ""]
     for number, answer in enumerate(row["answers"]):
         marks = ("> " if answer["logprob"] == best else "  ") + ("* " if number == row["target"] else "  ")
         lines.append(f"{marks}{answer['logprob']:9.3f} {answer['text']}")
-    metrics = ", ".join(f"{metric} {value:g}" for metric, value in row["metrics"].items())
     page.sample(f"{name}: {metrics} (> the likeliest answer, * the right one)", "\n".join(lines), limit=2000)

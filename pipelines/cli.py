@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from cluster.errors import RaymillError, UserError, causes, explain_os_error, find_raymill_error
 from pipelines.commands import arguments as on
 from pipelines.commands import deciding_arguments as deciding
+from pipelines.commands import eval_arguments
 from pipelines.commands import rollout_arguments as rollout
 
 Arguments = argparse.Namespace
@@ -112,6 +113,19 @@ COMMANDS = (
     Command("new", "write a commented starter recipe", "pipelines.commands.new:new", _new),
     Command("plan", "the resolved recipe, what is cached and what changed", "pipelines.commands.run:plan", _plan),
     Command("run", "make everything a recipe names", "pipelines.commands.run:run", _run),
+    Command("eval", "a model's scores, without a recipe", "pipelines.commands.eval:evaluate", eval_arguments.evaluate),
+    Command(
+        "benchmarks",
+        "the sets of questions",
+        commands=(
+            Command(
+                "mirror",
+                "copy them to a folder or bucket, for clusters without a network",
+                "pipelines.commands.benchmarks:mirror",
+                eval_arguments.mirror,
+            ),
+        ),
+    ),
     Command(
         "compare",
         "which of two evaluated models is better, and how sure that is",

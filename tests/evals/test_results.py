@@ -37,7 +37,7 @@ RESULTS: dict[str, Any] = {
     "samples": {
         "arc_easy": [sample(1.0, 4), sample(0.0, 5)],
         "g_a": [sample(1.0, 4)],
-        "g_b": [sample(1.0, 4), sample(0.0, 4)],
+        "g_b": [sample(1.0, 4), sample(0.0, 4, doc_id=1)],
     },
 }
 

@@ -21,10 +21,12 @@ from cluster.errors import InfraError, UserError, find_raymill_error
 from cluster.progress import Progress
 from cluster.stage import execute, identify
 from cluster.store import Store
+from evals.catalogue import task_files
 from evals.config import STAGE, EvalsConfig
-from evals.official import official_tasks, task_files
+from evals.official import official_tasks
 from evals.pool import scorers
-from evals.scorer import Group, ModelSource
+from evals.scorer import Group
+from evals.sources import ModelSource
 
 from .conftest import publish, write_adapter, write_benchmarks, write_corpus, write_model
 
