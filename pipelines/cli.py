@@ -1,6 +1,6 @@
 """`raymill`: a table from command to function. Nothing heavy is imported until a command runs.
 
-Exit codes: 0 ok, 1 the run failed, 2 the user's mistake, 3 the infrastructure's, 130 interrupted.
+Exit codes: 0 ok, 1 the run failed, 2 the user's mistake, 3 the infrastructure's, 4 no evidence (`gate`), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -131,6 +131,12 @@ COMMANDS = (
         "which of two evaluated models is better, and how sure that is",
         "pipelines.commands.compare:compare",
         deciding.compare,
+    ),
+    Command(
+        "gate",
+        "may this model replace that one: a decision for rollouts",
+        "pipelines.commands.gate:gate",
+        deciding.gate,
     ),
     Command("serve", "deploy a recipe's variants, or models, until Ctrl-C", "pipelines.commands.serve:serve", _serve),
     Command(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cluster.errors import UserError
-from evals.decide.bootstrap import paired_bootstrap
+from evals.decide.bootstrap import Bootstrap, paired_bootstrap
 from evals.decide.holm import holm
 from evals.decide.metrics import common, direction, headline_metric
 from evals.decide.paired import mcnemar_exact, tango_interval
@@ -23,6 +23,7 @@ from evals.decide.reading import Document, Key, Measured
 Verdict = Literal["better", "worse", "different", "no evidence"]
 AVERAGE = "average"
 ALPHA = 0.05
+SEED = 1234
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def compare(
     metrics: Mapping[str, str] | None = None,
     alpha: float = ALPHA,
     any_settings: bool = False,
-    seed: int = 1234,
+    seed: int = SEED,
 ) -> Comparison:
     """Compare two evaluations.
 
@@ -162,7 +163,7 @@ def compare(
         )
     averaged = {row.name: judged[row.name] for row in rows if direction(row.metric) > 0}
     if len(averaged) > 1:
-        rows.append(judge_average(averaged, alpha, seed))
+        rows.append(judge_average(averaged, alpha, seed)[0])
     rows = corrected(rows, alpha)
     return Comparison(a, b, alpha, rows, tasks, flipped, left_out, overall(rows))
 
@@ -237,8 +238,8 @@ def judge_pairs(name: str, metric: str, pairs: Sequence[Pair], alpha: float, see
     return replace(row, test="bootstrap", stderr=found.stderr, interval=(low, high), p_value=found.p_value)
 
 
-def judge_average(judged: Mapping[str, Sequence[Pair]], alpha: float, seed: int) -> Row:
-    """The plain average of the suites' scores, as leaderboards take it.
+def judge_average(judged: Mapping[str, Sequence[Pair]], alpha: float, seed: int = SEED) -> tuple[Row, Bootstrap]:
+    """The plain average of the suites' scores, as leaderboards take it, and the bootstrap behind it.
 
     A document that stands in several suites (TruthfulQA's in mc1 and mc2) is drawn as one: its results belong together.
     """
@@ -257,7 +258,7 @@ def judge_average(judged: Mapping[str, Sequence[Pair]], alpha: float, seed: int)
     low, high = found.interval(1 - alpha)
     gained, lost = sum(each > 0 for each in moved.values()), sum(each < 0 for each in moved.values())
     interval = (max(low, -1.0), min(high, 1.0))
-    return Row(
+    row = Row(
         AVERAGE,
         "mean",
         "bootstrap",
@@ -271,6 +272,7 @@ def judge_average(judged: Mapping[str, Sequence[Pair]], alpha: float, seed: int)
         lost,
         found.p_value,
     )
+    return row, found
 
 
 def corrected(rows: Sequence[Row], alpha: float) -> list[Row]:

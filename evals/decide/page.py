@@ -19,8 +19,15 @@ SHOWN_FLIPPED = 5
 
 def comparison_page(compared: Comparison) -> Page:
     """The whole page."""
+    page = Page(f"{compared.b.name} against {compared.a.name}", f"A: {compared.a.model}; B: {compared.b.model}")
+    add_comparison(page, compared)
+    return page
+
+
+def add_comparison(page: Page, compared: Comparison) -> None:
+    """All that a comparison says, below what a page holds already."""
     a, b = compared.a, compared.b
-    page = Page(f"{b.name} against {a.name}", f"A: {a.model}; B: {b.model}")
+    page.heading("Verdict")
     page.paragraph(sentence(compared))
     documents = sum(row.documents for row in compared.rows if row.name != AVERAGE)
     page.figures(
@@ -66,7 +73,6 @@ def comparison_page(compared: Comparison) -> Page:
         page.heading(f"Settings of {side}: {each.name}")
         page.table([{"setting": name, "value": str(value)} for name, value in each.results["settings"].items()])
         page.sample("the stock harness's command for it", stock_command(each.results), limit=2000)
-    return page
 
 
 def _bars(compared: Comparison, row: Row) -> dict[str, list[float | None]]:

@@ -34,3 +34,44 @@ def compare(parser: ArgumentParser) -> None:
     _page(parser)
     _store(parser)
     _json(parser)
+
+
+def gate(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "candidate", metavar="CANDIDATE", nargs="?", help="its evaluation, as for compare; default: the recipe's"
+    )
+    parser.add_argument("baseline", metavar="BASELINE", nargs="?", help="the same of the model that it may replace")
+    parser.add_argument(
+        "--recipe",
+        metavar="RECIPE",
+        help="take `objective.targets`, `objective.not_worse` and `store` from it; without CANDIDATE also the models of"
+        " `serving.rollout`, or else the last two that it evaluates",
+    )
+    parser.add_argument(
+        "--target",
+        metavar="CONDITION",
+        dest="targets",
+        action="append",
+        default=[],
+        help="for example 'arc_easy.acc >= 0.3'; may be repeated",
+    )
+    parser.add_argument(
+        "--not-worse",
+        metavar="SUITE=MARGIN",
+        dest="margins",
+        action="append",
+        default=[],
+        help="for example arc_easy=0.02, mmlu.acc=0.01 or average=0.01; may be repeated",
+    )
+    parser.add_argument("--alpha", type=float, default=0.05, help="chance that a check passes wrongly (default: 0.05)")
+    parser.add_argument("--measured", action="store_true", help="targets by their measured value, without its interval")
+    parser.add_argument(
+        "--candidate-model",
+        metavar="MODEL",
+        help="what was measured, where the evaluation names a URL or another place",
+    )
+    parser.add_argument("--baseline-model", metavar="MODEL", help="the same of the baseline")
+    parser.add_argument("--dry-run", action="store_true", help="decide, and leave no decision in the store")
+    _page(parser)
+    parser.add_argument("--store", metavar="URL", help="default: the recipe's, or ./raymill-store")
+    _json(parser)
