@@ -19,6 +19,7 @@ from cluster.errors import UserError
 from evals.benchmarks import BenchmarkSet
 from evals.catalogue import task_files
 from evals.config import EvalsConfig
+from evals.later import imported_later
 from evals.official import HUB_REVISIONS, official_tasks
 from evals.sampling import draw
 
@@ -46,9 +47,10 @@ def load_tasks(benchmarks: BenchmarkSet, config: EvalsConfig) -> Any:
     Raises:
         UserError: a set has fewer worked examples than ``num_fewshot`` asks for, or a task cannot be loaded.
     """
-    from lm_eval.tasks import TaskManager
+    with imported_later():
+        from lm_eval.tasks import TaskManager
 
-    with tempfile.TemporaryDirectory(prefix="raymill-tasks-") as folder:
+    with tempfile.TemporaryDirectory(prefix="raymill-tasks-") as folder, imported_later():
         write_overlay(Path(folder), benchmarks, config)
         try:
             loaded = TaskManager(include_path=folder, include_defaults=False).load(list(config.suites))
