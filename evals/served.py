@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,7 +62,7 @@ class ServedConfig(EvalsConfig):
             "url": address,
             "model": entry["id"],
             "context_tokens": int(entry.get("max_model_len") or 2048),
-            "asked": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "asked": datetime.now(UTC).isoformat(timespec="microseconds"),
             "tokenizer": str(_tokenizer(entry, tokenizer)),
             "in_flight": in_flight or IN_FLIGHT,
         }

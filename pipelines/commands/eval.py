@@ -63,7 +63,8 @@ def _evaluate(arguments: Namespace, config: EvalsConfig, store: Store) -> Artifa
     stage, config, inputs, name = _work(arguments, config, store)
     identity = identify(stage, config, {role: each.fingerprint for role, each in inputs.items()}, name)
     with contextlib.ExitStack() as stack:
-        if arguments.force or load_artifact(store, identity.id) is None:
+        needs_ray = not _is_url(arguments.model)
+        if needs_ray and (arguments.force or load_artifact(store, identity.id) is None):
             stack.enter_context(connect(ClusterConfig(address=arguments.address or "local"), progress.say))
             interrupt.install()  # Ray has put handlers of its own in place
         with progress.track("eval") as tracker:
@@ -77,7 +78,7 @@ def _work(
     arguments: Namespace, config: EvalsConfig, store: Store
 ) -> tuple[Stage, EvalsConfig, dict[str, Artifact], str]:
     """What to run for the model that was named: the stage, its settings, its inputs, and the artifact's name."""
-    if re.match(r"https?://", arguments.model):
+    if _is_url(arguments.model):
         from evals.served import SERVED_STAGE, ServedConfig
 
         if arguments.base:
@@ -96,6 +97,10 @@ def _work(
     from evals.given import GIVEN_STAGE, GivenConfig
 
     return GIVEN_STAGE, GivenConfig.of(config, source), {}, _name(source.name)
+
+
+def _is_url(model: str) -> bool:
+    return model.startswith(("http://", "https://"))
 
 
 def _name(model: str) -> str:

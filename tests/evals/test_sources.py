@@ -61,8 +61,9 @@ def test_a_folder_and_an_artifact_of_the_same_files_are_the_same_model(
     assert isinstance(found[0], FolderSource)
     assert isinstance(found[3], ModelSource)
     assert len({source.content_sha256 for source in found}) == 1
+    before = found[0].content_sha256
     (model / "model.safetensors").write_bytes(b"other weights")
-    assert find_model(store, str(model)).content_sha256 != found[0].content_sha256
+    assert find_model(store, str(model)).content_sha256 != before
 
 
 def test_an_adapters_base_is_the_one_it_was_trained_on_unless_another_is_named(
