@@ -126,21 +126,26 @@ class Scorer:
         return float(chosen.sum()), bool((rows.argmax(dim=-1) == wanted).all())
 
     def count_tokens(self, store: Store, key: str, row_groups: list[int]) -> dict[int, int]:
-        """Token -> how often it stands in the ``text`` column of a Parquet file's row groups."""
-        from collections import Counter
-
-        import pyarrow.parquet as pq
-
+        """See :func:`count_tokens`."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self._base)
-        filesystem, path = store.arrow(key)
-        counts: Counter[int] = Counter()
-        with filesystem.open_input_file(path) as file:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=256, row_groups=row_groups, columns=["text"]):
-                texts = batch.column("text").to_pylist()
-                for tokens in self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
-                    counts.update(tokens)
-        return dict(counts)
+        return count_tokens(self._tokenizer, store, key, row_groups)
+
+
+def count_tokens(tokenizer: Any, store: Store, key: str, row_groups: list[int]) -> dict[int, int]:
+    """Token -> how often it stands in the ``text`` column of a Parquet file's row groups."""
+    from collections import Counter
+
+    import pyarrow.parquet as pq
+
+    filesystem, path = store.arrow(key)
+    counts: Counter[int] = Counter()
+    with filesystem.open_input_file(path) as file:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=256, row_groups=row_groups, columns=["text"]):
+            texts = batch.column("text").to_pylist()
+            for tokens in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
+                counts.update(tokens)
+    return dict(counts)
 
 
 def load_model(base: Path, adapter: Path | None) -> Any:

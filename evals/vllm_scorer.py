@@ -13,10 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import InfraError, UserError
+from cluster.errors import UserError
+from cluster.store import Store
 from evals.answers import AnswerBook
 from evals.offline import ENVIRONMENT as OFFLINE
-from evals.scorer import Answer, Group, Prompt
+from evals.scorer import Answer, Group, Prompt, count_tokens, load_model, load_tokenizer
 from evals.sources import Source
 
 KV_CACHE_BYTES = 64 << 20
@@ -51,18 +52,16 @@ class VllmScorer:
         from transformers import AutoConfig
         from vllm import LLM
 
-        from evals.scorer import load_tokenizer
-
         base, adapter = self._source.folders()
         self._tokenizer = load_tokenizer(base)
         config = AutoConfig.from_pretrained(base, local_files_only=True)
         self._context = resolve_max_length(config, self._tokenizer)
         on_cpu = not torch.cuda.is_available()
         options: dict[str, Any] = {"kv_cache_memory_bytes": KV_CACHE_BYTES, "dtype": "float32"} if on_cpu else {}
-        self._merged = _merge(base, adapter) if adapter else None
+        merged = _merge(base, adapter) if adapter else None
         try:
             self._engine = LLM(
-                model=str(self._merged or base),
+                model=str(merged or base),
                 tokenizer=str(base),
                 max_model_len=self._context + 1,
                 enforce_eager=on_cpu,
@@ -77,6 +76,9 @@ class VllmScorer:
                 where=str(adapter or base),
                 next_step="evaluate it with evals.backend: transformers",
             ) from error
+        finally:
+            if merged is not None:
+                shutil.rmtree(merged)  # the engine has read it
 
     def answer(self, method: str, batches: list[Any], keys: list[str], book: AnswerBook | None) -> list[Any]:
         """As :meth:`evals.scorer.Scorer.answer`; the engine gets the whole chunk at once and batches it itself."""
@@ -94,9 +96,9 @@ class VllmScorer:
             book.keep(dict(zip(keys, answers, strict=True)))
         return answers
 
-    def count_tokens(self, *_arguments: Any) -> Any:
-        """Held-out text is measured by the transformers backend."""
-        raise InfraError("the vLLM backend counts no tokens", where="evals.heldout", next_step="set it to false")
+    def count_tokens(self, store: Store, key: str, row_groups: list[int]) -> dict[int, int]:
+        """See :func:`evals.scorer.count_tokens`."""
+        return count_tokens(self._tokenizer, store, key, row_groups)
 
     def _score(self, groups: list[Group]) -> list[list[Answer]]:
         from vllm import SamplingParams, TokensPrompt
@@ -158,9 +160,7 @@ def _answers(group: Group, output: Any) -> list[Answer]:
 
 
 def _merge(base: Path, adapter: Path) -> Path:
-    """The full model with the adapter's change added to its weights, in a folder that ends with the actor."""
-    from evals.scorer import load_model
-
+    """The full model with the adapter's change added to its weights, in a new folder."""
     merged = load_model(base, adapter)
     if not hasattr(merged, "merge_and_unload"):
         raise UserError(

@@ -82,12 +82,19 @@ def assert_equal_to_stock(store: Store, artifact: Artifact, expected: dict[str, 
         for metric, figures in results["tasks"][suite].items():
             assert figures["score"] == expected["results"][suite][f"{metric},none"]
             assert figures["stderr"] == expected["results"][suite][f"{metric}_stderr,none"]
+        assert results["tasks"][suite]
         rows = [json.loads(line) for line in store.read(artifact.key(f"samples/{suite}.jsonl")).splitlines()]
         for task in {row["task"] for row in rows}:
             own = [row for row in rows if row["task"] == task]
+            assert [row["prompt"] for row in own] == [each["arguments"][0][0] for each in expected["samples"][task]]
+            assert [row["doc_hash"] for row in own] == [each["doc_hash"] for each in expected["samples"][task]]
+            if "output" in own[0]:
+                assert [[row["output"]] for row in own] == [
+                    each["filtered_resps"] for each in expected["samples"][task]
+                ]
+                continue
             answers = [[(each["logprob"], each["greedy"]) for each in row["answers"]] for row in own]
             assert answers == [[tuple(pair) for pair in each["filtered_resps"]] for each in expected["samples"][task]]
-            assert [row["prompt"] for row in own] == [each["arguments"][0][0] for each in expected["samples"][task]]
 
 
 @pytest.fixture(scope="module")
@@ -172,21 +179,25 @@ def test_an_adapter_equals_the_stock_harness(
 def test_a_real_model_on_real_questions_equals_the_stock_harness(
     ray_session: None, evals_store: Store, anchors: Path, tmp_path: Path
 ) -> None:
-    """TinyStories' 260 k model, 12 questions a task; three examples overflow its context of 512 at times."""
+    """TinyStories' 260 k model, 12 questions a task; three examples overflow its context of 512 at times.
+
+    With TruthfulQA's generation, whose texts are the same too.
+    """
+    suites = (*SUITES, "truthfulqa_gen")
     source = anchors / "models" / "stories260K-hd32"
     artifact = publish(evals_store, "Model", "stories", source)
-    config = EvalsConfig(benchmarks=str(anchors / "benchmarks"), suites=SUITES, limit=12, num_fewshot=3)
+    config = EvalsConfig(benchmarks=str(anchors / "benchmarks"), suites=suites, limit=12, num_fewshot=3)
     scored = evaluate(evals_store, config, {"model": artifact})
     expected = stock(
         anchors / "benchmarks",
         tmp_path,
-        SUITES,
+        suites,
         {"pretrained": str(source)},
         batch_size=config.batch_size,
         limit=12,
         num_fewshot=3,
     )
-    assert_equal_to_stock(evals_store, scored, expected, SUITES)
+    assert_equal_to_stock(evals_store, scored, expected, suites)
     assert read(evals_store, scored, "results.json")["truncated_requests"] > 0
 
 
@@ -317,26 +328,10 @@ def getaddrinfo(host, *rest, **options):
 socket.getaddrinfo = getaddrinfo
 """
 
-OFFLINE_RUN = """
-import io, sys
-from pathlib import Path
-from cluster.artifact import find_artifact
-from cluster.progress import Progress
-from cluster.session import ClusterConfig, connect
-from cluster.stage import execute, identify
-from cluster.store import open_store
-from evals.config import STAGE, EvalsConfig
-store = open_store(sys.argv[1])
-model = find_artifact(store, "pretrain")
-config = EvalsConfig(benchmarks=sys.argv[2], suites=("arc_easy", "truthfulqa_mc2"), limit=2, workers=1)
-identity = identify(STAGE, config, {"model": model.fingerprint})
-with connect(ClusterConfig()), Progress(io.StringIO()).track("evals") as tracker:
-    print(execute(STAGE, identity, config, {"model": model}, store, tracker).artifact.metrics)
-"""
 
-
-def test_nothing_is_asked_of_the_network(evals_store: Store, model: Artifact, questions: Path, tmp_path: Path) -> None:
-    """Every Python process of the run, workers included, refuses connections beyond this machine and notes attempts."""
+def test_nothing_is_asked_of_the_network(questions: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """`raymill eval` where every Python process, workers included, refuses connections beyond this machine and notes
+    attempts."""
     import ray.util
 
     (tmp_path / "guard").mkdir()
@@ -345,13 +340,15 @@ def test_nothing_is_asked_of_the_network(evals_store: Store, model: Artifact, qu
     offline_names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
     environment = {name: value for name, value in os.environ.items() if name not in offline_names}
     environment |= {
-        "PYTHONPATH": str(tmp_path / "guard"),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "guard"), str(Path(__file__).parents[2])]),
         "NETWORK_LOG": str(tmp_path / "log"),
         "OWN_ADDRESS": ray.util.get_node_ip_address(),
         "HF_HOME": str(tmp_path / "home-that-must-stay-empty"),
     }
+    words = ["--suite", "arc_easy", "--suite", "truthfulqa_mc2", "--limit", "2", "--workers", "1", "--shots", "1"]
+    words += ["--benchmarks", str(questions), "--store", str(tmp_path / "store")]
     done = subprocess.run(
-        [sys.executable, "-c", OFFLINE_RUN, evals_store.url, str(questions)],
+        [sys.executable, "-m", "pipelines.cli", "eval", str(tiny_model), *words],
         env=environment,
         capture_output=True,
         text=True,
@@ -359,7 +356,7 @@ def test_nothing_is_asked_of_the_network(evals_store: Store, model: Artifact, qu
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "truthfulqa_mc2.acc" in done.stdout
+    assert "truthfulqa_mc2 (mirror)  acc" in done.stdout
     log = {path.name: path.read_text() for path in (tmp_path / "log").iterdir()}
     assert any("default_worker.py" in text for name, text in log.items() if name.startswith("guarded"))
     # Ray's own dashboard process asks whether it runs in a cloud (169.254.169.254); that is not evaluation's doing.
