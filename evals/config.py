@@ -11,6 +11,7 @@ from cluster.config import StrictModel, execution
 from cluster.errors import UserError
 from cluster.stage import Stage
 from evals.presets import PRESETS
+from evals.usage import PricesConfig
 
 SUITES = ("arc_easy", "arc_challenge", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2")
 """The lm-eval tasks (mmlu: the group of 57 subjects) that are run by default, in the order they are reported."""
@@ -61,7 +62,13 @@ class EvalsConfig(StrictModel):
     heldout_tokens: int = Field(
         50_000, ge=1, description="whole validation documents are taken until they have so many tokens"
     )
+    heldout_train: bool = Field(
+        True, description="measure as much of the training text too: the difference shows overfitting"
+    )
     seed: int = Field(1234, ge=0, description="seed of the choice of worked examples and of held-out documents")
+    prices: PricesConfig = execution(
+        default_factory=PricesConfig, description="what workers and tokens cost, for the report's account"
+    )
     workers: int = execution(2, ge=1, description="model replicas that answer in parallel, one CPU thread each")
 
     @model_validator(mode="before")

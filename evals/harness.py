@@ -22,6 +22,7 @@ from evals.encoding import encode_pairs, encode_texts
 from evals.endpoint import EndpointPool
 from evals.pool import ScorerPool
 from evals.scorer import Answer, Group, Prompt, load_tokenizer
+from evals.usage import Meter
 
 DEFAULT_NEW_TOKENS = 256
 """lm-eval's ``hf`` backend generates so many where a task does not say."""
@@ -43,6 +44,7 @@ class ClusterLM(TemplateLM):
         truncated_by_task: the same by task.
         versions: task -> its version; answers are kept by both.
         unanswered: (task, number of the question) of requests that an endpoint did not answer.
+        usage: time and tokens so far, by task.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class ClusterLM(TemplateLM):
         self.truncated_by_task: Counter[str] = Counter()
         self.versions: dict[str, str] = {}
         self.unanswered: set[tuple[str, int]] = set()
+        self.usage = Meter()
         self._pool = pool
         self._tracker = tracker
         self._prefix = self.tokenizer.decode(self.prefix_token_id)
@@ -158,7 +161,8 @@ class ClusterLM(TemplateLM):
             group_fn=lambda prompt: prompt.settings,
         )
         batches = [list(batch) for batch in order.get_batched(n=self.batch_size)]
-        with self._tracker.step("generating", total=len(prompts), unit="texts") as progress:
+        asked = [(str(prompt.task).partition("@")[0], prompt.tokens) for prompt in prompts]
+        with self._tracker.step("generating", total=len(prompts), unit="texts") as progress, self.usage.call(asked):
             answered = self._pool.generate(batches, lambda done: progress.update(advance=done))
         texts = [
             text
@@ -166,6 +170,8 @@ class ClusterLM(TemplateLM):
             for text in (given if given is not None else [None] * len(batch))
         ]
         in_order = order.get_original(texts)
+        for request, text in zip(requests, in_order, strict=True):
+            self.usage.wrote(request.task_name, len(self.tok_encode(text, add_special_tokens=False)) if text else 0)
         return [self._or_placeholder(*each, "") for each in zip(requests, in_order, strict=True)]
 
     def _loglikelihood_tokens(
@@ -187,7 +193,13 @@ class ClusterLM(TemplateLM):
             [self._wire(requests, members) for members in groups[start : start + self.batch_size]]
             for start in range(0, len(groups), self.batch_size)
         ]
-        with self._tracker.step(f"scoring {label}", total=len(requests), unit=label) as progress:
+        asked = [
+            (str(asker or "text").partition("@")[0], len(before) + len(after)) for asker, before, after in requests
+        ]
+        with (
+            self._tracker.step(f"scoring {label}", total=len(requests), unit=label) as progress,
+            self.usage.call(asked),
+        ):
             answered = self._pool.score(batches, lambda done: progress.update(advance=done))
         results: list[Answer | None] = [None] * len(requests)
         by_group = (

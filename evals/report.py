@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cluster.charts_scores import interval_bars
 from cluster.report import Page
 from evals.benchmarks import BenchmarkSet
 from evals.contamination import columns, explain
+from evals.decide.metrics import headline_metric
 from evals.intervals import verdict
+from evals.reproduce import stock_command
 
 SHOWN_SAMPLES = 3
 
@@ -18,8 +21,9 @@ def build_report(
     benchmarks: BenchmarkSet,
     results: Mapping[str, Any],
     samples: Mapping[str, list[dict[str, Any]]],
+    usage: Mapping[str, Any] | None = None,
 ) -> Page:
-    """The page of one ``results.json`` and some of its sample rows."""
+    """The page of one ``results.json``, some of its sample rows, and what it took (``usage.json``)."""
     page = Page(title, f"Questions: {benchmarks.label} ({benchmarks.description})")
     if benchmarks.label == "sample":
         page.paragraph("Sample scores say that the pipeline works. They cannot be compared with published results.")
@@ -42,24 +46,66 @@ def build_report(
         " question's choices that are right."
     )
     explain(page, contamination)
-    page.bar_chart("Score by task", {f"{row['task']} {row['metric']}": row["score"] for row in rows})
+    page.chart(interval_bars("Scores with 95 % intervals; dotted: chance", _bars(results["tasks"], benchmarks)))
     if results["truncated_requests"]:
         page.paragraph(
             f"{results['truncated_requests']:,} of {results['requests']:,} requests were longer than the model's"
             f" context of {results['context_tokens']:,} tokens and lost the beginning of their prompt"
             f" ({', '.join(f'{task} {count:,}' for task, count in sorted(results['truncated_by_task'].items()))})."
         )
-    _held_out(page, results.get("heldout"))
+    _held_out(page, results.get("heldout"), results.get("fit"))
     for suite, tasks in results["subtasks"].items():
         page.heading(f"{benchmarks.name(suite)} by task")
+        page.chart(interval_bars("Scores with 95 % intervals; dotted: chance", _by_score(tasks)))
         page.table(list(score_rows(tasks, benchmarks, contamination)))
     page.heading("Some questions")
     for suite, picked in samples.items():
         for row in picked[:SHOWN_SAMPLES]:
-            _question(page, benchmarks.name(suite), row)
+            if row.get("prompt"):
+                _question(page, benchmarks.name(suite), row)
     page.heading("Settings")
     page.table([{"setting": name, "value": str(value)} for name, value in results["settings"].items()])
+    page.sample("the stock harness's command for it", stock_command(results), limit=4000)
+    if usage is not None:
+        _usage(page, usage)
     return page
+
+
+def _bars(tasks: Mapping[str, Any], benchmarks: BenchmarkSet) -> dict[str, dict[str, list[float | None]]]:
+    """Every metric that is a share, for the chart."""
+    return {
+        f"{benchmarks.name(task)} {metric}": {"": _bar(figures)}
+        for task, metrics in tasks.items()
+        for metric, figures in metrics.items()
+        if 0 <= figures["score"] <= 1
+    }
+
+
+def _by_score(tasks: Mapping[str, Any]) -> dict[str, dict[str, list[float | None]]]:
+    """Each task of a group by its usual metric, the best first."""
+    usual = {task: metrics[headline_metric(task, metrics)] for task, metrics in tasks.items() if metrics}
+    ordered = sorted(usual.items(), key=lambda item: -item[1]["score"])
+    return {task: {"": _bar(figures)} for task, figures in ordered if 0 <= figures["score"] <= 1}
+
+
+def _bar(figures: Mapping[str, Any]) -> list[float | None]:
+    return [figures["score"], *(figures["interval_95"] or (None, None)), figures["chance"]]
+
+
+def _usage(page: Page, usage: Mapping[str, Any]) -> None:
+    page.heading("Time, tokens, cost")
+    cost = {"cost": usage["cost"]} if any(usage["prices"].values()) else {}
+    page.figures({"seconds": usage["seconds"], "workers": usage["workers"], **cost})
+    page.table(
+        [
+            {"task": task, **{key.replace("_", " "): value for key, value in each.items() if key != "cost" or cost}}
+            for task, each in usage["tasks"].items()
+        ]
+    )
+    page.paragraph(
+        "Seconds of a task: its share, by tokens, of the time that the model was waited for. Tokens of answers that an"
+        " earlier evaluation had kept are counted as well." + ("" if cost else " evals.prices adds the cost.")
+    )
 
 
 def score_rows(
@@ -82,7 +128,7 @@ def score_rows(
             }
 
 
-def _held_out(page: Page, heldout: Mapping[str, Any] | None) -> None:
+def _held_out(page: Page, heldout: Mapping[str, Any] | None, fit: Mapping[str, Any] | None) -> None:
     page.heading("Held-out text")
     if heldout is None:
         page.paragraph("Not measured.")
@@ -97,6 +143,11 @@ def _held_out(page: Page, heldout: Mapping[str, Any] | None) -> None:
             "documents": heldout["documents"],
         }
     )
+    if fit is not None:
+        page.paragraph(fit["sentence"])
+        if fit["train"] is not None:
+            bits = {"training text": fit["train"], "held-out text": fit["heldout"]}
+            page.bar_chart("Bits a byte (less is better)", bits | {"word frequencies alone": fit["unigram"]})
 
 
 def _question(page: Page, name: str, row: Mapping[str, Any]) -> None:

@@ -15,13 +15,13 @@ def stock_command(results: Mapping[str, Any]) -> str:
     settings, model = results["settings"], results.get("model", {})
     shots = settings.get("num_fewshot") or {}
     groups: dict[int, list[str]] = {}
-    for suite in settings["suites"]:
+    for suite in settings.get("suites", results["tasks"]):
         groups.setdefault(int(shots.get(suite) or 0), []).append(suite)
     lines = []
     for count, suites in groups.items():
         words = ["lm_eval", *_model(str(model.get("id", "MODEL")), settings), "--tasks", ",".join(suites)]
-        words += ["--num_fewshot", str(count), "--batch_size", str(settings["batch_size"])]
-        words += ["--seed", f"0,1234,1234,{settings['seed']}"]
+        words += ["--num_fewshot", str(count), "--batch_size", str(settings.get("batch_size", 1))]
+        words += ["--seed", f"0,1234,1234,{settings.get('seed', 1234)}"]
         if settings.get("limit"):
             words += ["--limit", str(settings["limit"])]
         lines.append(shlex.join(words))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -16,6 +17,7 @@ from evals import contamination
 from evals.answers import AnswerBook
 from evals.benchmarks import BenchmarkSet, open_benchmarks
 from evals.config import EvalsConfig
+from evals.fit import judge_fit
 from evals.heldout import HeldOut
 from evals.offline import offline
 from evals.report import build_report
@@ -45,6 +47,7 @@ class Evaluation:
     truncated_by_task: dict[str, int]
     context_tokens: int
     unanswered: str = ""
+    usage: Mapping[str, Any] | None = None
 
 
 def run(config: EvalsConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
@@ -87,15 +90,22 @@ def write_results(
     """Write ``results.json``, ``samples/`` and ``report.html``; see :func:`evaluate_and_write`."""
     seen = contamination.find_contamination(context.store, parents, benchmarks)
     results = describe(evaluation, benchmarks, config) | {"model": model, "contamination": seen}
+    if "url" in model:
+        results["settings"]["backend"] = "url"
     samples = {suite: list(sample_rows(evaluation.scores, suite)) for suite in config.suites}
+    questions = sum(map(len, samples.values()))
+    for number, loss in enumerate(evaluation.heldout.texts if evaluation.heldout else ()):
+        samples.setdefault("heldout", []).append(loss.row(number, "heldout"))
     for suite, rows in samples.items():
         lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
         context.output.write_text(f"samples/{suite}.jsonl", "".join(lines))
     context.output.write_json("results.json", results)
-    page = build_report(title, benchmarks, results, samples)
+    if evaluation.usage is not None:
+        context.output.write_json("usage.json", evaluation.usage)
+    page = build_report(title, benchmarks, results, samples, evaluation.usage)
     context.output.write_text("report.html", page.render())
     return Outcome(
-        counts={"questions": sum(map(len, samples.values())), "requests": evaluation.requests},
+        counts={"questions": questions, "requests": evaluation.requests},
         metrics=metric_values(results["tasks"])
         | contamination.metrics(seen, config.suites)
         | (evaluation.heldout.metrics() if evaluation.heldout else {}),
@@ -140,7 +150,9 @@ def evaluate_model(
         evaluation = score_tasks(lm, benchmarks, config, tracker)
         measured = None
         if config.heldout and corpus is not None:
-            measured = heldout.measure(lm, pool, store, corpus, config.heldout_tokens, config.seed, tracker)
+            measured = heldout.measure(
+                lm, pool, store, corpus, config.heldout_tokens, config.seed, tracker, with_train=config.heldout_train
+            )
         book.bind()
         return replace(evaluation, heldout=measured)
 
@@ -161,6 +173,7 @@ def score_tasks(
 
     from evals import partial, tasks
 
+    began = time.monotonic()
     with tasks.quick_and_quiet():
         with tracker.step(f"reading questions ({benchmarks.label})"):
             loaded = tasks.load_tasks(benchmarks, config)
@@ -177,7 +190,10 @@ def score_tasks(
             f"{lm.truncated:,} of {lm.requests:,} requests are longer than the model's context of {lm.max_length:,}"
             " tokens and lost the beginning of their prompt"
         )
-    return Evaluation(scores, None, lm.requests, lm.truncated, dict(lm.truncated_by_task), lm.max_length, unanswered)
+    leaves = {suite: leaf_tasks(scores, suite) for suite in config.suites}
+    usage = lm.usage.account(leaves, time.monotonic() - began, config.workers, config.prices)
+    by_task = dict(lm.truncated_by_task)
+    return Evaluation(scores, None, lm.requests, lm.truncated, by_task, lm.max_length, unanswered, usage)
 
 
 def _shots(scores: Mapping[str, Any], suite: str) -> int | None:
@@ -241,4 +257,5 @@ def describe(evaluation: Evaluation, benchmarks: BenchmarkSet, config: EvalsConf
         figures = {name.removeprefix("heldout."): value for name, value in evaluation.heldout.metrics().items()}
         sizes = {name: getattr(evaluation.heldout, name) for name in ("documents", "tokens", "text_bytes")}
         described["heldout"] = figures | sizes
+        described["fit"] = judge_fit(evaluation.heldout).record()
     return described
