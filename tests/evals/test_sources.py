@@ -12,6 +12,8 @@ from cluster.artifact import Artifact, Identity, InputEntry
 from cluster.attempt import Attempt
 from cluster.errors import InfraError, UserError
 from cluster.store import Store
+from cluster.store_local import LocalStore
+from evals.scorer import load_tokenizer
 from evals.sources import FolderSource, ModelSource, find_model
 
 from .conftest import publish
@@ -118,6 +120,13 @@ def test_a_name_on_the_hub_comes_from_its_cache_or_says_that_it_is_not_there(
     found = find_model(store, "hf://some-team/small")
     assert isinstance(found, FolderSource)
     assert (found.base, found.name) == (model, "small")
+
+
+def test_a_model_without_a_tokenizer_says_so(tmp_path: Path, tiny_model: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    base, _ = find_model(LocalStore(tmp_path / "store"), str(tmp_path / "bare")).folders()
+    with pytest.raises(UserError, match="has no tokenizer that can be loaded"):
+        load_tokenizer(base)
 
 
 def test_a_folder_that_is_not_on_a_node_is_the_infrastructures_fault(tmp_path: Path) -> None:
