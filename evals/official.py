@@ -81,7 +81,8 @@ def _read_task(suite: str, path: Path) -> OfficialTask | None:
 
 def _brings_rows(settings: Mapping[str, Any]) -> bool:
     place = str(settings.get("dataset_path") or "")
-    return place in BUILDERS or "custom_dataset" in settings or "class" in settings or Path(place).is_dir()
+    # A relative name is the Hub's, also where a folder of that name happens to lie in the working directory.
+    return place in BUILDERS or "custom_dataset" in settings or "class" in settings or place.startswith(("/", "."))
 
 
 def _splits(settings: Mapping[str, Any], path: Path) -> tuple[str, ...]:
