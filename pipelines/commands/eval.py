@@ -65,7 +65,9 @@ def _evaluate(arguments: Namespace, config: EvalsConfig, store: Store) -> Artifa
     with contextlib.ExitStack() as stack:
         needs_ray = not _is_url(arguments.model)
         if needs_ray and (arguments.force or load_artifact(store, identity.id) is None):
-            stack.enter_context(connect(ClusterConfig(address=arguments.address or "local"), progress.say))
+            # Ray starts a process for each CPU that is declared: as many as there are workers, and no more.
+            cluster = ClusterConfig(address=arguments.address or "local", logical_cpus=config.workers)
+            stack.enter_context(connect(cluster, progress.say))
             interrupt.install()  # Ray has put handlers of its own in place
         with progress.track("eval") as tracker:
             done = execute(stage, identity, config, inputs, store, tracker, force=arguments.force)
