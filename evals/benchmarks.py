@@ -19,6 +19,7 @@ from evals.config import BenchmarkTextConfig, EvalsConfig
 from evals.hub_layout import READABLE, split_files
 from evals.mirror import check_hashes, fetch_mirror, hash_files, manifest_sha256
 from evals.official import HUB_REVISIONS, OfficialTask, official_tasks
+from evals.set_config import hash_set
 
 ENVIRONMENT = "RAYMILL_BENCHMARKS"
 SAMPLE = Path(__file__).parent / "sample"
@@ -104,13 +105,15 @@ def open_benchmarks(config: Choice, environment: Mapping[str, str] = os.environ)
 def resolve_identity(config: EvalsConfig) -> dict[str, Any]:
     """What the choice of questions and the harness's version add to an evaluation's identity."""
     benchmarks = open_benchmarks(config)
-    identity = {
+    identity: dict[str, Any] = {
         "benchmarks": benchmarks.label,
         "benchmarks_sha256": benchmarks.sha256,
         "lm_eval": metadata.version("lm-eval"),
     }
     if config.tasks_folder:
         identity["tasks_sha256"] = manifest_sha256(hash_files(Path(config.tasks_folder).expanduser(), ["."]))
+    if config.sets:
+        identity["sets_sha256"] = {name: hash_set(each) for name, each in config.sets.items()}
     return identity
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from cluster.config import StrictModel, execution
 from cluster.errors import UserError
 from cluster.stage import Stage
 from evals.presets import PRESETS
+from evals.set_config import SetConfig
 from evals.usage import PricesConfig
 
 SUITES = ("arc_easy", "arc_challenge", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2")
@@ -58,6 +60,9 @@ class EvalsConfig(StrictModel):
     batch_size: int = Field(
         8, ge=1, description="sequences a forward pass; it moves scores by rounding, so it is part of the result"
     )
+    sets: dict[str, SetConfig] = Field(
+        default_factory=dict, description="held-out sets of your own by name: a path and a kind each"
+    )
     heldout: bool = Field(True, description="measure perplexity on the corpus's validation split as well")
     heldout_tokens: int = Field(
         50_000, ge=1, description="whole validation documents are taken until they have so many tokens"
@@ -98,6 +103,16 @@ class EvalsConfig(StrictModel):
         strangers = sorted(set(value) - set(info.data.get("suites", ()))) if isinstance(value, dict) else []
         if strangers and "suites" in info.data:
             raise ValueError(f"{strangers[0]} is not among suites")
+        return value
+
+    @field_validator("sets")
+    @classmethod
+    def _named(cls, value: dict[str, SetConfig]) -> dict[str, SetConfig]:
+        for name in value:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in (*SUITES, "heldout", "average"):
+                raise ValueError(
+                    f"a set cannot be called {name!r}: lower-case letters, digits, - and _, and no suite's name"
+                )
         return value
 
     @model_validator(mode="after")

@@ -54,6 +54,8 @@ def build_report(
             f" ({', '.join(f'{task} {count:,}' for task, count in sorted(results['truncated_by_task'].items()))})."
         )
     _held_out(page, results.get("heldout"), results.get("fit"))
+    for name, found in results.get("sets", {}).items():
+        _own_set(page, name, found)
     for suite, tasks in results["subtasks"].items():
         page.heading(f"{benchmarks.name(suite)} by task")
         page.chart(interval_bars("Scores with 95 % intervals; dotted: chance", _by_score(tasks)))
@@ -148,6 +150,25 @@ def _held_out(page: Page, heldout: Mapping[str, Any] | None, fit: Mapping[str, A
         if fit["train"] is not None:
             bits = {"training text": fit["train"], "held-out text": fit["heldout"]}
             page.bar_chart("Bits a byte (less is better)", bits | {"word frequencies alone": fit["unigram"]})
+
+
+def _own_set(page: Page, name: str, found: Mapping[str, Any]) -> None:
+    page.heading(f"{name} (held-out {found['kind']})")
+    page.table(
+        [
+            {
+                "metric": metric,
+                "score": figures["score"],
+                "95 % interval": "{:.3f} to {:.3f}".format(*figures["interval_95"]) if figures["interval_95"] else "",
+                "documents": figures["n"],
+            }
+            for metric, figures in found["metrics"].items()
+        ]
+    )
+    if found["labels"]:
+        page.table(found["labels"])
+    if found["note"]:
+        page.paragraph(found["note"])
 
 
 def _question(page: Page, name: str, row: Mapping[str, Any]) -> None:

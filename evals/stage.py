@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from evals.config import EvalsConfig
 from evals.fit import judge_fit
 from evals.heldout import HeldOut
 from evals.offline import offline
+from evals.own_sets import SetResult, measure_set
 from evals.report import build_report
 from evals.results import leaf_tasks, metric_values, sample_rows, subtask_scores, suite_scores
 from evals.sources import ModelSource, Source
@@ -48,6 +49,7 @@ class Evaluation:
     context_tokens: int
     unanswered: str = ""
     usage: Mapping[str, Any] | None = None
+    sets: Mapping[str, SetResult] = field(default_factory=dict)
 
 
 def run(config: EvalsConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
@@ -94,6 +96,7 @@ def write_results(
         results["settings"]["backend"] = "url"
     samples = {suite: list(sample_rows(evaluation.scores, suite)) for suite in config.suites}
     questions = sum(map(len, samples.values()))
+    samples |= {name: found.rows for name, found in evaluation.sets.items()}
     for number, loss in enumerate(evaluation.heldout.texts if evaluation.heldout else ()):
         samples.setdefault("heldout", []).append(loss.row(number, "heldout"))
     for suite, rows in samples.items():
@@ -108,7 +111,8 @@ def write_results(
         counts={"questions": questions, "requests": evaluation.requests},
         metrics=metric_values(results["tasks"])
         | contamination.metrics(seen, config.suites)
-        | (evaluation.heldout.metrics() if evaluation.heldout else {}),
+        | (evaluation.heldout.metrics() if evaluation.heldout else {})
+        | _set_metrics(evaluation.sets),
         details={
             "benchmarks": benchmarks.label,
             "benchmarks_sha256": benchmarks.sha256,
@@ -119,6 +123,15 @@ def write_results(
         }
         | ({"unanswered": evaluation.unanswered} if evaluation.unanswered else {}),
     )
+
+
+def _set_metrics(sets: Mapping[str, SetResult]) -> dict[str, float]:
+    """``<set>.<metric>`` of every held-out set."""
+    return {
+        f"{name}.{metric}": float(figures["score"])
+        for name, found in sets.items()
+        for metric, figures in found.figures.items()
+    }
 
 
 def evaluate_model(
@@ -190,10 +203,11 @@ def score_tasks(
             f"{lm.truncated:,} of {lm.requests:,} requests are longer than the model's context of {lm.max_length:,}"
             " tokens and lost the beginning of their prompt"
         )
-    leaves = {suite: leaf_tasks(scores, suite) for suite in config.suites}
+    sets = {name: measure_set(lm, name, each) for name, each in config.sets.items()}
+    leaves = {suite: leaf_tasks(scores, suite) for suite in config.suites} | {name: [name] for name in sets}
     usage = lm.usage.account(leaves, time.monotonic() - began, config.workers, config.prices)
     by_task = dict(lm.truncated_by_task)
-    return Evaluation(scores, None, lm.requests, lm.truncated, by_task, lm.max_length, unanswered, usage)
+    return Evaluation(scores, None, lm.requests, lm.truncated, by_task, lm.max_length, unanswered, usage, sets)
 
 
 def _shots(scores: Mapping[str, Any], suite: str) -> int | None:
@@ -253,6 +267,8 @@ def describe(evaluation: Evaluation, benchmarks: BenchmarkSet, config: EvalsConf
     }
     if evaluation.unanswered:
         described["unanswered"] = evaluation.unanswered
+    if evaluation.sets:
+        described["sets"] = {name: found.record() for name, found in evaluation.sets.items()}
     if evaluation.heldout is not None:
         figures = {name.removeprefix("heldout."): value for name, value in evaluation.heldout.metrics().items()}
         sizes = {name: getattr(evaluation.heldout, name) for name in ("documents", "tokens", "text_bytes")}

@@ -168,9 +168,10 @@ def _documents(path: str, data: bytes) -> dict[Key, Document]:
 
 
 def _metrics(results: Mapping[str, Any]) -> dict[str, float]:
+    scored = results["tasks"] | {name: found["metrics"] for name, found in results.get("sets", {}).items()}
     values = {
         f"{suite}.{metric}": float(figures["score"])
-        for suite, metrics in results["tasks"].items()
+        for suite, metrics in scored.items()
         for metric, figures in metrics.items()
     }
     return values | {f"heldout.{name}": float(value) for name, value in results.get("heldout", {}).items()}

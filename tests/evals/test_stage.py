@@ -255,6 +255,48 @@ def test_held_out_perplexity_equals_one_computed_token_by_token(
     assert results["unigram_perplexity"] == pytest.approx(math.exp(sum(unigram) / count), rel=1e-9)
     assert scored.metrics["heldout.unigram_ratio"] == results["perplexity"] / results["unigram_perplexity"]
 
+    fit = read(evals_store, scored, "results.json")["fit"]
+    assert fit["train"] == scored.metrics["heldout.train_bits_per_byte"]
+    rows = [json.loads(line) for line in evals_store.read(scored.key("samples/heldout.jsonl")).splitlines()]
+    assert sum(row["weight"] for row in rows) == text_bytes
+
+
+def test_sets_of_ones_own_are_asked_beside_the_suites(
+    ray_session: None, evals_store: Store, questions: Path, model: Artifact, tmp_path: Path
+) -> None:
+    """Every kind, on a real model; labels and texts against the model asked directly."""
+    sets = {}
+    for kind, rows in {
+        "text": [{"text": f"the sun is a star {number}"} for number in range(3)],
+        "labels": [{"prompt": f"the moon {number} is", "label": ("sun", "star")[number % 2]} for number in range(6)],
+        "answers": [{"prompt": "the planet", "answer": "is"}, {"prompt": "light", "answer": "heat"}],
+        "references": [{"prompt": "the planet", "references": ["is a star", "is the sun"]}] * 2,
+    }.items():
+        path = tmp_path / f"{kind}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        sets[f"own-{kind}"] = {"path": str(path), "kind": kind, "max_new_tokens": 4}
+    config = EvalsConfig.model_validate(
+        {"benchmarks": str(questions), "suites": ["arc_easy"], "limit": 2, "batch_size": 5, "sets": sets}
+    )
+    scored = evaluate(evals_store, config, {"model": model})
+    results = read(evals_store, scored, "results.json")
+    assert {name: found["kind"] for name, found in results["sets"].items()} == {
+        f"own-{kind}": kind for kind in ("text", "labels", "answers", "references")
+    }
+    assert scored.metrics["own-labels.f1"] == results["sets"]["own-labels"]["metrics"]["f1"]["score"]
+    assert math.log2(scored.metrics["own-text.perplexity"]) > 0
+    rows = [json.loads(line) for line in evals_store.read(scored.key("samples/own-labels.jsonl")).splitlines()]
+    assert [max(row["answers"], key=lambda each: each["logprob"])["text"] for row in rows] == [
+        f" {('sun', 'star')[row['target'] == 0]}" if not row["metrics"]["acc"] else f" {row['doc']['label']}"
+        for row in rows
+    ]
+    usage = read(evals_store, scored, "usage.json")
+    assert usage["tasks"]["own-labels"]["requests"] == 12
+    assert usage["tasks"]["arc_easy"]["input_tokens"] > usage["tasks"]["arc_easy"]["requests"]
+    assert usage["tasks"]["own-answers"]["output_tokens"] > 0
+    page = evals_store.read(scored.key("report.html")).decode()
+    assert "own-labels (held-out labels)" in page and "Time, tokens, cost" in page and "lm_eval --model hf" in page
+
 
 def test_contamination_of_the_corpus_stands_beside_the_scores(
     ray_session: None, evals_store: Store, questions: Path, model: Artifact, tmp_path: Path
