@@ -180,6 +180,10 @@ class Page:
         yield
         self._parts.append("</details>")
 
+    def chart(self, svg: str) -> None:
+        """A chart that is made already; see :mod:`cluster.charts_scores`."""
+        self._parts.append(svg)
+
     def sample(self, label: str, text: str, limit: int = 700) -> None:
         """A labelled piece of text, cut at ``limit`` characters."""
         shown = text if len(text) <= limit else text[:limit] + f" … ({len(text):,} characters)"

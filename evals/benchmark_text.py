@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.artifact import Artifact
-from cluster.errors import InternalError
+from cluster.errors import UserError
 from cluster.stage import Outcome, StageContext
 from evals.benchmarks import open_benchmarks
 from evals.config import BenchmarkTextConfig, EvalsConfig
@@ -64,10 +64,10 @@ def run(config: BenchmarkTextConfig, inputs: Mapping[str, Artifact], context: St
     with offline(benchmarks.root is not None), context.progress.step(f"reading questions ({benchmarks.label})"):
         from evals import tasks
 
-        settings = EvalsConfig(suites=config.suites, benchmarks=config.benchmarks)
+        settings = EvalsConfig(suites=config.suites, benchmarks=config.benchmarks, tasks_folder=config.tasks_folder)
         with tasks.quick_and_quiet():
             loaded = tasks.load_tasks(benchmarks, settings)["tasks"]
-            for official in official_tasks(config.suites):
+            for official in official_tasks(config.suites, config.tasks_folder):
                 rows = list(questions(official.suite, official.name, official.dataset, loaded[official.name].eval_docs))
                 table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
                 pq.write_table(table, context.output.path(f"{FOLDER}/{official.name}.parquet"), compression="zstd")
@@ -86,7 +86,12 @@ def questions(suite: str, task: str, dataset: str, rows: Any) -> Iterator[Questi
     """
     read = _READERS.get(dataset)
     if read is None:
-        raise InternalError(f"nothing says which columns of {dataset} hold the question", where=task)
+        raise UserError(
+            f"nothing says which columns of {dataset or 'its rows'} hold the question, so the corpus cannot be searched"
+            " for it",
+            where=task,
+            next_step="leave curate.decontaminate out, or this task out of evals.suites",
+        )
     for number, row in enumerate(rows):
         choices, right = read(task, row)
         yield Question(suite, task, number, str(row["question"]), choices, right)
@@ -101,6 +106,9 @@ def _mmlu(_task: str, row: Mapping[str, Any]) -> tuple[list[str], list[int]]:
 
 
 def _truthfulqa(task: str, row: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+    if task.endswith("gen"):
+        right = list(row["correct_answers"])
+        return [*right, *row["incorrect_answers"]], list(range(len(right)))
     targets = row["mc2_targets" if task.endswith("mc2") else "mc1_targets"]
     return list(targets["choices"]), [number for number, label in enumerate(targets["labels"]) if label]
 

@@ -17,7 +17,9 @@ from typing import Any
 from cluster.errors import UserError
 from evals.config import BenchmarkTextConfig, EvalsConfig
 from evals.hub_layout import READABLE, split_files
+from evals.mirror import check_hashes, fetch_mirror, hash_files, manifest_sha256
 from evals.official import HUB_REVISIONS, OfficialTask, official_tasks
+from evals.set_config import hash_set
 
 ENVIRONMENT = "RAYMILL_BENCHMARKS"
 SAMPLE = Path(__file__).parent / "sample"
@@ -45,7 +47,7 @@ class BenchmarkSet:
         return {
             "sample": "Raymill's own sample questions in the benchmarks' format, not the official benchmarks",
             "hub": "the official sets from the Hugging Face Hub, at fixed revisions",
-            "mirror": f"a local folder in the Hub's layout, manifest {self.sha256[:12]}",
+            "mirror": f"a mirror in the Hub's layout, manifest {self.sha256[:12]}",
         }[self.label]
 
     def name(self, task: str) -> str:
@@ -65,7 +67,7 @@ def chosen(config: Choice, environment: Mapping[str, str] = os.environ) -> str:
             "nothing says which questions to ask",
             where="evals.benchmarks",
             next_step="set it to sample (the shipped questions, not the official ones), hub (download the official"
-            f" sets) or the path of a folder in the Hub's layout; or set {ENVIRONMENT}",
+            f" sets) or the path or s3:// address of a folder in the Hub's layout; or set {ENVIRONMENT}",
         )
     return choice
 
@@ -77,38 +79,50 @@ def open_benchmarks(config: Choice, environment: Mapping[str, str] = os.environ)
         UserError: nothing is chosen, the folder is not there, or files are missing from it.
     """
     choice = chosen(config, environment)
-    tasks = official_tasks(config.suites)
+    tasks = official_tasks(config.suites, config.tasks_folder)
+    datasets = sorted({task.dataset for task in tasks if task.dataset})
     if choice == "hub":
-        return BenchmarkSet("hub", None, _hub_hash(tasks))
-    root = SAMPLE if choice == "sample" else Path(choice).expanduser().absolute()
+        return BenchmarkSet("hub", None, _hub_hash(datasets))
+    if choice.startswith("s3://"):
+        root = fetch_mirror(choice, datasets)
+    else:
+        root = SAMPLE if choice == "sample" else Path(choice).expanduser().absolute()
     if not root.is_dir():
         raise UserError(
             "no such folder",
             where=f"evals.benchmarks: {choice}",
             next_step="use sample, hub, or the path of a folder that holds allenai/ai2_arc, cais/mmlu, …",
         )
-    check_layout(root, tasks)
-    sha256 = manifest_sha256(root, {task.dataset for task in tasks})
+    check_layout(root, tasks, choice)
+    files = hash_files(root, datasets)
+    check_hashes(root, files, datasets)
+    sha256 = manifest_sha256(files)
     # A copy of the shipped sample is the sample, wherever it lies: its scores must never pass for another set's.
-    is_sample = choice == "sample" or (SAMPLE.is_dir() and sha256 == _sample_hash(tasks))
+    is_sample = choice == "sample" or (SAMPLE.is_dir() and bool(files) and files == hash_files(SAMPLE, datasets))
     return BenchmarkSet("sample" if is_sample else "mirror", root, sha256)
 
 
 def resolve_identity(config: EvalsConfig) -> dict[str, Any]:
     """What the choice of questions and the harness's version add to an evaluation's identity."""
     benchmarks = open_benchmarks(config)
-    return {
+    identity: dict[str, Any] = {
         "benchmarks": benchmarks.label,
         "benchmarks_sha256": benchmarks.sha256,
         "lm_eval": metadata.version("lm-eval"),
     }
+    if config.tasks_folder:
+        identity["tasks_sha256"] = manifest_sha256(hash_files(Path(config.tasks_folder).expanduser(), ["."]))
+    if config.sets:
+        identity["sets_sha256"] = {name: hash_set(each) for name, each in config.sets.items()}
+    return identity
 
 
 def resolve_text_identity(config: BenchmarkTextConfig) -> dict[str, Any]:
     """What the choice of questions adds to their text's identity; other settings of an evaluation do not change it."""
     benchmarks = open_benchmarks(config)
     tasks = [
-        f"{task.name} {task.dataset} {task.config} {task.splits[0]}" for task in official_tasks(sorted(config.suites))
+        f"{task.name} {task.dataset} {task.config} {task.splits[0]}"
+        for task in official_tasks(sorted(config.suites), config.tasks_folder)
     ]
     return {
         "benchmarks": benchmarks.label,
@@ -117,14 +131,19 @@ def resolve_text_identity(config: BenchmarkTextConfig) -> dict[str, Any]:
     }
 
 
-def check_layout(root: Path, tasks: Iterable[OfficialTask]) -> None:
+def check_layout(root: Path, tasks: Iterable[OfficialTask], choice: str = "") -> None:
     """Check that a folder holds every file that the tasks read.
+
+    Args:
+        choice: what the user called it, for the message.
 
     Raises:
         UserError: naming what is missing.
     """
     problems: list[str] = []
     for task in tasks:
+        if not task.dataset:
+            continue
         folder = root / task.dataset
         try:
             files = split_files(folder, task.config)
@@ -137,7 +156,7 @@ def check_layout(root: Path, tasks: Iterable[OfficialTask]) -> None:
             found = files.get(split)
             label = f"{task.dataset}: {task.config}, split {split}"
             if found is None:
-                problems.append(f"{label}: README.md names no files for it")
+                problems.append(f"{label}: README.md names no files for it (it has: {', '.join(files) or 'none'})")
             elif not found:
                 problems.append(f"{label}: its files are missing")
             else:
@@ -151,37 +170,12 @@ def check_layout(root: Path, tasks: Iterable[OfficialTask]) -> None:
         more = len(problems) - len(shown)
         raise UserError(
             "is not a complete benchmark folder:\n  " + "\n  ".join(shown) + (f"\n  and {more} more" if more else ""),
-            where=str(root),
-            next_step="copy the datasets from the Hub with their folders, leave out the suites that need them"
+            where=choice or str(root),
+            next_step="`raymill benchmarks mirror` makes a complete one; or leave out the suites that need these files"
             " (evals.suites), or use `benchmarks: sample`",
         )
 
 
-def manifest_sha256(root: Path, datasets: Iterable[str]) -> str:
-    """SHA-256 over the sorted (relative path, file's SHA-256) of every file below the datasets' folders.
-
-    Hidden files and folders (a mirror's ``.git`` or ``.cache``) do not count.
-    """
-    files = {
-        path.relative_to(root).as_posix(): path
-        for dataset in datasets
-        for path in (root / dataset).rglob("*")
-        if path.is_file()
-    }
-    digest = hashlib.sha256()
-    for relative in sorted(files):
-        if any(part.startswith(".") for part in relative.split("/")):
-            continue
-        with files[relative].open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{relative}\0{content}\n".encode())
-    return digest.hexdigest()
-
-
-def _sample_hash(tasks: Iterable[OfficialTask]) -> str:
-    return manifest_sha256(SAMPLE, {task.dataset for task in tasks})
-
-
-def _hub_hash(tasks: Iterable[OfficialTask]) -> str:
-    pinned = sorted({f"{task.dataset}@{HUB_REVISIONS[task.dataset]}" for task in tasks})
+def _hub_hash(datasets: Iterable[str]) -> str:
+    pinned = sorted(f"{dataset}@{HUB_REVISIONS.get(dataset, 'main')}" for dataset in datasets)
     return hashlib.sha256("\n".join(pinned).encode()).hexdigest()

@@ -7,40 +7,67 @@ padded to the same width, whichever actor gets it, and scores are equal to the s
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import has_bos_prefix, resolve_max_length
+from lm_eval.models.utils import Collator, has_bos_prefix, resolve_max_length
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from cluster.errors import UserError
 from cluster.progress import Tracker
+from evals.encoding import encode_pairs, encode_texts
+from evals.endpoint import EndpointPool
 from evals.own_model import read_own
 from evals.pool import ScorerPool
-from evals.scorer import Answer, Group, load_tokenizer
+from evals.scorer import Answer, Group, Prompt, load_tokenizer
+from evals.usage import Meter
+
+DEFAULT_NEW_TOKENS = 256
+"""lm-eval's ``hf`` backend generates so many where a task does not say."""
 
 TokenRequest = tuple[Any, list[int], list[int]]
-"""(the texts, or None; context tokens; continuation tokens), lm-eval's own shape."""
+"""(the task that asks, with its version, or None; context tokens; continuation tokens), in lm-eval's shape."""
 
 
 class ClusterLM(TemplateLM):
     """A causal language model behind a :class:`ScorerPool`.
 
+    Args:
+        base: the folder of its tokenizer, and of the model unless ``max_length`` is given.
+        max_length: the longest sequence, in tokens.
+
     Attributes:
-        requests: how many continuations were scored so far.
+        requests: how many continuations were scored, and texts generated, so far.
         truncated: how many of them lost the beginning of their context.
+        truncated_by_task: the same by task.
+        versions: task -> its version; answers are kept by both.
+        unanswered: (task, number of the question) of requests that an endpoint did not answer.
+        usage: time and tokens so far, by task.
     """
 
-    def __init__(self, base: Path, pool: ScorerPool, batch_size: int, tracker: Tracker) -> None:
+    def __init__(
+        self,
+        base: Path,
+        pool: ScorerPool | EndpointPool,
+        batch_size: int,
+        tracker: Tracker,
+        max_length: int | None = None,
+    ) -> None:
         from transformers import AutoConfig
 
         super().__init__()
         self.tokenizer = load_tokenizer(base)
         self.batch_size = batch_size
         settings = read_own(base) or AutoConfig.from_pretrained(base, local_files_only=True)
-        self.max_length = resolve_max_length(settings, self.tokenizer)
+        self.max_length = max_length or resolve_max_length(settings, self.tokenizer)
         self.requests = self.truncated = 0
+        self.truncated_by_task: Counter[str] = Counter()
+        self.versions: dict[str, str] = {}
+        self.unanswered: set[tuple[str, int]] = set()
+        self.usage = Meter()
         self._pool = pool
         self._tracker = tracker
         self._prefix = self.tokenizer.decode(self.prefix_token_id)
@@ -63,9 +90,27 @@ class ClusterLM(TemplateLM):
         options: dict[str, Any] = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return list(self.tokenizer.encode(string, verbose=False, **options))
 
+    def begins_special(self, text: str) -> bool:
+        """Whether a text brings its beginning-of-text token along."""
+        return bool(has_bos_prefix(text, self._prefix))
+
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Answer]:
         """Log-likelihood of each continuation after its context; progress goes to the tracker."""
-        return super().loglikelihood(requests, disable_tqdm=True)
+        with self._tracker.step("encoding requests", total=len(requests), unit="requests") as progress:
+            pairs = encode_pairs(self, [request.args for request in requests])
+            progress.update(len(requests))
+        tokens = [(self._asker(request), *pair) for request, pair in zip(requests, pairs, strict=True)]
+        answers = self._loglikelihood_tokens(tokens)
+        return [self._or_placeholder(*each, (-1.0, False)) for each in zip(requests, answers, strict=True)]
+
+    def _or_placeholder(self, request: Any, answer: Any, placeholder: Any) -> Any:
+        if answer is None:
+            self.unanswered.add((request.task_name, request.doc_id))
+            return placeholder
+        return answer
+
+    def _asker(self, request: Any) -> str:
+        return f"{request.task_name}@{self.versions.get(request.task_name, '')}"
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         """Log-likelihood of whole texts; see :meth:`rolling_tokens`."""
@@ -87,49 +132,92 @@ class ClusterLM(TemplateLM):
         ]
         answers = self._loglikelihood_tokens([(None, *window) for _, window in windows], label=label)
         totals = [0.0] * len(documents)
-        for (number, _), (log_probability, _) in zip(windows, answers, strict=True):
-            totals[number] += log_probability
+        for (number, _), answer in zip(windows, answers, strict=True):
+            totals[number] += answer[0] if answer is not None else math.nan
         return totals
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        """Generation is not asked of this backend: every suite it offers is scored by likelihood."""
-        raise UserError(
-            "asks for generated text, and this backend scores likelihoods only",
-            where=f"evals.suites: {requests[0].task_name}" if requests else "evals.suites",
-            next_step="leave the task out of evals.suites",
+        """What the model writes after each prompt, in the order and the batches of lm-eval's ``hf`` backend."""
+        prompts = []
+        for request, tokens in zip(requests, encode_texts(self, [each.args[0] for each in requests]), strict=True):
+            context, settings = request.args
+            longest = self.max_length - int(settings.get("max_gen_toks", DEFAULT_NEW_TOKENS))
+            if longest <= 0:
+                raise UserError(
+                    f"asks for texts of {settings.get('max_gen_toks', DEFAULT_NEW_TOKENS)} tokens, and the model's"
+                    f" context is {self.max_length}",
+                    where=f"evals.suites: {request.task_name}",
+                    next_step="leave the task out of evals.suites, or evaluate a model with a longer context",
+                )
+            if len(tokens) > longest:
+                self.truncated += 1
+                self.truncated_by_task[request.task_name] += 1
+            prompts.append(Prompt(context, settings, len(tokens), self._asker(request)))
+        self.requests += len(prompts)
+        order = Collator(
+            prompts,
+            sort_fn=lambda prompt: (-prompt.tokens, prompt.context),
+            group_by="gen_kwargs",
+            group_fn=lambda prompt: prompt.settings,
         )
+        batches = [list(batch) for batch in order.get_batched(n=self.batch_size)]
+        asked = [(str(prompt.task).partition("@")[0], prompt.tokens) for prompt in prompts]
+        with self._tracker.step("generating", total=len(prompts), unit="texts") as progress, self.usage.call(asked):
+            answered = self._pool.generate(batches, lambda done: progress.update(advance=done))
+        texts = [
+            text
+            for batch, given in zip(batches, answered, strict=True)
+            for text in (given if given is not None else [None] * len(batch))
+        ]
+        in_order = order.get_original(texts)
+        for request, text in zip(requests, in_order, strict=True):
+            self.usage.wrote(request.task_name, len(self.tok_encode(text, add_special_tokens=False)) if text else 0)
+        return [self._or_placeholder(*each, "") for each in zip(requests, in_order, strict=True)]
 
     def _loglikelihood_tokens(
         self, requests: list[TokenRequest], label: str = "requests", **_options: Any
-    ) -> list[Answer]:
-        for _, context, continuation in requests:
+    ) -> list[Answer | None]:
+        for asker, context, continuation in requests:
             if len(continuation) > self.max_length:
                 raise UserError(
                     f"an answer of {len(continuation)} tokens does not fit the model's context of {self.max_length}",
                     where="evals.suites",
                     next_step="evaluate a model with a longer context (tokens.sequence_length), or leave the task out",
                 )
-            self.truncated += len(context) + len(continuation) > self.max_length + 1
+            if len(context) + len(continuation) > self.max_length + 1:
+                self.truncated += 1
+                self.truncated_by_task[str(asker).partition("@")[0]] += 1
         self.requests += len(requests)
         groups = _group(requests)
         batches = [
             [self._wire(requests, members) for members in groups[start : start + self.batch_size]]
             for start in range(0, len(groups), self.batch_size)
         ]
-        with self._tracker.step(f"scoring {label}", total=len(requests), unit=label) as progress:
+        asked = [
+            (str(asker or "text").partition("@")[0], len(before) + len(after)) for asker, before, after in requests
+        ]
+        with (
+            self._tracker.step(f"scoring {label}", total=len(requests), unit=label) as progress,
+            self.usage.call(asked),
+        ):
             answered = self._pool.score(batches, lambda done: progress.update(advance=done))
         results: list[Answer | None] = [None] * len(requests)
-        by_group = (answers for batch in answered for answers in batch)
+        by_group = (
+            answers
+            for batch, given in zip(batches, answered, strict=True)
+            for answers in (given if given is not None else [None] * len(batch))
+        )
         for members, answers in zip(groups, by_group, strict=True):
-            for index, answer in zip(members, answers, strict=True):
-                results[index] = answer
-        return [answer for answer in results if answer is not None]
+            for index, answer in zip(members, answers or (), strict=answers is not None):
+                results[index] = (answer[0], answer[1])  # a kept answer comes from JSON, as a list
+        return results
 
     def _wire(self, requests: list[TokenRequest], members: list[int]) -> Group:
         longest = max(members, key=lambda index: len(requests[index][2]))
         whole = requests[longest][1] + requests[longest][2]
         # A sequence that is too long loses its beginning; its last token is only ever predicted.
-        return Group(whole[-(self.max_length + 1) :][:-1], [requests[index][2] for index in members])
+        tasks = tuple(sorted({str(requests[index][0]) for index in members}))
+        return Group(whole[-(self.max_length + 1) :][:-1], [requests[index][2] for index in members], tasks)
 
 
 def _group(requests: list[TokenRequest]) -> list[list[int]]:

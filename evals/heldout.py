@@ -12,9 +12,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import heapq
+import itertools
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifact import Artifact
@@ -33,19 +34,71 @@ DOCUMENT_CHARACTERS = 20_000
 CANDIDATES = 20_000
 """Validation documents kept in memory while choosing; far more than ``heldout_tokens`` ever needs of usual length."""
 
+TRAIN_CANDIDATES = 2_000
+"""Documents at the beginning of the train split among which those to measure are chosen."""
+
+SHOWN_CHARACTERS = 300
+
 UNIGRAM_BYTES = 64 << 20
 """Text of the train split to count tokens in, in file order; frequencies do not move beyond it."""
 
 
 @dataclass(frozen=True)
+class TextLoss:
+    """One document: how long it is, how likely the model finds it (natural logarithm), and its beginning."""
+
+    sha256: str
+    tokens: int
+    text_bytes: int
+    log_likelihood: float
+    beginning: str
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Its loss in bits a UTF-8 byte: comparable between models whatever their tokenizers."""
+        return -self.log_likelihood / math.log(2) / self.text_bytes
+
+    def row(self, number: int, task: str) -> dict[str, Any]:
+        """A line of ``samples/<task>.jsonl``; it weighs its bytes, so that the mean is that of the whole text."""
+        return {
+            "task": task,
+            "doc_id": number,
+            "doc_hash": self.sha256,
+            "doc": {"tokens": self.tokens, "bytes": self.text_bytes},
+            "target": None,
+            "prompt": self.beginning,
+            "output": "",
+            "metrics": {"bits_per_byte": self.bits_per_byte},
+            "weight": self.text_bytes,
+        }
+
+
+@dataclass(frozen=True)
 class HeldOut:
-    """What was measured; ``metrics`` names the figures."""
+    """What was measured; ``metrics`` names the figures.
+
+    Attributes:
+        texts: the same by document.
+        train: the same of text that the model did learn from, to tell overfitting; None where it was not measured.
+    """
 
     documents: int
     tokens: int
     text_bytes: int
     log_likelihood: float
     unigram_log_likelihood: float
+    texts: tuple[TextLoss, ...] = ()
+    train: HeldOut | None = None
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The loss in bits a UTF-8 byte."""
+        return -self.log_likelihood / math.log(2) / self.text_bytes
+
+    @property
+    def unigram_bits_per_byte(self) -> float:
+        """What token frequencies alone need."""
+        return -self.unigram_log_likelihood / math.log(2) / self.text_bytes
 
     def metrics(self) -> dict[str, float]:
         """Perplexities per token, their ratio (below 1: better than the baseline) and bits per UTF-8 byte.
@@ -62,51 +115,91 @@ class HeldOut:
             )
         perplexity = math.exp(loss)
         unigram = math.exp(-self.unigram_log_likelihood / self.tokens)
-        return {
+        found = {
             "heldout.perplexity": perplexity,
             "heldout.unigram_perplexity": unigram,
             "heldout.unigram_ratio": perplexity / unigram,
-            "heldout.bits_per_byte": -self.log_likelihood / math.log(2) / self.text_bytes,
+            "heldout.bits_per_byte": self.bits_per_byte,
         }
+        if self.train is not None:
+            own = self.train.metrics()
+            found |= {f"heldout.train_{name}": own[f"heldout.{name}"] for name in ("perplexity", "bits_per_byte")}
+        return found
 
 
 def measure(
-    lm: ClusterLM, pool: ScorerPool, store: Store, corpus: Artifact, tokens: int, seed: int, tracker: Tracker
+    lm: ClusterLM,
+    pool: ScorerPool,
+    store: Store,
+    corpus: Artifact,
+    tokens: int,
+    seed: int,
+    tracker: Tracker,
+    *,
+    with_train: bool = True,
 ) -> HeldOut:
-    """Measure a model on a curated corpus.
+    """Measure a model on a curated corpus: its validation split, and as much of its train split.
 
     Raises:
         UserError: the validation split is empty.
     """
-    chosen: list[list[int]] = []
-    total = text_bytes = 0
-    for text in choose_documents(store, corpus, seed):
-        encoded = lm.tokenizer.encode(text, add_special_tokens=False, verbose=False)
-        if encoded:
-            chosen.append(encoded)
-            total += len(encoded)
-            text_bytes += len(text.encode("utf-8"))
-        if total >= tokens:
-            break
-    if not chosen:
+    texts = choose_documents(store, corpus, seed)
+    learned = choose_documents(store, corpus, seed, "train", TRAIN_CANDIDATES) if with_train else []
+    if not any(texts):
         raise UserError(
             "the corpus has no validation documents to measure perplexity on",
             where=corpus.id,
             next_step="raise curate's validation share, or set evals.heldout to false",
         )
     counts = count_train_tokens(pool, store, corpus, tracker)
-    baseline = unigram_log_likelihood(counts, len(lm.tokenizer), chosen)
-    likelihood = math.fsum(lm.rolling_tokens(chosen, "held-out windows"))
-    return HeldOut(len(chosen), total, text_bytes, likelihood, baseline)
+    found = measure_texts(lm, texts, tokens, counts, "held-out windows")
+    train = measure_texts(lm, learned, tokens, counts, "training windows") if any(learned) else None
+    return replace(found, train=train)
 
 
-def choose_documents(store: Store, corpus: Artifact, seed: int) -> list[str]:
-    """Texts of the validation split in the order of SHA-256(seed, id), each cut to DOCUMENT_CHARACTERS."""
+def measure_texts(
+    lm: ClusterLM, texts: Iterable[str], tokens: int, counts: Mapping[int, int], label: str = "windows"
+) -> HeldOut:
+    """Measure a model on texts, in their order, until they have so many tokens.
+
+    Args:
+        counts: token -> frequency in the training text, for the unigram baseline.
+    """
+    chosen: list[tuple[str, list[int]]] = []
+    total = 0
+    for text in texts:
+        encoded = lm.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        if encoded:
+            chosen.append((text, encoded))
+            total += len(encoded)
+        if total >= tokens:
+            break
+    encodings = [encoded for _, encoded in chosen]
+    likelihoods = lm.rolling_tokens(encodings, label)
+    losses = tuple(
+        TextLoss(hashlib.sha256(data).hexdigest(), len(encoded), len(data), likelihood, text[:SHOWN_CHARACTERS])
+        for (text, encoded), likelihood in zip(chosen, likelihoods, strict=True)
+        for data in (text.encode("utf-8"),)
+    )
+    baseline = unigram_log_likelihood(counts, len(lm.tokenizer), encodings)
+    text_bytes = sum(loss.text_bytes for loss in losses)
+    return HeldOut(len(losses), total, text_bytes, math.fsum(likelihoods), baseline, losses)
+
+
+def choose_documents(
+    store: Store, corpus: Artifact, seed: int, split: str = "validation", among: int | None = None
+) -> list[str]:
+    """Texts of a split in the order of SHA-256(seed, id), each cut to DOCUMENT_CHARACTERS.
+
+    Args:
+        among: only of so many documents at the beginning, of a split too large to read for this.
+    """
 
     def key(document: tuple[str, str]) -> tuple[str, str]:
         return hashlib.sha256(f"{seed}\0{document[0]}".encode()).hexdigest(), document[0]
 
-    chosen = heapq.nsmallest(CANDIDATES, _documents(store, corpus, "validation"), key=key)
+    documents = itertools.islice(_documents(store, corpus, split), among)
+    chosen = heapq.nsmallest(CANDIDATES, documents, key=key)
     return [text for _, text in chosen]
 
 

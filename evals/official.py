@@ -1,52 +1,42 @@
-"""The task files that lm-eval ships: what each one reads, found without importing lm-eval (which is slow)."""
+"""What each task reads: its dataset, configuration and splits, found without importing lm-eval (which is slow)."""
 
 from __future__ import annotations
 
 import functools
-import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cluster.errors import InfraError
-
-_FILES = {
-    "arc_easy": "arc/arc_easy.yaml",
-    "arc_challenge": "arc/arc_challenge.yaml",
-    "mmlu": "mmlu/default/*.yaml",
-    "truthfulqa_mc1": "truthfulqa/truthfulqa_mc1.yaml",
-    "truthfulqa_mc2": "truthfulqa/truthfulqa_mc2.yaml",
-}
+from cluster.errors import UserError
+from evals.catalogue import read_task_file, task_files
 
 HUB_REVISIONS = {
     "allenai/ai2_arc": "210d026faf9955653af8916fad021475a3f00453",
     "cais/mmlu": "c30699e8356da336a370243923dbaf21066bb9fe",
     "truthfulqa/truthful_qa": "741b8276f2d1982aa3d5b832d3ee81ed3b896490",
 }
-"""Commits of the datasets on the Hub, so that ``hub`` means the same questions every time."""
+"""Commits of the datasets on the Hub, so that ``hub`` means the same questions every time. Of other datasets the newest
+is taken."""
 
+BUILDERS = frozenset({"json", "csv", "parquet", "text", "arrow", "xml", "webdataset", "imagefolder", "audiofolder"})
+"""Values of ``dataset_path`` that say how to read a task's own files, and are no dataset's name."""
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML that reads lm-eval's ``!function`` as plain text."""
-
-
-_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+DEFAULT_CONFIG = "default"
 
 
 @dataclass(frozen=True)
 class OfficialTask:
-    """One task of lm-eval.
+    """One task, of lm-eval's or a team's.
 
     Attributes:
         name: its name in results (``mmlu_anatomy``).
         suite: the suite it belongs to (``mmlu``).
         file: its YAML file.
-        dataset: the dataset's name on the Hub (``cais/mmlu``).
+        dataset: the dataset's name on the Hub (``cais/mmlu``); empty where the task brings its rows along.
         config: the dataset's configuration (``anatomy``).
         splits: the splits it reads: the questions, then the worked examples (also read when there are none).
+        version: as its file says; raised by its authors when its scores change.
     """
 
     name: str
@@ -55,17 +45,20 @@ class OfficialTask:
     dataset: str
     config: str
     splits: tuple[str, ...]
+    version: str = ""
 
 
-def task_files(suites: Iterable[str]) -> list[tuple[str, Path]]:
-    """(suite, YAML file) of every task and group that the suites consist of, in a fixed order."""
-    root = _tasks_folder()
-    return [(suite, path) for suite in suites for path in sorted(root.glob(_FILES[suite]))]
+def official_tasks(suites: Iterable[str], folder: str | None = None) -> list[OfficialTask]:
+    """The tasks of the suites; group files are left out.
 
+    Args:
+        folder: a team's own task files.
 
-def official_tasks(suites: Iterable[str]) -> list[OfficialTask]:
-    """The tasks of the suites; group files are left out."""
-    return [task for suite, path in task_files(suites) if (task := _read_task(suite, path)) is not None]
+    Raises:
+        UserError: a suite is unknown, or a task's file does not say what it reads.
+    """
+    read = _read_task if folder is None else _read_task.__wrapped__
+    return [task for suite, path in task_files(suites, folder) if (task := read(suite, path)) is not None]
 
 
 @functools.cache
@@ -73,28 +66,36 @@ def _read_task(suite: str, path: Path) -> OfficialTask | None:
     settings = read_task_file(path)
     if "group" in settings:
         return None
-    questions = settings.get("test_split") or settings["validation_split"]
-    examples = settings.get("fewshot_split") or settings.get("training_split") or settings.get("validation_split")
+    dataset = "" if _brings_rows(settings) else str(settings.get("dataset_path") or "")
+    metadata = settings.get("metadata")
     return OfficialTask(
         name=settings["task"],
         suite=suite,
         file=path,
-        dataset=settings["dataset_path"],
-        config=settings["dataset_name"],
-        splits=tuple(dict.fromkeys(split for split in (questions, examples) if split)),
+        dataset=dataset,
+        config=str(settings.get("dataset_name") or DEFAULT_CONFIG),
+        splits=_splits(settings, path),
+        version=str(metadata.get("version", "")) if isinstance(metadata, Mapping) else "",
     )
 
 
-def read_task_file(path: Path) -> dict[str, Any]:
-    """A task file's settings with those it includes; the file's own win."""
-    settings: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    include = settings.pop("include", None)
-    return settings if include is None else {**read_task_file(path.parent / include), **settings}
+def _brings_rows(settings: Mapping[str, Any]) -> bool:
+    place = str(settings.get("dataset_path") or "")
+    # A relative name is the Hub's, also where a folder of that name happens to lie in the working directory.
+    return place in BUILDERS or "custom_dataset" in settings or "class" in settings or place.startswith(("/", "."))
 
 
-@functools.cache
-def _tasks_folder() -> Path:
-    spec = importlib.util.find_spec("lm_eval")
-    if spec is None or not spec.submodule_search_locations:
-        raise InfraError("lm-eval is not installed", next_step="`make setup` installs it")
-    return Path(next(iter(spec.submodule_search_locations))) / "tasks"
+def _splits(settings: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    questions = settings.get("test_split") or settings.get("validation_split")
+    if not questions and "class" not in settings:
+        raise UserError(
+            "names no split to ask (test_split or validation_split)",
+            where=str(path),
+            next_step="write `test_split:` with the dataset's split that holds the questions",
+        )
+    nested = settings.get("fewshot_config")
+    own = nested.get("split") if isinstance(nested, Mapping) else None
+    examples = (
+        own or settings.get("fewshot_split") or settings.get("training_split") or settings.get("validation_split")
+    )
+    return tuple(dict.fromkeys(str(split) for split in (questions, examples) if split))

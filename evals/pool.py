@@ -9,9 +9,12 @@ from typing import Any
 
 from cluster.errors import InfraError
 from cluster.resources import require_resources
-from evals.scorer import Answer, Group, ModelSource, Scorer
+from evals.answers import AnswerBook, key_of
+from evals.scorer import Answer, Group, Prompt, Scorer
 
-BATCHES_A_CALL = 4
+CHUNK_TOKENS = 16_384
+"""A call is as many batches as have so many tokens: what is asked again at most, for each worker, after kill -9."""
+
 ACTOR_CPUS = 0.5
 """Logical CPUs; less than one, so that actors start even where other stages' have not quite gone yet."""
 
@@ -20,25 +23,63 @@ CALLS_IN_FLIGHT = 2
 
 
 class ScorerPool:
-    """Some actors with the same model. Which of them answers never shows in a result."""
+    """Some actors with the same model. Which of them answers never shows in a result.
 
-    def __init__(self, actors: Sequence[Any]) -> None:
+    Attributes:
+        asked: how many batches were answered by a model, rather than found in the book.
+    """
+
+    def __init__(self, actors: Sequence[Any], book: AnswerBook | None = None) -> None:
         self._actors = list(actors)
         self._loading = [actor.load.remote() for actor in self._actors]
+        self._book = book
+        self._kept: dict[str, Any] | None = None
+        self.asked = 0
 
     def score(self, batches: list[list[Group]], on_done: Callable[[int], None]) -> list[list[list[Answer]]]:
-        """Answers for every batch, in order; ``on_done`` is told how many continuations each call answered."""
-        calls = [batches[start : start + BATCHES_A_CALL] for start in range(0, len(batches), BATCHES_A_CALL)]
-        sizes = [sum(len(group.continuations) for batch in call for group in batch) for call in calls]
-        answered = self._stream(
-            [functools.partial(_ask_to_score, call) for call in calls],
-            lambda index: on_done(sizes[index]),
-        )
-        return [batch for call in answered for batch in call]
+        """Answers for every batch, in order; ``on_done`` is told how many continuations were answered each time."""
+        sizes = [sum(len(group.continuations) for group in batch) for batch in batches]
+        tokens = [len(batch) * max((len(group.inputs) for group in batch), default=0) for batch in batches]
+        return self._answer("score", batches, sizes, tokens, on_done)
+
+    def generate(self, batches: list[list[Prompt]], on_done: Callable[[int], None]) -> list[list[str]]:
+        """Texts for every batch of prompts, in order."""
+        sizes = [len(batch) for batch in batches]
+        tokens = [sum(prompt.tokens for prompt in batch) for batch in batches]
+        return self._answer("generate", batches, sizes, tokens, on_done)
 
     def map(self, work: Sequence[Callable[[Any], Any]], on_done: Callable[[int], None] = lambda _: None) -> list[Any]:
         """The result of each piece of work (actor -> remote reference), in order."""
         return self._stream(list(work), on_done)
+
+    def _answer(
+        self,
+        method: str,
+        batches: list[Any],
+        sizes: list[int],
+        tokens: list[int],
+        on_done: Callable[[int], None],
+    ) -> list[Any]:
+        keys = [key_of([method, batch]) for batch in batches] if self._book else [""] * len(batches)
+        if self._book and self._kept is None:
+            self._kept = self._book.read()
+        results = [self._kept.get(key) if self._kept else None for key in keys]
+        missing = [index for index, result in enumerate(results) if result is None]
+        if len(missing) < len(batches):
+            on_done(sum(size for size, result in zip(sizes, results, strict=True) if result is not None))
+        chunks = _chunks(missing, tokens)
+        answered = self._stream(
+            [
+                functools.partial(_ask, method, [batches[i] for i in chunk], [keys[i] for i in chunk], self._book)
+                for chunk in chunks
+            ],
+            lambda number: on_done(sum(sizes[index] for index in chunks[number])),
+        )
+        self.asked += len(missing)
+        for chunk, answers in zip(chunks, answered, strict=True):
+            for index, answer in zip(chunk, answers, strict=True):
+                results[index] = answer
+        return results
 
     def _stream(self, work: list[Callable[[Any], Any]], on_done: Callable[[int], None]) -> list[Any]:
         import ray
@@ -67,18 +108,34 @@ class ScorerPool:
             raise InfraError(
                 "an evaluation worker died",
                 where="evals",
-                next_step="check the machine's free memory, lower evals.batch_size or evals.workers, and repeat",
+                next_step="check the machine's free memory, lower evals.batch_size or evals.workers, and repeat: what"
+                " was answered is kept",
                 attempts=(str(error).strip().splitlines()[0],),
             ) from error
         return results
 
 
-def _ask_to_score(call: list[list[Group]], actor: Any) -> Any:
-    return actor.score.remote(call)
+def _chunks(indices: list[int], tokens: list[int]) -> list[list[int]]:
+    """Batches in order, cut where a chunk has CHUNK_TOKENS."""
+    chunks: list[list[int]] = []
+    room = 0
+    for index in indices:
+        if room <= 0:
+            chunks.append([])
+            room = CHUNK_TOKENS
+        chunks[-1].append(index)
+        room -= tokens[index]
+    return chunks
+
+
+def _ask(method: str, batches: list[Any], keys: list[str], book: AnswerBook | None, actor: Any) -> Any:
+    return actor.answer.remote(method, batches, keys, book)
 
 
 @contextmanager
-def scorers(source: ModelSource, workers: int) -> Iterator[ScorerPool]:
+def scorers(
+    source: Any, workers: int, backend: str = "transformers", book: AnswerBook | None = None
+) -> Iterator[ScorerPool]:
     """Actors that are loading the model already when the context begins; they end with it.
 
     Raises:
@@ -87,13 +144,21 @@ def scorers(source: ModelSource, workers: int) -> Iterator[ScorerPool]:
     import ray
 
     require_resources(workers, "evals", cpus=ACTOR_CPUS)
-    actor_class = ray.remote(num_cpus=ACTOR_CPUS, num_gpus=_gpu_share(workers))(Scorer)
+    actor_class = ray.remote(num_cpus=ACTOR_CPUS, num_gpus=_gpu_share(workers))(_actor(backend))
     actors = [actor_class.remote(source) for _ in range(workers)]
     try:
-        yield ScorerPool(actors)
+        yield ScorerPool(actors, book)
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def _actor(backend: str) -> type:
+    if backend == "transformers":
+        return Scorer
+    from evals.vllm_scorer import VllmScorer
+
+    return VllmScorer
 
 
 def _gpu_share(workers: int) -> float:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cluster.charts_scores import interval_bars
 from cluster.report import Page
 from evals.benchmarks import BenchmarkSet
 from evals.contamination import columns, explain
+from evals.decide.metrics import headline_metric
 from evals.intervals import verdict
+from evals.reproduce import stock_command
 
 SHOWN_SAMPLES = 3
 
@@ -18,14 +21,22 @@ def build_report(
     benchmarks: BenchmarkSet,
     results: Mapping[str, Any],
     samples: Mapping[str, list[dict[str, Any]]],
+    usage: Mapping[str, Any] | None = None,
 ) -> Page:
-    """The page of one ``results.json`` and some of its sample rows."""
+    """The page of one ``results.json``, some of its sample rows, and what it took (``usage.json``)."""
     page = Page(title, f"Questions: {benchmarks.label} ({benchmarks.description})")
     if benchmarks.label == "sample":
         page.paragraph("Sample scores say that the pipeline works. They cannot be compared with published results.")
-    limit = results["settings"]["limit"]
+    limit, sample = results["settings"]["limit"], results["settings"].get("sample")
+    if sample:
+        page.paragraph(
+            f"A random sample of {sample:,} questions of each suite was asked, drawn with the seed below and, in a"
+            " suite of several tasks, from each in proportion to its size. The intervals are those of the sample."
+        )
     if limit:
         page.paragraph(f"Only the first {limit} questions of each task were asked: not a random sample of it.")
+    if results.get("unanswered"):
+        page.paragraph(f"PARTIAL: {results['unanswered']}. The scores are those of the questions that were answered.")
     page.heading("Scores")
     contamination = results.get("contamination")
     rows = list(score_rows(results["tasks"], benchmarks, contamination))
@@ -35,24 +46,68 @@ def build_report(
         " question's choices that are right."
     )
     explain(page, contamination)
-    bars = {f"{row['task']} {row['metric']}": (row["chance"] or 0.0, row["score"]) for row in rows}
-    page.paired_bars("Score by task", bars, ("chance", "score"))
+    page.chart(interval_bars("Scores with 95 % intervals; dotted: chance", _bars(results["tasks"], benchmarks)))
     if results["truncated_requests"]:
         page.paragraph(
             f"{results['truncated_requests']:,} of {results['requests']:,} requests were longer than the model's"
-            f" context of {results['context_tokens']:,} tokens and lost the beginning of their prompt."
+            f" context of {results['context_tokens']:,} tokens and lost the beginning of their prompt"
+            f" ({', '.join(f'{task} {count:,}' for task, count in sorted(results['truncated_by_task'].items()))})."
         )
-    _held_out(page, results.get("heldout"))
+    _held_out(page, results.get("heldout"), results.get("fit"))
+    for name, found in results.get("sets", {}).items():
+        _own_set(page, name, found)
     for suite, tasks in results["subtasks"].items():
         page.heading(f"{benchmarks.name(suite)} by task")
+        page.chart(interval_bars("Scores with 95 % intervals; dotted: chance", _by_score(tasks)))
         page.table(list(score_rows(tasks, benchmarks, contamination)))
     page.heading("Some questions")
     for suite, picked in samples.items():
         for row in picked[:SHOWN_SAMPLES]:
-            _question(page, benchmarks.name(suite), row)
+            if row.get("prompt"):
+                _question(page, benchmarks.name(suite), row)
     page.heading("Settings")
     page.table([{"setting": name, "value": str(value)} for name, value in results["settings"].items()])
+    page.sample("the stock harness's command for it", stock_command(results), limit=4000)
+    if usage is not None:
+        _usage(page, usage)
     return page
+
+
+def _bars(tasks: Mapping[str, Any], benchmarks: BenchmarkSet) -> dict[str, dict[str, list[float | None]]]:
+    """Every metric that is a share, for the chart."""
+    return {
+        f"{benchmarks.name(task)} {metric}": {"": _bar(figures)}
+        for task, metrics in tasks.items()
+        for metric, figures in metrics.items()
+        if 0 <= figures["score"] <= 1
+    }
+
+
+def _by_score(tasks: Mapping[str, Any]) -> dict[str, dict[str, list[float | None]]]:
+    """Each task of a group by its usual metric, the best first."""
+    usual = {task: metrics[headline_metric(task, metrics)] for task, metrics in tasks.items() if metrics}
+    ordered = sorted(usual.items(), key=lambda item: -item[1]["score"])
+    return {task: {"": _bar(figures)} for task, figures in ordered if 0 <= figures["score"] <= 1}
+
+
+def _bar(figures: Mapping[str, Any]) -> list[float | None]:
+    return [figures["score"], *(figures["interval_95"] or (None, None)), figures["chance"]]
+
+
+def _usage(page: Page, usage: Mapping[str, Any]) -> None:
+    page.heading("Time, tokens, cost")
+    cost = {"cost": usage["cost"]} if any(usage["prices"].values()) else {}
+    page.figures({"seconds": usage["seconds"], "workers": usage["workers"], **cost})
+    page.table(
+        [
+            {"task": task, **{key.replace("_", " "): value for key, value in each.items() if key != "cost" or cost}}
+            for task, each in usage["tasks"].items()
+        ]
+    )
+    page.paragraph(
+        "Seconds of a task: its share, by tokens, of the time that the model was waited for. Tokens of answers that an"
+        " earlier evaluation had kept are counted as well." + ("" if cost else " evals.prices adds the cost.")
+    )
 
 
 def score_rows(
@@ -75,7 +130,7 @@ def score_rows(
             }
 
 
-def _held_out(page: Page, heldout: Mapping[str, Any] | None) -> None:
+def _held_out(page: Page, heldout: Mapping[str, Any] | None, fit: Mapping[str, Any] | None) -> None:
     page.heading("Held-out text")
     if heldout is None:
         page.paragraph("Not measured.")
@@ -90,13 +145,40 @@ def _held_out(page: Page, heldout: Mapping[str, Any] | None) -> None:
             "documents": heldout["documents"],
         }
     )
+    if fit is not None:
+        page.paragraph(fit["sentence"])
+        if fit["train"] is not None:
+            bits = {"training text": fit["train"], "held-out text": fit["heldout"]}
+            page.bar_chart("Bits a byte (less is better)", bits | {"word frequencies alone": fit["unigram"]})
+
+
+def _own_set(page: Page, name: str, found: Mapping[str, Any]) -> None:
+    page.heading(f"{name} (held-out {found['kind']})")
+    page.table(
+        [
+            {
+                "metric": metric,
+                "score": figures["score"],
+                "95 % interval": "{:.3f} to {:.3f}".format(*figures["interval_95"]) if figures["interval_95"] else "",
+                "documents": figures["n"],
+            }
+            for metric, figures in found["metrics"].items()
+        ]
+    )
+    if found["labels"]:
+        page.table(found["labels"])
+    if found["note"]:
+        page.paragraph(found["note"])
 
 
 def _question(page: Page, name: str, row: Mapping[str, Any]) -> None:
+    metrics = ", ".join(f"{metric} {value:g}" for metric, value in row["metrics"].items())
+    if "answers" not in row:
+        page.sample(f"{name}: {metrics}", f"{row['prompt'][-500:]}\n\n> {row['output']}", limit=2000)
+        return
     best = max(answer["logprob"] for answer in row["answers"])
     lines = [row["prompt"][-500:], ""]
     for number, answer in enumerate(row["answers"]):
         marks = ("> " if answer["logprob"] == best else "  ") + ("* " if number == row["target"] else "  ")
         lines.append(f"{marks}{answer['logprob']:9.3f} {answer['text']}")
-    metrics = ", ".join(f"{metric} {value:g}" for metric, value in row["metrics"].items())
     page.sample(f"{name}: {metrics} (> the likeliest answer, * the right one)", "\n".join(lines), limit=2000)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cluster.errors import InternalError
-from evals.intervals import interval
+from evals.intervals import interval, normal
 
 Scores = dict[str, dict[str, Any]]
 """metric -> {score, stderr, interval_95, chance, n}."""
+
+CHANCE_METRICS = ("acc", "acc_norm", "acc_bytes")
+"""What a guess between choices would score is known for these."""
 
 
 def suite_scores(results: Mapping[str, Any], suites: Iterable[str]) -> dict[str, Scores]:
@@ -41,26 +45,46 @@ def leaf_tasks(results: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _scores(results: Mapping[str, Any], name: str) -> Scores:
-    samples = [sample for task in leaf_tasks(results, name) for sample in results["samples"][task]]
-    row = results["results"].get(name) or results["groups"][name]
+    samples = [sample for task in leaf_tasks(results, name) for sample in results["samples"].get(task, ())]
+    row = results["results"].get(name) or results.get("groups", {}).get(name) or {}
+    chance = _chance(samples)
     scores: Scores = {}
     for key, value in row.items():
-        metric, comma, _ = key.partition(",")
-        if not comma or metric.endswith("_stderr"):
+        metric, comma, choice = key.partition(",")
+        if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)):
             continue
-        error = row.get(key.replace(metric, f"{metric}_stderr", 1))
+        error = row.get(f"{metric}_stderr,{choice}")
         stderr = float(error) if isinstance(error, (int, float)) and math.isfinite(error) else None
-        values = [float(sample[metric]) for sample in samples]
+        own = [sample for sample in samples if sample.get("filter", choice) == choice and metric in sample]
+        values = [float(sample[metric]) for sample in own if _is_number(sample[metric])]
+        if stderr is None and len(values) > 1:  # a group whose every task has an error of its own has one from lm-eval
+            stderr = math.sqrt(statistics.variance(values) / len(values))
         score = _finite(float(value), f"{name}.{metric}")
-        bounds = interval(values, score, stderr)
-        scores[metric] = {
+        bounds = interval(values, score, stderr) if values else (normal(score, stderr) if stderr is not None else None)
+        scores[_label(metric, choice)] = {
             "score": score,
             "stderr": stderr,
             "interval_95": list(bounds) if bounds else None,
-            "chance": math.fsum(map(chance_level, samples)) / len(samples),
-            "n": len(samples),
+            "chance": chance if metric in CHANCE_METRICS else None,
+            "n": len(own),
         }
     return scores
+
+
+def _label(metric: str, choice: str) -> str:
+    """The metric, and where a task reads its answers in several ways, which of them it is."""
+    return metric if choice == "none" else f"{metric}@{choice}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or type(value).__module__ == "numpy"
+
+
+def _chance(samples: Sequence[Mapping[str, Any]]) -> float | None:
+    """What guessing would score; None for texts that are written freely."""
+    if not samples or any(len(sample["arguments"]) < 2 for sample in samples):
+        return None
+    return math.fsum(map(chance_level, samples)) / len(samples)
 
 
 def _finite(score: float, where: str) -> float:
@@ -103,18 +127,37 @@ def metric_values(scores: Mapping[str, Scores]) -> dict[str, float]:
 
 
 def sample_rows(results: Mapping[str, Any], suite: str) -> Iterable[dict[str, Any]]:
-    """One row a question, in order: the prompt, each answer's log-probability, what was right, and the metrics."""
+    """One row a question, in order.
+
+    ``doc_hash`` is the same wherever the same question was asked. A question with choices has ``answers``, each with
+    its log-probability; one that is answered freely has ``output``. ``metrics`` holds this question's value of each
+    metric that has one (a corpus-level metric such as BLEU has none).
+    """
     for task in leaf_tasks(results, suite):
-        for sample in results["samples"][task]:
-            yield {
-                "task": task,
-                "doc_id": sample["doc_id"],
-                "doc": sample["doc"],
-                "target": sample["target"],
-                "prompt": sample["arguments"][0][0],
-                "answers": [
-                    {"text": arguments[1], "logprob": float(response[0]), "greedy": bool(response[1])}
-                    for arguments, response in zip(sample["arguments"], sample["filtered_resps"], strict=True)
-                ],
-                "metrics": {metric: float(sample[metric]) for metric in sample["metrics"]},
-            }
+        rows: dict[int, dict[str, Any]] = {}
+        for sample in results["samples"].get(task, ()):
+            row = rows.setdefault(sample["doc_id"], _row(task, sample))
+            for metric in sample["metrics"]:
+                if _is_number(sample[metric]):
+                    row["metrics"][_label(metric, sample.get("filter", "none"))] = float(sample[metric])
+        yield from rows.values()
+
+
+def _row(task: str, sample: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "task": task,
+        "doc_id": sample["doc_id"],
+        "doc_hash": sample["doc_hash"],
+        "doc": sample["doc"],
+        "target": sample["target"],
+        "prompt": sample["arguments"][0][0],
+        "metrics": {},
+    }
+    if len(sample["arguments"][0]) > 1 and isinstance(sample["arguments"][0][1], str):
+        row["answers"] = [
+            {"text": arguments[1], "logprob": float(response[0]), "greedy": bool(response[1])}
+            for arguments, response in zip(sample["arguments"], sample["filtered_resps"], strict=True)
+        ]
+    else:
+        row["output"] = str(sample["resps"][0][0])
+    return row

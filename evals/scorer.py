@@ -7,45 +7,18 @@ operations, one thread, so that the same batches give the same bits.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cluster.artifact import Artifact, local_copy
 from cluster.errors import UserError
 from cluster.store import Store
+from evals.answers import AnswerBook
 from evals.offline import ENVIRONMENT as OFFLINE
 from evals.own_model import load_own_model, read_own
+from evals.sources import Source
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a model is, in a form that reaches workers on other machines.
-
-    Attributes:
-        model: a Model, or an Adapter over ``base``.
-        base: the adapter's Model.
-    """
-
-    store: Store
-    model: Artifact
-    base: Artifact | None = None
-
-    def folders(self) -> tuple[Path, Path | None]:
-        """Local folders of the full model and of the adapter, fetched where they are not on this machine."""
-        own = local_copy(self.store, self.model)
-        if self.model.kind != "Adapter":
-            return own, None
-        if self.base is None:
-            raise UserError(
-                "is an adapter, and its base model is not given",
-                where=self.model.id,
-                next_step="give the model that it was trained on as `base`",
-            )
-        return local_copy(self.store, self.base), own
 
 
 class Group(NamedTuple):
@@ -54,10 +27,32 @@ class Group(NamedTuple):
     Attributes:
         inputs: what the model reads: context and longest continuation without its last token.
         continuations: what to score, each predicted at the last positions of the sequence.
+        tasks: which tasks ask, each with its version; for the key under which the answer is kept.
     """
 
     inputs: list[int]
     continuations: list[list[int]]
+    tasks: tuple[str, ...] = ()
+
+
+class Prompt(NamedTuple):
+    """A text to continue.
+
+    Attributes:
+        settings: lm-eval's ``generation_kwargs``: ``until``, ``max_gen_toks``, sampling.
+        tokens: its length.
+        task: which task asks, with its version.
+    """
+
+    context: str
+    settings: dict[str, Any]
+    tokens: int
+    task: str = ""
+
+    @property
+    def args(self) -> tuple[str, dict[str, Any]]:
+        """The two things that lm-eval's backends read of a request."""
+        return self.context, self.settings
 
 
 Answer = tuple[float, bool]
@@ -67,9 +62,10 @@ Answer = tuple[float, bool]
 class Scorer:
     """The actor. One CPU thread, so that a result does not depend on how many cores a machine has."""
 
-    def __init__(self, source: ModelSource) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
         self._tokenizer: Any = None
+        self._generator: Any = None
 
     def load(self) -> None:
         """Load the model. A call of its own, because an error in an actor's constructor reaches nobody as itself."""
@@ -81,9 +77,29 @@ class Scorer:
         self._base, adapter = self._source.folders()
         self._model = load_model(self._base, adapter).to(self._device)
 
+    def answer(self, method: str, batches: list[Any], keys: list[str], book: AnswerBook | None) -> list[Any]:
+        """A chunk of batches, answered by :meth:`score` or :meth:`generate`, and kept before anybody is told."""
+        answers = getattr(self, method)(batches)
+        if book is not None:
+            book.keep(dict(zip(keys, answers, strict=True)))
+        return list(answers)
+
     def score(self, batches: list[list[Group]]) -> list[list[list[Answer]]]:
         """Answers in the shape of the question: batch, group, continuation."""
         return [self._score_batch(batch) for batch in batches]
+
+    def generate(self, batches: list[list[Prompt]]) -> list[list[str]]:
+        """What the model writes after each prompt, by lm-eval's ``hf`` backend itself."""
+        if self._generator is None:
+            from lm_eval.models.huggingface import HFLM
+
+            tokenizer = load_tokenizer(self._base)
+            self._generator = HFLM(pretrained=self._model, tokenizer=tokenizer, batch_size=len(batches[0]))
+        texts = []
+        for batch in batches:
+            self._generator.batch_size_per_gpu = len(batch)
+            texts.append(list(self._generator.generate_until(batch, disable_tqdm=True)))
+        return texts
 
     def _score_batch(self, batch: list[Group]) -> list[list[Answer]]:
         import torch
@@ -111,21 +127,26 @@ class Scorer:
         return float(chosen.sum()), bool((rows.argmax(dim=-1) == wanted).all())
 
     def count_tokens(self, store: Store, key: str, row_groups: list[int]) -> dict[int, int]:
-        """Token -> how often it stands in the ``text`` column of a Parquet file's row groups."""
-        from collections import Counter
-
-        import pyarrow.parquet as pq
-
+        """See :func:`count_tokens`."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self._base)
-        filesystem, path = store.arrow(key)
-        counts: Counter[int] = Counter()
-        with filesystem.open_input_file(path) as file:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=256, row_groups=row_groups, columns=["text"]):
-                texts = batch.column("text").to_pylist()
-                for tokens in self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
-                    counts.update(tokens)
-        return dict(counts)
+        return count_tokens(self._tokenizer, store, key, row_groups)
+
+
+def count_tokens(tokenizer: Any, store: Store, key: str, row_groups: list[int]) -> dict[int, int]:
+    """Token -> how often it stands in the ``text`` column of a Parquet file's row groups."""
+    from collections import Counter
+
+    import pyarrow.parquet as pq
+
+    filesystem, path = store.arrow(key)
+    counts: Counter[int] = Counter()
+    with filesystem.open_input_file(path) as file:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=256, row_groups=row_groups, columns=["text"]):
+            texts = batch.column("text").to_pylist()
+            for tokens in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
+                counts.update(tokens)
+    return dict(counts)
 
 
 def load_model(base: Path, adapter: Path | None) -> Any:

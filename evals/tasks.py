@@ -10,53 +10,84 @@ import functools
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import UserError
 from evals.benchmarks import BenchmarkSet
+from evals.catalogue import task_files
 from evals.config import EvalsConfig
-from evals.official import HUB_REVISIONS, official_tasks, task_files
+from evals.later import imported_later
+from evals.official import HUB_REVISIONS, official_tasks
+from evals.sampling import draw
 
 
-def write_overlay(folder: Path, benchmarks: BenchmarkSet, suites: Iterable[str]) -> None:
-    """One YAML a task and group: the official file plus the place of its rows."""
-    suites = tuple(suites)
-    by_file = {task.file: task for task in official_tasks(suites)}
-    for suite, path in task_files(suites):
-        lines = [f"include: {json.dumps(str(path))}"]
-        if path in by_file:
-            task = by_file[path]
+def write_overlay(folder: Path, benchmarks: BenchmarkSet, config: EvalsConfig) -> None:
+    """One YAML a task and group: the task's own file plus the place of its rows."""
+    by_file = {task.file: task for task in official_tasks(config.suites, config.tasks_folder)}
+    for number, (suite, path) in enumerate(task_files(config.suites, config.tasks_folder)):
+        lines = [f"include: {json.dumps(str(path.absolute()))}"]
+        task = by_file.get(path)
+        if task is not None:
             lines.append(f"task: {task.name}")
-            if benchmarks.root is None:
-                lines.append(f"dataset_kwargs: {{revision: {HUB_REVISIONS[task.dataset]}}}")
-            else:
-                source = {"folder": str(benchmarks.root / task.dataset), "config": task.config}
-                lines.append("custom_dataset: !function evals.hub_layout.load_splits")
-                lines.append(f"dataset_kwargs: {json.dumps(source)}")
-        (folder / f"{suite}-{path.stem}.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if task is not None and task.dataset and benchmarks.root is not None:
+            source = {"folder": str(benchmarks.root / task.dataset), "config": task.config}
+            lines.append("custom_dataset: !function evals.hub_layout.load_splits")
+            lines.append(f"dataset_kwargs: {json.dumps(source)}")
+        elif task is not None and task.dataset in HUB_REVISIONS:
+            lines.append(f"dataset_kwargs: {{revision: {HUB_REVISIONS[task.dataset]}}}")
+        (folder / f"{suite}-{path.stem}-{number}.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def load_tasks(benchmarks: BenchmarkSet, config: EvalsConfig) -> Any:
     """The suites as lm-eval's TaskDict, with the number of worked examples and their seed set as its command sets them.
 
     Raises:
-        UserError: a set has fewer worked examples than ``num_fewshot`` asks for.
+        UserError: a set has fewer worked examples than ``num_fewshot`` asks for, or a task cannot be loaded.
     """
-    from lm_eval.tasks import TaskManager
+    with imported_later():
+        from lm_eval.tasks import TaskManager
 
-    with tempfile.TemporaryDirectory(prefix="raymill-tasks-") as folder:
-        write_overlay(Path(folder), benchmarks, config.suites)
-        loaded = TaskManager(include_path=folder, include_defaults=False).load(list(config.suites))
+    with tempfile.TemporaryDirectory(prefix="raymill-tasks-") as folder, imported_later():
+        write_overlay(Path(folder), benchmarks, config)
+        try:
+            loaded = TaskManager(include_path=folder, include_defaults=False).load(list(config.suites))
+        except (KeyError, ValueError, TypeError, ImportError, AttributeError, OSError) as error:
+            raise UserError(
+                f"cannot be loaded: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+                where=f"evals.suites: {', '.join(config.suites)}",
+                next_step="check the task's file and its dataset's splits and columns; RAYMILL_DEBUG=1 shows the whole"
+                " error",
+            ) from error
+    suite_of = {task.name: task.suite for task in official_tasks(config.suites, config.tasks_folder)}
     for name, task in loaded["tasks"].items():
+        asked = fewshot_of(config, suite_of.get(name, name))
         own = task.get_config("num_fewshot")
-        if own is None:  # a task that fixes it, as TruthfulQA does, is never overruled
-            task.set_config(key="num_fewshot", value=config.num_fewshot or 0)
+        if own is None or (asked is not None and own != 0):  # a task that fixes 0, as TruthfulQA does, keeps it
+            task.set_config(key="num_fewshot", value=asked or 0)
         task.set_fewshot_seed(seed=config.seed)
         _check_examples(name, task, benchmarks)
     return loaded
+
+
+def fewshot_of(config: EvalsConfig, suite: str) -> int | None:
+    """Worked examples that the configuration asks for; None where it leaves that to the task."""
+    return config.num_fewshot.get(suite) if isinstance(config.num_fewshot, dict) else config.num_fewshot
+
+
+def sampled_questions(loaded: Any, config: EvalsConfig) -> dict[str, list[int]] | None:
+    """Task -> the questions of a random sample (:func:`evals.sampling.draw`); None where all or the first are asked."""
+    if config.sample is None:
+        return None
+    sizes: dict[str, dict[str, int]] = {}
+    for task in official_tasks(config.suites, config.tasks_folder):
+        sizes.setdefault(task.suite, {})[task.name] = len(loaded["tasks"][task.name].eval_docs)
+    drawn: dict[str, list[int]] = {}
+    for suite, of_suite in sizes.items():
+        drawn |= draw(of_suite, config.sample, config.seed, suite)
+    return drawn
 
 
 def _check_examples(name: str, task: Any, benchmarks: BenchmarkSet) -> None:
@@ -73,6 +104,7 @@ def _check_examples(name: str, task: Any, benchmarks: BenchmarkSet) -> None:
 @contextmanager
 def quick_and_quiet() -> Iterator[None]:
     """Inside: prompt templates are compiled once each, and lm-eval prints neither bars nor remarks of its own."""
+    import datasets
     import lm_eval.api.task
     import lm_eval.utils
 
@@ -82,9 +114,13 @@ def quick_and_quiet() -> Iterator[None]:
     environment.from_string = functools.lru_cache(maxsize=4096)(environment.from_string)
     task_module.tqdm = lambda items, **_options: items
     logger.setLevel(logging.ERROR)
+    bars_shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
     try:
         yield
     finally:
         del environment.from_string  # the class's own shows again
         task_module.tqdm = bars
         logger.setLevel(level)
+        if bars_shown:
+            datasets.enable_progress_bars()

@@ -1,6 +1,6 @@
 """`raymill`: a table from command to function. Nothing heavy is imported until a command runs.
 
-Exit codes: 0 ok, 1 the run failed, 2 the user's mistake, 3 the infrastructure's, 130 interrupted.
+Exit codes: 0 ok, 1 the run failed, 2 the user's mistake, 3 the infrastructure's, 4 no evidence (`gate`), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 
 from cluster.errors import RaymillError, UserError, causes, explain_os_error, find_raymill_error
 from pipelines.commands import arguments as on
+from pipelines.commands import deciding_arguments as deciding
+from pipelines.commands import eval_arguments
 from pipelines.commands import rollout_arguments as rollout
 
 Arguments = argparse.Namespace
@@ -111,6 +113,31 @@ COMMANDS = (
     Command("new", "write a commented starter recipe", "pipelines.commands.new:new", _new),
     Command("plan", "the resolved recipe, what is cached and what changed", "pipelines.commands.run:plan", _plan),
     Command("run", "make everything a recipe names", "pipelines.commands.run:run", _run),
+    Command("eval", "a model's scores, without a recipe", "pipelines.commands.eval:evaluate", eval_arguments.evaluate),
+    Command(
+        "benchmarks",
+        "the sets of questions",
+        commands=(
+            Command(
+                "mirror",
+                "copy them to a folder or bucket, for clusters without a network",
+                "pipelines.commands.benchmarks:mirror",
+                eval_arguments.mirror,
+            ),
+        ),
+    ),
+    Command(
+        "compare",
+        "which of two evaluated models is better, and how sure that is",
+        "pipelines.commands.compare:compare",
+        deciding.compare,
+    ),
+    Command(
+        "gate",
+        "may this model replace that one: a decision for rollouts",
+        "pipelines.commands.gate:gate",
+        deciding.gate,
+    ),
     Command("serve", "deploy a recipe's variants, or models, until Ctrl-C", "pipelines.commands.serve:serve", _serve),
     Command(
         "undeploy", "let a deployment go, answers in flight first", "pipelines.commands.undeploy:undeploy", on.undeploy

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from cluster.config import Document, StrictModel, apply_overrides, execution, load_document, validate
 from cluster.session import ClusterConfig
@@ -33,6 +33,11 @@ class ObjectiveConfig(StrictModel):
     targets: dict[str, str] = execution(
         default_factory=dict,
         description="metric -> condition on the last model's evaluation, for example arc_easy.acc: '>= 0.30'",
+    )
+    not_worse: dict[str, PositiveFloat] = execution(
+        default_factory=dict,
+        description="suite, suite.metric or average -> how much worse than the baseline `raymill gate` accepts, for"
+        " example arc_easy: 0.02 (two percentage points)",
     )
 
     @field_validator("targets")

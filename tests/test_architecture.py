@@ -16,6 +16,8 @@ ON_DEPLOYMENTS = {
     f"pipelines/commands/{name}.py" for name in ("deployment", "keys", "rollout", "scale", "status", "undeploy")
 }
 """Commands on what is served: they may know `serving`, and nothing of models, training or evaluation."""
+ON_EVALUATIONS = {f"pipelines/commands/{name}.py" for name in ("benchmarks", "compare", "eval", "gate", "judge", "review")}
+"""Commands on what was measured: they may know `evals`, and nothing of serving."""
 HEAVY = ("torch", "ray", "vllm", "transformers", "datasets", "pyarrow", "numpy", "peft", "lm_eval", "boto3")
 LIGHT_MODULES = (
     "pipelines.cli",
@@ -27,6 +29,8 @@ LIGHT_MODULES = (
     "pipelines.commands.run",
     "pipelines.commands.show",
     "pipelines.commands.serve",
+    "pipelines.commands.eval",
+    "pipelines.commands.compare",
     "pipelines.commands.keys",
     "pipelines.commands.rollout",
     "pipelines.commands.scale",
@@ -65,6 +69,8 @@ def test_imports_point_one_way(module: str) -> None:
         allowed |= set(PACKAGES)
     if module in ON_DEPLOYMENTS:
         allowed |= {"serving"}
+    if module in ON_EVALUATIONS:
+        allowed |= {"evals"}
     assert imports_of(ROOT / module) & set(PACKAGES) <= allowed
 
 

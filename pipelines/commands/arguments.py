@@ -20,7 +20,7 @@ def change(parser: ArgumentParser) -> None:
 def status(parser: ArgumentParser) -> None:
     deployment(parser)
     parser.add_argument(
-        "--history", metavar="N", type=_count, nargs="?", const=20, help="instead, its last changes: who, when, why"
+        "--history", metavar="N", type=count, nargs="?", const=20, help="instead, its last changes: who, when, why"
     )
     parser.add_argument("--json", action="store_true", help="machine-readable output on stdout")
 
@@ -61,18 +61,18 @@ def shadow(parser: ArgumentParser) -> None:
 
 
 def _key_limits(parser: ArgumentParser) -> None:
-    parser.add_argument("--requests-per-minute", metavar="N", type=_count, help="over all gateways together")
-    parser.add_argument("--tokens-per-minute", metavar="N", type=_count, help="prompt and answer together")
-    parser.add_argument("--concurrency", metavar="N", type=_count, help="requests in flight at a time")
+    parser.add_argument("--requests-per-minute", metavar="N", type=count, help="over all gateways together")
+    parser.add_argument("--tokens-per-minute", metavar="N", type=count, help="prompt and answer together")
+    parser.add_argument("--concurrency", metavar="N", type=count, help="requests in flight at a time")
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     if not text.isdigit():
         raise ValueError(text)
     return int(text)
 
 
-_count.__name__ = "count"  # argparse names it in its message
+count.__name__ = "count"  # argparse names it in its message
 
 
 def keys_create(parser: ArgumentParser) -> None:

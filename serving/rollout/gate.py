@@ -14,7 +14,7 @@ from cluster.store import Store
 from serving.control.state import ModelSource, ServingState
 from serving.rollout.config import RolloutConfig
 
-_HOW = 'publish a decision of this pair (docs/rollout.md, "The gate"); or go on without one: `gate: none`'
+_HOW = 'publish a decision of this pair (`raymill gate`; docs/rollout.md, "The gate"); or go on without: `gate: none`'
 
 
 class GateClosed(UserError):

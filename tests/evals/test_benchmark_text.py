@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.artifact import Artifact
-from cluster.errors import InternalError, UserError
+from cluster.errors import UserError
 from cluster.progress import Progress
 from cluster.stage import execute, identify
 from cluster.store_local import LocalStore
@@ -84,6 +84,6 @@ def test_a_choice_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         fingerprint(suites=["arc_easy"])
 
 
-def test_unknown_columns_are_a_defect() -> None:
-    with pytest.raises(InternalError, match="which columns of some/set"):
+def test_unknown_columns_are_refused() -> None:
+    with pytest.raises(UserError, match="which columns of some/set"):
         list(questions("s", "t", "some/set", [{"question": "?"}]))

@@ -13,8 +13,9 @@ import pytest
 from cluster.errors import UserError
 from cluster.stage import identify
 from evals import benchmarks
-from evals.benchmarks import chosen, manifest_sha256, open_benchmarks, resolve_identity
+from evals.benchmarks import chosen, open_benchmarks, resolve_identity
 from evals.config import STAGE, EvalsConfig
+from evals.mirror import hash_files, manifest_sha256
 
 from .conftest import write_benchmarks
 
@@ -73,7 +74,7 @@ def test_the_manifest_is_the_hash_of_sorted_paths_and_file_hashes(tmp_path: Path
     (tmp_path / "a" / "b.md").write_bytes(b"2")
     files = (("a/b.md", b"2"), ("a/b/z.jsonl", b"1"))
     lines = [f"{path}\0{hashlib.sha256(data).hexdigest()}\n" for path, data in files]
-    assert manifest_sha256(tmp_path, ["a"]) == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert manifest_sha256(hash_files(tmp_path, ["a"])) == hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def test_hidden_files_and_other_datasets_do_not_count(mirror: Path) -> None:
@@ -113,9 +114,14 @@ def test_every_score_names_its_set(mirror: Path) -> None:
     [
         (lambda root: shutil.rmtree(root / "truthfulqa"), "truthfulqa/truthful_qa/README.md: is missing"),
         (lambda root: next(root.rglob("train-*.jsonl")).unlink(), "ARC-Easy, split train: its files are missing"),
-        (lambda root: (root / "allenai/ai2_arc/README.md").write_text("no header"), "does not list `configs:`"),
         (
-            lambda root: (root / "allenai/ai2_arc/README.md").write_text("---\nconfigs: []\n---\n"),
+            lambda root: (root / "allenai/ai2_arc/README.md").write_text("---\nconfigs: 7\n---\n"),
+            "does not list `configs:`",
+        ),
+        (
+            lambda root: (root / "allenai/ai2_arc/README.md").write_text(
+                "---\nconfigs:\n- config_name: Other\n  data_files: x.jsonl\n---\n"
+            ),
             "has no configuration ARC-Easy",
         ),
         (

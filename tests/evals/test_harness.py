@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lm_eval.api.model import TemplateLM
 
 from cluster.errors import UserError
 from cluster.progress import Progress, Tracker
+from evals.encoding import encode_pairs
 from evals.harness import ClusterLM, TokenRequest, _group
-from evals.scorer import Answer, Group
+from evals.scorer import Answer, Group, Prompt
 
 TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=5)
 REQUESTS = st.lists(st.tuples(st.none(), TOKENS, TOKENS), min_size=1, max_size=40)
@@ -24,6 +27,11 @@ class EchoPool:
 
     def __init__(self) -> None:
         self.batches: list[list[Group]] = []
+        self.prompts: list[list[Prompt]] = []
+
+    def generate(self, batches: list[list[Prompt]], on_done: Callable[[int], None]) -> list[list[str]]:
+        self.prompts = batches
+        return [[f"{prompt.context}!" for prompt in batch] for batch in batches]
 
     def score(self, batches: list[list[Group]], on_done: Callable[[int], None]) -> list[list[list[Answer]]]:
         self.batches = batches
@@ -100,6 +108,36 @@ def test_every_token_of_a_long_text_is_predicted_once_in_full_windows(tiny_model
         assert group.inputs[end - len(group.continuations[0]) + 1 :] == group.continuations[0][:-1]
 
 
-def test_generation_is_refused_clearly(tiny_model: Path) -> None:
-    with pytest.raises(UserError, match="likelihoods only"):
-        make_lm(tiny_model, EchoPool(), 1).generate_until([])
+@dataclass
+class Asked:
+    """A request as lm-eval makes it, as far as it is read."""
+
+    args: tuple[str, dict[str, object]]
+    task_name: str = "gen"
+
+
+def test_generation_is_batched_as_the_stock_harness_does_and_answered_in_order(tiny_model: Path) -> None:
+    pool = EchoPool()
+    lm = make_lm(tiny_model, pool, 2)
+    few, many = {"until": ["\n"], "max_gen_toks": 8}, {"until": ["."], "max_gen_toks": 9}
+    asked = [("the sun", few), ("light", many), ("the sun is a star that", few), ("every planet", few)]
+    assert lm.generate_until([Asked(each) for each in asked]) == [f"{text}!" for text, _ in asked]
+    assert [[prompt.args for prompt in batch] for batch in pool.prompts] == [
+        [asked[2], asked[3]],
+        [asked[0]],
+        [asked[1]],
+    ]
+
+
+def test_texts_that_cannot_fit_the_context_are_refused_clearly(tiny_model: Path) -> None:
+    with pytest.raises(UserError, match="texts of 256 tokens, and the model's context is 256"):
+        make_lm(tiny_model, EchoPool(), 1).generate_until([Asked(("the sun", {}))])
+
+
+@given(st.lists(st.tuples(st.text("ab <eos>\n", max_size=12), st.text("ab <s>", min_size=1, max_size=6)), max_size=12))
+def test_encoding_in_blocks_equals_the_harness_one_by_one(tiny_model: Path, pairs: list[tuple[str, str]]) -> None:
+    lm = make_lm(tiny_model, EchoPool(), 1)
+    alone: list[object] = []
+    lm._loglikelihood_tokens = lambda tokens, **_: alone.extend(pair[1:] for pair in tokens)  # type: ignore[method-assign]
+    TemplateLM.loglikelihood(lm, [Asked(pair) for pair in pairs], disable_tqdm=True)  # type: ignore[arg-type]
+    assert encode_pairs(lm, pairs) == alone

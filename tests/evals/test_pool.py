@@ -9,7 +9,7 @@ from cluster.artifact import Artifact
 from cluster.errors import UserError
 from cluster.store import Store
 from evals.pool import scorers
-from evals.scorer import ModelSource
+from evals.sources import ModelSource
 
 
 def test_more_workers_than_the_cluster_has_are_refused_before_any_starts(

@@ -15,6 +15,7 @@ from evals.results import chance_level, metric_values, sample_rows, subtask_scor
 def sample(acc: float, choices: int, doc: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     return {
         "doc_id": 0,
+        "doc_hash": "f" * 64,
         "doc": doc or {},
         "target": 1,
         "arguments": [("Question", f" choice {number}") for number in range(choices)],
@@ -36,7 +37,7 @@ RESULTS: dict[str, Any] = {
     "samples": {
         "arc_easy": [sample(1.0, 4), sample(0.0, 5)],
         "g_a": [sample(1.0, 4)],
-        "g_b": [sample(1.0, 4), sample(0.0, 4)],
+        "g_b": [sample(1.0, 4), sample(0.0, 4, doc_id=1)],
     },
 }
 

@@ -42,7 +42,8 @@ def read(path: Path) -> list[Row]:
 
 
 def every_row() -> Iterator[tuple[Path, Row]]:
-    for path in sorted(SAMPLE.rglob("*.jsonl")):
+    """Every question once: TruthfulQA's for generation are its multiple-choice ones again."""
+    for path in sorted(path for path in SAMPLE.rglob("*.jsonl") if path.parent.name != "generation"):
         for row in read(path):
             yield path, row
 
@@ -83,6 +84,7 @@ def test_the_sample_holds_exactly_the_promised_files_and_counts() -> None:
         "allenai/ai2_arc/ARC-Challenge/train.jsonl": 5,
         "allenai/ai2_arc/ARC-Easy/test.jsonl": 40,
         "allenai/ai2_arc/ARC-Easy/train.jsonl": 5,
+        "truthfulqa/truthful_qa/generation/validation.jsonl": 40,
         "truthfulqa/truthful_qa/multiple_choice/validation.jsonl": 40,
     }
     for subject in SUBJECTS:
@@ -154,6 +156,17 @@ def test_truthfulqa_rows_serve_both_mc1_and_mc2() -> None:
         # mc2 is mc1 with more right answers: the two must not contradict each other.
         truth = dict(zip(two["choices"], two["labels"], strict=True))
         assert all(truth[text] == label for text, label in zip(one["choices"], one["labels"], strict=True))
+
+
+def test_truthfulqa_asks_for_texts_what_it_asks_with_choices() -> None:
+    choices = read(TRUTHFULQA / "multiple_choice" / "validation.jsonl")
+    texts = read(TRUTHFULQA / "generation" / "validation.jsonl")
+    for chosen, written in zip(choices, texts, strict=True):
+        truth = dict(zip(chosen["mc2_targets"]["choices"], chosen["mc2_targets"]["labels"], strict=True))
+        assert written["question"] == chosen["question"]
+        assert written["best_answer"] == chosen["mc1_targets"]["choices"][0]
+        assert written["correct_answers"] == [text for text, right in truth.items() if right]
+        assert written["incorrect_answers"] == [text for text, right in truth.items() if not right]
 
 
 def test_ids_and_questions_are_unique() -> None:

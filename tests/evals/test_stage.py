@@ -21,10 +21,12 @@ from cluster.errors import InfraError, UserError, find_raymill_error
 from cluster.progress import Progress
 from cluster.stage import execute, identify
 from cluster.store import Store
+from evals.catalogue import task_files
 from evals.config import STAGE, EvalsConfig
-from evals.official import official_tasks, task_files
+from evals.official import official_tasks
 from evals.pool import scorers
-from evals.scorer import Group, ModelSource
+from evals.scorer import Group
+from evals.sources import ModelSource
 
 from .conftest import publish, write_adapter, write_benchmarks, write_corpus, write_model
 
@@ -80,12 +82,19 @@ def assert_equal_to_stock(store: Store, artifact: Artifact, expected: dict[str, 
         for metric, figures in results["tasks"][suite].items():
             assert figures["score"] == expected["results"][suite][f"{metric},none"]
             assert figures["stderr"] == expected["results"][suite][f"{metric}_stderr,none"]
+        assert results["tasks"][suite]
         rows = [json.loads(line) for line in store.read(artifact.key(f"samples/{suite}.jsonl")).splitlines()]
         for task in {row["task"] for row in rows}:
             own = [row for row in rows if row["task"] == task]
+            assert [row["prompt"] for row in own] == [each["arguments"][0][0] for each in expected["samples"][task]]
+            assert [row["doc_hash"] for row in own] == [each["doc_hash"] for each in expected["samples"][task]]
+            if "output" in own[0]:
+                assert [[row["output"]] for row in own] == [
+                    each["filtered_resps"] for each in expected["samples"][task]
+                ]
+                continue
             answers = [[(each["logprob"], each["greedy"]) for each in row["answers"]] for row in own]
             assert answers == [[tuple(pair) for pair in each["filtered_resps"]] for each in expected["samples"][task]]
-            assert [row["prompt"] for row in own] == [each["arguments"][0][0] for each in expected["samples"][task]]
 
 
 @pytest.fixture(scope="module")
@@ -170,21 +179,25 @@ def test_an_adapter_equals_the_stock_harness(
 def test_a_real_model_on_real_questions_equals_the_stock_harness(
     ray_session: None, evals_store: Store, anchors: Path, tmp_path: Path
 ) -> None:
-    """TinyStories' 260 k model, 12 questions a task; three examples overflow its context of 512 at times."""
+    """TinyStories' 260 k model, 12 questions a task; three examples overflow its context of 512 at times.
+
+    With TruthfulQA's generation, whose texts are the same too.
+    """
+    suites = (*SUITES, "truthfulqa_gen")
     source = anchors / "models" / "stories260K-hd32"
     artifact = publish(evals_store, "Model", "stories", source)
-    config = EvalsConfig(benchmarks=str(anchors / "benchmarks"), suites=SUITES, limit=12, num_fewshot=3)
+    config = EvalsConfig(benchmarks=str(anchors / "benchmarks"), suites=suites, limit=12, num_fewshot=3)
     scored = evaluate(evals_store, config, {"model": artifact})
     expected = stock(
         anchors / "benchmarks",
         tmp_path,
-        SUITES,
+        suites,
         {"pretrained": str(source)},
         batch_size=config.batch_size,
         limit=12,
         num_fewshot=3,
     )
-    assert_equal_to_stock(evals_store, scored, expected, SUITES)
+    assert_equal_to_stock(evals_store, scored, expected, suites)
     assert read(evals_store, scored, "results.json")["truncated_requests"] > 0
 
 
@@ -241,6 +254,48 @@ def test_held_out_perplexity_equals_one_computed_token_by_token(
     unigram = [-math.log((seen.count(t) + 1) / (len(seen) + len(tokenizer))) for tokens in documents for t in tokens]
     assert results["unigram_perplexity"] == pytest.approx(math.exp(sum(unigram) / count), rel=1e-9)
     assert scored.metrics["heldout.unigram_ratio"] == results["perplexity"] / results["unigram_perplexity"]
+
+    fit = read(evals_store, scored, "results.json")["fit"]
+    assert fit["train"] == scored.metrics["heldout.train_bits_per_byte"]
+    rows = [json.loads(line) for line in evals_store.read(scored.key("samples/heldout.jsonl")).splitlines()]
+    assert sum(row["weight"] for row in rows) == text_bytes
+
+
+def test_sets_of_ones_own_are_asked_beside_the_suites(
+    ray_session: None, evals_store: Store, questions: Path, model: Artifact, tmp_path: Path
+) -> None:
+    """Every kind, on a real model; labels and texts against the model asked directly."""
+    sets = {}
+    for kind, rows in {
+        "text": [{"text": f"the sun is a star {number}"} for number in range(3)],
+        "labels": [{"prompt": f"the moon {number} is", "label": ("sun", "star")[number % 2]} for number in range(6)],
+        "answers": [{"prompt": "the planet", "answer": "is"}, {"prompt": "light", "answer": "heat"}],
+        "references": [{"prompt": "the planet", "references": ["is a star", "is the sun"]}] * 2,
+    }.items():
+        path = tmp_path / f"{kind}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        sets[f"own-{kind}"] = {"path": str(path), "kind": kind, "max_new_tokens": 4}
+    config = EvalsConfig.model_validate(
+        {"benchmarks": str(questions), "suites": ["arc_easy"], "limit": 2, "batch_size": 5, "sets": sets}
+    )
+    scored = evaluate(evals_store, config, {"model": model})
+    results = read(evals_store, scored, "results.json")
+    assert {name: found["kind"] for name, found in results["sets"].items()} == {
+        f"own-{kind}": kind for kind in ("text", "labels", "answers", "references")
+    }
+    assert scored.metrics["own-labels.f1"] == results["sets"]["own-labels"]["metrics"]["f1"]["score"]
+    assert math.log2(scored.metrics["own-text.perplexity"]) > 0
+    rows = [json.loads(line) for line in evals_store.read(scored.key("samples/own-labels.jsonl")).splitlines()]
+    assert [max(row["answers"], key=lambda each: each["logprob"])["text"] for row in rows] == [
+        f" {('sun', 'star')[row['target'] == 0]}" if not row["metrics"]["acc"] else f" {row['doc']['label']}"
+        for row in rows
+    ]
+    usage = read(evals_store, scored, "usage.json")
+    assert usage["tasks"]["own-labels"]["requests"] == 12
+    assert usage["tasks"]["arc_easy"]["input_tokens"] > usage["tasks"]["arc_easy"]["requests"]
+    assert usage["tasks"]["own-answers"]["output_tokens"] > 0
+    page = evals_store.read(scored.key("report.html")).decode()
+    assert "own-labels (held-out labels)" in page and "Time, tokens, cost" in page and "lm_eval --model hf" in page
 
 
 def test_contamination_of_the_corpus_stands_beside_the_scores(
@@ -315,26 +370,10 @@ def getaddrinfo(host, *rest, **options):
 socket.getaddrinfo = getaddrinfo
 """
 
-OFFLINE_RUN = """
-import io, sys
-from pathlib import Path
-from cluster.artifact import find_artifact
-from cluster.progress import Progress
-from cluster.session import ClusterConfig, connect
-from cluster.stage import execute, identify
-from cluster.store import open_store
-from evals.config import STAGE, EvalsConfig
-store = open_store(sys.argv[1])
-model = find_artifact(store, "pretrain")
-config = EvalsConfig(benchmarks=sys.argv[2], suites=("arc_easy", "truthfulqa_mc2"), limit=2, workers=1)
-identity = identify(STAGE, config, {"model": model.fingerprint})
-with connect(ClusterConfig()), Progress(io.StringIO()).track("evals") as tracker:
-    print(execute(STAGE, identity, config, {"model": model}, store, tracker).artifact.metrics)
-"""
 
-
-def test_nothing_is_asked_of_the_network(evals_store: Store, model: Artifact, questions: Path, tmp_path: Path) -> None:
-    """Every Python process of the run, workers included, refuses connections beyond this machine and notes attempts."""
+def test_nothing_is_asked_of_the_network(questions: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """`raymill eval` where every Python process, workers included, refuses connections beyond this machine and notes
+    attempts."""
     import ray.util
 
     (tmp_path / "guard").mkdir()
@@ -343,13 +382,15 @@ def test_nothing_is_asked_of_the_network(evals_store: Store, model: Artifact, qu
     offline_names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
     environment = {name: value for name, value in os.environ.items() if name not in offline_names}
     environment |= {
-        "PYTHONPATH": str(tmp_path / "guard"),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "guard"), str(Path(__file__).parents[2])]),
         "NETWORK_LOG": str(tmp_path / "log"),
         "OWN_ADDRESS": ray.util.get_node_ip_address(),
         "HF_HOME": str(tmp_path / "home-that-must-stay-empty"),
     }
+    words = ["--suite", "arc_easy", "--suite", "truthfulqa_mc2", "--limit", "2", "--workers", "1", "--shots", "1"]
+    words += ["--benchmarks", str(questions), "--store", str(tmp_path / "store")]
     done = subprocess.run(
-        [sys.executable, "-c", OFFLINE_RUN, evals_store.url, str(questions)],
+        [sys.executable, "-m", "pipelines.cli", "eval", str(tiny_model), *words],
         env=environment,
         capture_output=True,
         text=True,
@@ -357,7 +398,7 @@ def test_nothing_is_asked_of_the_network(evals_store: Store, model: Artifact, qu
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "truthfulqa_mc2.acc" in done.stdout
+    assert "truthfulqa_mc2 (mirror)  acc" in done.stdout
     log = {path.name: path.read_text() for path in (tmp_path / "log").iterdir()}
     assert any("default_worker.py" in text for name, text in log.items() if name.startswith("guarded"))
     # Ray's own dashboard process asks whether it runs in a cloud (169.254.169.254); that is not evaluation's doing.

@@ -31,11 +31,11 @@ def test_official_tasks_are_61_and_say_what_they_read() -> None:
 
 def test_from_the_hub_only_the_revision_is_added(tmp_path: Path) -> None:
     config = EvalsConfig(benchmarks="hub", suites=("arc_easy", "mmlu"))
-    write_overlay(tmp_path, open_benchmarks(config), config.suites)
-    easy = (tmp_path / "arc_easy-arc_easy.yaml").read_text()
+    write_overlay(tmp_path, open_benchmarks(config), config)
+    easy = (tmp_path / "arc_easy-arc_easy-0.yaml").read_text()
     assert f"revision: {HUB_REVISIONS['allenai/ai2_arc']}" in easy
     assert "custom_dataset" not in easy
-    assert len((tmp_path / "mmlu-_mmlu.yaml").read_text().splitlines()) == 1  # a group: included as it is
+    assert len((tmp_path / "mmlu-_mmlu-1.yaml").read_text().splitlines()) == 1  # a group: included as it is
 
 
 def test_cached_templates_give_identical_requests_and_are_undone(tmp_path: Path) -> None:

@@ -1,0 +1,327 @@
+"""B against A on the same documents: differences with intervals, corrected p-values, and a verdict in words.
+
+Right-or-wrong metrics of one task are tested by McNemar's exact test; everything else (probabilities, groups of tasks,
+the average of suites) by the stratified paired bootstrap. One metric a suite, and their average, make the family that
+Holm's method corrects; the tasks of a group make a family of their own, for looking.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from cluster.errors import UserError
+from evals.decide.bootstrap import Bootstrap, paired_bootstrap
+from evals.decide.holm import holm
+from evals.decide.metrics import common, direction, headline_metric
+from evals.decide.paired import mcnemar_exact, tango_interval
+from evals.decide.power import detectable_difference, detectable_mean, documents_needed, documents_needed_mean
+from evals.decide.reading import Document, Key, Measured
+
+Verdict = Literal["better", "worse", "different", "no evidence"]
+AVERAGE = "average"
+ALPHA = 0.05
+SEED = 1234
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One document with A's and B's value, and what it weighs in their mean (held-out text: its bytes)."""
+
+    key: Key
+    a: float
+    b: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One test.
+
+    Attributes:
+        name: the suite, the task, or ``average``.
+        test: ``mcnemar`` or ``bootstrap``.
+        documents: those that both were asked, on which everything else rests.
+        difference: B's score minus A's; ``interval`` is of it, at 1 - alpha, not corrected for the other tests.
+        gained, lost: documents on which B did better, and worse, than A.
+        detectable: the true difference that would have been found four times in five, given the correction.
+        decides: documents that would find a difference as large as the one seen, four times in five.
+    """
+
+    name: str
+    metric: str
+    test: str
+    documents: int
+    a: float
+    b: float
+    difference: float
+    stderr: float
+    interval: tuple[float, float]
+    gained: int
+    lost: int
+    p_value: float
+    adjusted: float = math.nan
+    detectable: float | None = None
+    decides: int | None = None
+    verdict: Verdict = "no evidence"
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A document on which right turned wrong or wrong right; where there is no right or wrong, a half was crossed."""
+
+    key: Key
+    a: Document
+    b: Document
+    gained: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that `raymill compare` says.
+
+    Attributes:
+        rows: one a suite, and the average of them where there are several.
+        tasks: suite -> one row a task, for suites of several tasks.
+        flipped: suite -> the documents whose answer changed from right to wrong or back.
+        left_out: what could not be compared, in words.
+        verdict: better, worse, mixed, or no evidence.
+    """
+
+    a: Measured
+    b: Measured
+    alpha: float
+    rows: list[Row]
+    tasks: dict[str, list[Row]]
+    flipped: dict[str, list[Flip]]
+    left_out: list[str]
+    verdict: str
+
+
+def compare(
+    a: Measured,
+    b: Measured,
+    *,
+    metrics: Mapping[str, str] | None = None,
+    alpha: float = ALPHA,
+    any_settings: bool = False,
+    seed: int = SEED,
+) -> Comparison:
+    """Compare two evaluations.
+
+    Args:
+        metrics: suite -> the metric to judge it by, where the usual one is not meant.
+        any_settings: compare although they were asked differently (worked examples, versions of the tasks).
+
+    Raises:
+        UserError: they have no documents in common, or were not asked alike.
+    """
+    suites = common(a.suites, b.suites)
+    left_out = [
+        f"{name}: only {each.name} has it"
+        for each, other in ((a, b), (b, a))
+        for name in each.suites
+        if name not in other.suites
+    ]
+    if not any_settings:
+        require_same_settings(a, b, suites)
+    rows: list[Row] = []
+    tasks: dict[str, list[Row]] = {}
+    flipped: dict[str, list[Flip]] = {}
+    judged: dict[str, list[Pair]] = {}
+    for suite in suites:
+        metric = chosen_metric(a, b, suite, (metrics or {}).get(suite))
+        pairs = pair(a, b, suite, metric)
+        if not pairs:
+            left_out.append(f"{suite}: no document in common")
+            continue
+        unmatched = len(a.suites[suite]) + len(b.suites[suite]) - 2 * len(pairs)
+        if unmatched:
+            left_out.append(f"{suite}: {unmatched:,} documents that only one of the two was asked")
+        if not all(is_mean(each, suite, metric) for each in (a, b)):
+            left_out.append(f"{suite}: {metric} is not the mean of its documents' values")
+            continue
+        by_task = _by_task(pairs)
+        rows.append(judge_pairs(suite, metric, pairs, alpha, seed))
+        if len(by_task) > 1:
+            tasks[suite] = corrected(
+                [judge_pairs(task, metric, own, alpha, seed) for task, own in sorted(by_task.items())], alpha
+            )
+        judged[suite] = pairs
+        flipped[suite] = [
+            Flip(each.key, a.suites[suite][each.key], b.suites[suite][each.key], each.b > each.a)
+            for each in pairs
+            if min(each.a, each.b) >= 0 and max(each.a, each.b) <= 1 and (each.a >= 0.5) != (each.b >= 0.5)
+        ]
+    if not rows:
+        raise UserError(
+            "the two evaluations have no document in common",
+            where=f"{a.name}, {b.name}",
+            next_step="evaluate both on the same suites and the same set of questions",
+        )
+    averaged = {row.name: judged[row.name] for row in rows if direction(row.metric) > 0}
+    if len(averaged) > 1:
+        rows.append(judge_average(averaged, alpha, seed)[0])
+    rows = corrected(rows, alpha)
+    return Comparison(a, b, alpha, rows, tasks, flipped, left_out, overall(rows))
+
+
+def require_same_settings(a: Measured, b: Measured, suites: Sequence[str]) -> None:
+    """Raise UserError where the two were asked differently: other prompts are another test."""
+    ours, theirs = a.results["settings"], b.results["settings"]
+    different = [
+        f"{suite}: {words} {ours[key].get(suite)} against {theirs[key].get(suite)}"
+        for key, words in (("num_fewshot", "worked examples"), ("task_versions", "task version"))
+        for suite in suites
+        if isinstance(ours.get(key), dict)
+        and isinstance(theirs.get(key), dict)
+        and ours[key].get(suite) != theirs[key].get(suite)
+    ]
+    if different:
+        raise UserError(
+            f"they were not asked alike: {'; '.join(different)}",
+            where=f"{a.name}, {b.name}",
+            next_step="evaluate both with the same settings, or compare all the same with --any-settings",
+        )
+
+
+def chosen_metric(a: Measured, b: Measured, suite: str, wanted: str | None) -> str:
+    """The metric that judges a suite.
+
+    Raises:
+        UserError: the one wanted was not measured, or is not a mean of its documents' values.
+    """
+    names = [
+        sorted({metric for document in each.suites[suite].values() for metric in document.metrics}) for each in (a, b)
+    ]
+    both = common(names[0], names[1])
+    if (wanted and wanted not in both) or not both:
+        raise UserError(
+            f"{suite} has no {wanted} for each document of both" if wanted else f"{suite} has no metric of both",
+            where=f"{a.name}, {b.name}",
+            next_step=f"metrics of both: {', '.join(both) or 'none'}",
+        )
+    return wanted or headline_metric(suite, both)
+
+
+def pair(a: Measured, b: Measured, suite: str, metric: str) -> list[Pair]:
+    """The documents of a suite that both were asked, in A's order."""
+    theirs = b.suites[suite]
+    return [
+        Pair(key, float(document.metrics[metric]), float(theirs[key].metrics[metric]), document.weight)
+        for key, document in a.suites[suite].items()
+        if key in theirs and metric in document.metrics and metric in theirs[key].metrics
+    ]
+
+
+def judge_pairs(name: str, metric: str, pairs: Sequence[Pair], alpha: float, seed: int) -> Row:
+    """One suite or task, not yet corrected for the others."""
+    count = len(pairs)
+    gained, lost = sum(each.b > each.a for each in pairs), sum(each.b < each.a for each in pairs)
+    total = math.fsum(each.weight for each in pairs)
+    weights = [each.weight / total for each in pairs]
+    a = math.fsum(each.a * weight for each, weight in zip(pairs, weights, strict=True))
+    b = math.fsum(each.b * weight for each, weight in zip(pairs, weights, strict=True))
+    row = Row(name, metric, "mcnemar", count, a, b, b - a, math.nan, (-math.inf, math.inf), gained, lost, 1.0)
+    if is_right_or_wrong(pairs) and len(_by_task(pairs)) == 1:
+        stderr = math.sqrt(gained + lost - (gained - lost) ** 2 / count) / count
+        exact = tango_interval(gained, lost, count, 1 - alpha)
+        return replace(row, stderr=stderr, interval=exact, p_value=mcnemar_exact(gained, lost))
+    if count < 2:
+        return replace(row, test="bootstrap")
+    found = paired_bootstrap([each.b - each.a for each in pairs], [each.key[0] for each in pairs], weights, seed=seed)
+    low, high = found.interval(1 - alpha)
+    if all(0 <= value <= 1 for each in pairs for value in (each.a, each.b)):
+        low, high = max(low, -1.0), min(high, 1.0)
+    return replace(row, test="bootstrap", stderr=found.stderr, interval=(low, high), p_value=found.p_value)
+
+
+def judge_average(judged: Mapping[str, Sequence[Pair]], alpha: float, seed: int = SEED) -> tuple[Row, Bootstrap]:
+    """The plain average of the suites' scores, as leaderboards take it, and the bootstrap behind it.
+
+    A document that stands in several suites (TruthfulQA's in mc1 and mc2) is drawn as one: its results belong together.
+    """
+    moved: dict[tuple[str, int], float] = {}
+    tasks: dict[tuple[str, int], set[str]] = {}
+    a = b = 0.0
+    for pairs in judged.values():
+        share = 1 / len(pairs) / len(judged)
+        for each in pairs:
+            task, doc_hash, number = each.key
+            moved[doc_hash, number] = moved.get((doc_hash, number), 0.0) + (each.b - each.a) * share
+            tasks.setdefault((doc_hash, number), set()).add(task)
+            a, b = a + each.a * share, b + each.b * share
+    strata = ["+".join(sorted(tasks[unit])) for unit in moved]
+    found = paired_bootstrap([*moved.values()], strata, [1.0] * len(moved), seed=seed)
+    low, high = found.interval(1 - alpha)
+    gained, lost = sum(each > 0 for each in moved.values()), sum(each < 0 for each in moved.values())
+    interval = (max(low, -1.0), min(high, 1.0))
+    row = Row(
+        AVERAGE,
+        "mean",
+        "bootstrap",
+        len(moved),
+        a,
+        b,
+        found.difference,
+        found.stderr,
+        interval,
+        gained,
+        lost,
+        found.p_value,
+    )
+    return row, found
+
+
+def corrected(rows: Sequence[Row], alpha: float) -> list[Row]:
+    """The rows with Holm's correction, what each could have seen, and its verdict."""
+    strictest = alpha / len(rows) if rows else alpha
+    finished = []
+    for row, adjusted in zip(rows, holm([row.p_value for row in rows]), strict=True):
+        share = (row.gained + row.lost) / row.documents
+        if row.test == "mcnemar":
+            detectable = detectable_difference(row.documents, share, strictest)
+            decides = documents_needed(row.difference, share, strictest)
+        else:
+            known = row.stderr > 0  # not so where there was one document, or all differ alike
+            detectable = detectable_mean(row.stderr, strictest) if known else None
+            spread = row.stderr * math.sqrt(row.documents)
+            decides = documents_needed_mean(row.difference, spread, strictest) if known else None
+        verdict: Verdict = "no evidence"
+        if adjusted <= alpha and row.difference:
+            side = direction(row.metric) * row.difference
+            verdict = "better" if side > 0 else "worse" if side < 0 else "different"
+        finished.append(replace(row, adjusted=adjusted, detectable=detectable, decides=decides, verdict=verdict))
+    return finished
+
+
+def overall(rows: Sequence[Row]) -> str:
+    """better, worse, mixed or no evidence: what Holm's method lets one say of all rows together."""
+    said = {row.verdict for row in rows} & {"better", "worse"}
+    return "mixed" if len(said) > 1 else next(iter(said), "no evidence")
+
+
+def is_mean(measured: Measured, suite: str, metric: str) -> bool:
+    """Whether the reported score is the mean of the documents' values: only then do their differences explain it."""
+    recorded = measured.recorded(suite, metric)
+    if recorded is None:
+        return True
+    rows = [each for each in measured.suites[suite].values() if metric in each.metrics]
+    weight = math.fsum(each.weight for each in rows)
+    return math.isclose(
+        math.fsum(each.metrics[metric] * each.weight for each in rows) / weight, recorded, rel_tol=1e-6, abs_tol=1e-9
+    )
+
+
+def is_right_or_wrong(pairs: Sequence[Pair]) -> bool:
+    """Whether every value is 0 or 1."""
+    return all(value in (0.0, 1.0) for each in pairs for value in (each.a, each.b))
+
+
+def _by_task(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    found: dict[str, list[Pair]] = {}
+    for each in pairs:
+        found.setdefault(each.key[0], []).append(each)
+    return found

@@ -1,0 +1,137 @@
+"""Evaluating what users get: a model behind an OpenAI URL, which may be one variant of a deployment."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from cluster.artifact import Artifact
+from cluster.config import execution
+from cluster.errors import UserError
+from cluster.stage import Outcome, Stage, StageContext
+from cluster.store import Store
+from evals.answers import AnswerBook
+from evals.benchmarks import BenchmarkSet, open_benchmarks
+from evals.config import STAGE, EvalsConfig
+from evals.endpoint import Endpoint, EndpointPool
+from evals.offline import offline
+from evals.stage import Evaluation, score_tasks, write_results
+
+IN_FLIGHT = 16
+PROMPTS_A_REQUEST = 4
+
+
+class ServedConfig(EvalsConfig):
+    """An evaluation's settings, and the endpoint. What is served can change any time, so when it was asked is part of
+    the result's identity, and a finished result is never taken for a later one."""
+
+    url: str = Field(description="the endpoint, up to and without /v1")
+    model: str = Field(description="the model's name there")
+    context_tokens: int = Field(ge=8, description="the longest prompt and answer that it takes, in tokens")
+    asked: str = Field(description="when, in UTC")
+    tokenizer: str = execution(description="the folder of the model's tokenizer")
+    in_flight: int = execution(IN_FLIGHT, ge=1, description="requests at a time")
+
+    @classmethod
+    def of(
+        cls, config: EvalsConfig, url: str, model: str | None, tokenizer: str | None, in_flight: int | None
+    ) -> ServedConfig:
+        """The settings with an endpoint, which is asked what it serves.
+
+        Raises:
+            UserError: it serves several models and none is named, or its tokenizer is nowhere to be found.
+            InfraError: it does not answer.
+        """
+        address = url.rstrip("/").removesuffix("/v1")
+        parts = urlsplit(address)
+        if parts.username or parts.password or parts.query:
+            raise UserError(
+                "an address with a password or a query in it",
+                where=f"{parts.scheme}://{parts.hostname}",
+                next_step="put the key into OPENAI_API_KEY; it is then sent and never written down",
+            )
+        entry = _served(Endpoint(address, ""), model)
+        settings = config.model_dump(exclude={"preset"}) | {"heldout": False}
+        own = {
+            "url": address,
+            "model": entry["id"],
+            "context_tokens": int(entry.get("max_model_len") or 2048),
+            "asked": datetime.now(UTC).isoformat(timespec="microseconds"),
+            "tokenizer": str(_tokenizer(entry, tokenizer)),
+            "in_flight": in_flight or IN_FLIGHT,
+        }
+        return cls(**settings, **own)
+
+
+SERVED_STAGE = Stage(STAGE.name, STAGE.kind, STAGE.version, "evals.served:run", STAGE.resolve)
+
+
+def _served(endpoint: Endpoint, model: str | None) -> dict[str, Any]:
+    try:
+        known = {str(entry["id"]): entry for entry in endpoint.get("/v1/models")["data"]}
+    except (KeyError, TypeError):
+        known = {}
+    if model is None and len(known) == 1:
+        return dict(next(iter(known.values())))
+    if model not in known:
+        raise UserError(
+            f"serves no model {model!r}" if model else f"serves {len(known)} models",
+            where=endpoint.url,
+            next_step=f"name one with --model-name: {', '.join(sorted(known)) or 'it lists none'}",
+        )
+    return dict(known[model])
+
+
+def _tokenizer(entry: Mapping[str, Any], given: str | None) -> Path:
+    for place in (given, entry.get("root")):
+        if place and Path(place).expanduser().is_dir():
+            return Path(place).expanduser().resolve()
+    raise UserError(
+        "no such folder" if given else "its tokenizer is not known here",
+        where=f"--tokenizer {given}" if given else str(entry["id"]),
+        next_step="name the folder of the served model's tokenizer (or of the model) with --tokenizer",
+    )
+
+
+def run(config: ServedConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
+    """Evaluate the model at ``config.url``; where it dies half-way, over what it answered, which the result says."""
+    benchmarks = open_benchmarks(config)
+    book = _book(context.store, config)
+    evaluation = _evaluate(config, benchmarks, context, book)
+    model = {"id": config.model, "url": config.url, "asked": config.asked, "kind": "served"}
+    outcome = write_results(evaluation, model, benchmarks, config, context, f"Evaluation of {config.model}")
+    if not evaluation.unanswered:
+        book.forget()  # what is served may be another model tomorrow
+    return outcome
+
+
+def _book(store: Store, config: ServedConfig) -> AnswerBook:
+    place = hashlib.sha256(f"{config.url}\0{config.model}".encode()).hexdigest()
+    return AnswerBook.of(store, place, {"context_tokens": config.context_tokens})
+
+
+def _evaluate(config: ServedConfig, benchmarks: BenchmarkSet, context: StageContext, book: AnswerBook) -> Evaluation:
+    from evals.scorer import load_tokenizer
+
+    folder = Path(config.tokenizer)
+    tokenizer = load_tokenizer(folder)
+    eos = (
+        tokenizer.decode(tokenizer.eos_token_id, skip_special_tokens=False)
+        if tokenizer.eos_token_id is not None
+        else ""
+    )
+    pool = EndpointPool(Endpoint(config.url, config.model), config.in_flight, eos, book)
+    with offline(benchmarks.root is not None):
+        from evals.harness import ClusterLM
+
+        # The prompt has a continuation's last token as well, and the server adds one of its own.
+        longest = config.context_tokens - 2
+        batch = min(config.batch_size, PROMPTS_A_REQUEST)
+        lm = ClusterLM(folder, pool, batch, context.progress, max_length=longest)
+        return score_tasks(lm, benchmarks, config, context.progress, lambda: str(pool.failure).splitlines()[0])

@@ -1,0 +1,23 @@
+"""`raymill benchmarks mirror`: copy the evaluation sets to a folder or a bucket, for clusters without a network."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from evals.config import SUITES, known_suites
+
+
+def mirror(arguments: Namespace) -> int:
+    """Copy the datasets that the suites read, with a manifest of their checksums."""
+    from cluster.errors import UserError
+    from evals.mirroring import mirror_suites
+
+    try:
+        suites = known_suites(tuple(arguments.suites) or (*SUITES, "truthfulqa_gen"), arguments.tasks)
+    except ValueError as error:
+        raise UserError(str(error), where="--suite") from None
+    files = mirror_suites(arguments.source, arguments.destination, suites, arguments.tasks)
+    size = sum(entry.bytes for entry in files.values())
+    print(f"{len(files):,} files, {size / 1e6:,.1f} MB, in {arguments.destination}")
+    print(f"use it with `raymill eval MODEL --benchmarks {arguments.destination}`, or RAYMILL_BENCHMARKS")
+    return 0

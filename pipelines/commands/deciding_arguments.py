@@ -1,0 +1,77 @@
+"""The arguments of `raymill compare`, `gate`, `judge` and `review`. Light: argparse only, loaded with every command."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+
+def _store(parser: ArgumentParser) -> None:
+    parser.add_argument("--store", metavar="URL", default="./raymill-store", help="default: ./raymill-store")
+
+
+def _json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="machine-readable output on stdout")
+
+
+def _page(parser: ArgumentParser) -> None:
+    parser.add_argument("--page", metavar="FILE", help="write the report to look at to this .html file")
+
+
+def compare(parser: ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A", help="an evaluation's id, name or folder, or a model that was evaluated")
+    parser.add_argument("b", metavar="B", help="the same; the verdict says what B is, compared with A")
+    parser.add_argument(
+        "--metric",
+        metavar="SUITE=METRIC",
+        dest="metrics",
+        action="append",
+        default=[],
+        help="judge a suite by this metric instead of the usual one; may be repeated",
+    )
+    parser.add_argument("--alpha", type=float, default=0.05, help="chance of any false verdict (default: 0.05)")
+    parser.add_argument("--any-settings", action="store_true", help="although the two were not asked alike")
+    parser.add_argument("--tasks", action="store_true", help="print the tasks of a group (MMLU's subjects) as well")
+    _page(parser)
+    _store(parser)
+    _json(parser)
+
+
+def gate(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "candidate", metavar="CANDIDATE", nargs="?", help="its evaluation, as for compare; default: the recipe's"
+    )
+    parser.add_argument("baseline", metavar="BASELINE", nargs="?", help="the same of the model that it may replace")
+    parser.add_argument(
+        "--recipe",
+        metavar="RECIPE",
+        help="take `objective.targets`, `objective.not_worse` and `store` from it; without CANDIDATE also the models of"
+        " `serving.rollout`, or else the last two that it evaluates",
+    )
+    parser.add_argument(
+        "--target",
+        metavar="CONDITION",
+        dest="targets",
+        action="append",
+        default=[],
+        help="for example 'arc_easy.acc >= 0.3'; may be repeated",
+    )
+    parser.add_argument(
+        "--not-worse",
+        metavar="SUITE=MARGIN",
+        dest="margins",
+        action="append",
+        default=[],
+        help="for example arc_easy=0.02, mmlu.acc=0.01 or average=0.01; may be repeated",
+    )
+    parser.add_argument("--alpha", type=float, default=0.05, help="chance that a check passes wrongly (default: 0.05)")
+    parser.add_argument("--measured", action="store_true", help="targets by their measured value, without its interval")
+    parser.add_argument(
+        "--candidate-model",
+        metavar="MODEL",
+        help="what was measured, where the evaluation names a URL or another place",
+    )
+    parser.add_argument("--baseline-model", metavar="MODEL", help="the same of the baseline")
+    parser.add_argument("--dry-run", action="store_true", help="decide, and leave no decision in the store")
+    _page(parser)
+    parser.add_argument("--store", metavar="URL", help="default: the recipe's, or ./raymill-store")
+    _json(parser)

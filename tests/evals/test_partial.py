@@ -1,0 +1,69 @@
+"""Scores over the answered questions are lm-eval's own over just those questions."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+from lm_eval.api.model import LM
+
+from evals.benchmarks import open_benchmarks
+from evals.config import EvalsConfig
+from evals.partial import explain, restrict
+from evals.results import suite_scores
+from evals.tasks import load_tasks, quick_and_quiet
+
+from .conftest import write_benchmarks
+
+
+class HashLM(LM):
+    """Answers that depend on the request alone."""
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        digests = [hashlib.sha256("\0".join(request.args).encode()).digest() for request in requests]
+        return [(-digest[0] / 16 - 0.01, digest[1] % 2 == 0) for digest in digests]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        raise NotImplementedError
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def loaded_tasks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, EvalsConfig]:
+    root = write_benchmarks(tmp_path_factory.mktemp("partial") / "set", ("arc_easy", "mmlu", "truthfulqa_mc2"), rows=6)
+    config = EvalsConfig(benchmarks=str(root), suites=("arc_easy", "mmlu", "truthfulqa_mc2"))
+    with quick_and_quiet():
+        return load_tasks(open_benchmarks(config), config), config
+
+
+def test_restricting_equals_asking_only_those(loaded_tasks: tuple[Any, EvalsConfig]) -> None:
+    from lm_eval.evaluator import evaluate
+
+    loaded, config = loaded_tasks
+    kept = {name: [0, 2, 3, 5] if "e" in name else [1, 2, 3, 4, 5] for name in loaded["tasks"]}
+    missing = {(name, place) for name, places in kept.items() for place in range(6) if place not in places}
+    with quick_and_quiet():
+        whole = dict(evaluate(HashLM(), loaded))
+        found = restrict(whole, loaded, missing)
+        expected = dict(evaluate(HashLM(), loaded, samples=kept))
+    assert suite_scores(found, config.suites) == suite_scores(expected, config.suites)
+    assert {name: len(samples) for name, samples in found["samples"].items()} == {
+        name: len(places) for name, places in kept.items()
+    }
+
+
+def test_a_task_without_any_answer_is_left_out_of_its_group(loaded_tasks: tuple[Any, EvalsConfig]) -> None:
+    from lm_eval.evaluator import evaluate
+
+    loaded, config = loaded_tasks
+    missing = {("mmlu_anatomy", place) for place in range(6)} | {("arc_easy", place) for place in range(6)}
+    with quick_and_quiet():
+        whole = dict(evaluate(HashLM(), loaded))
+        found = restrict(whole, loaded, missing)
+    scores = suite_scores(found, config.suites)
+    assert scores["arc_easy"] == {}
+    assert scores["mmlu"]["acc"]["n"] == 56 * 6
+    assert "arc_easy 6 of 6, mmlu_anatomy 6 of 6" in explain(missing, whole, "gone")

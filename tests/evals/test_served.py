@@ -1,0 +1,192 @@
+"""A model behind a URL: what is asked of it, and what comes of a server that fails, changes or dies half-way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.artifact import find_artifact
+from cluster.errors import InfraError, UserError
+from cluster.store import open_store
+from evals import endpoint as endpoint_module
+from evals.endpoint import Endpoint, EndpointPool
+from evals.scorer import Group, Prompt
+from pipelines.cli import run_command
+
+from .conftest import write_benchmarks
+from .fake_openai import log_probability
+
+CONTEXT = 256
+FAST = (0.01, 0.01)
+
+
+@contextmanager
+def serving(*options: str, port: int = 0) -> Iterator[str]:
+    """A server process of its own."""
+    words = [
+        sys.executable,
+        str(Path(__file__).with_name("fake_openai.py")),
+        str(CONTEXT),
+        "--port",
+        str(port),
+        *options,
+    ]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_module, "PAUSES_S", FAST)
+    monkeypatch.setattr(Endpoint.__init__, "__defaults__", (FAST,))
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_benchmarks(tmp_path_factory.mktemp("questions") / "set", ("arc_easy", "truthfulqa_mc2"), rows=9)
+
+
+def pool_of(url: str, in_flight: int = 3) -> EndpointPool:
+    return EndpointPool(Endpoint(url, "tiny", FAST), in_flight, "<eos>")
+
+
+def test_continuations_are_scored_at_their_own_places_in_order() -> None:
+    batches = [[Group([2, 4, 6, 9], [[9, 12], [9, 5]]), Group([3], [[6]])], [Group([1, 2], [[2, 3]])]]
+    told: list[int] = []
+    with serving() as url:
+        found = pool_of(url).score(batches, told.append)
+    at = log_probability
+    assert found[0][0] == [(pytest.approx(at(9, 3) + at(12, 4)), True), (pytest.approx(at(9, 3) + at(5, 4)), False)]
+    assert found[0][1] == [(pytest.approx(at(6, 1)), True)]
+    assert found[1][0] == [(pytest.approx(at(2, 1) + at(3, 2)), False)]
+    assert sum(told) == 4
+
+
+def test_texts_end_where_the_task_says() -> None:
+    with serving() as url:
+        prompts = [Prompt(text, {"until": ["\n"], "max_gen_toks": 8}, 2) for text in ("ab", "abcd")]
+        assert pool_of(url).generate([prompts], lambda _: None) == [[" 2 letters.", " 4 letters."]]
+
+
+def test_a_server_that_is_busy_for_a_while_is_asked_again() -> None:
+    with serving("--fail-first", "2") as url:
+        pool = pool_of(url, in_flight=1)
+        assert pool.score([[Group([2], [[3]])]], lambda _: None) == [[[(pytest.approx(log_probability(3, 1)), True)]]]
+        assert pool.failure is None
+
+
+def test_a_server_that_is_gone_is_an_infrastructure_error_that_says_what_was_tried() -> None:
+    with serving() as url:
+        pass
+    with pytest.raises(InfraError, match="does not answer") as caught:
+        pool_of(url).score([[Group([2], [[3]])]], lambda _: None)
+    assert len(caught.value.attempts) == len(FAST) + 1
+
+
+def test_a_wrong_key_is_the_users_mistake_and_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "not-this-one")
+    with serving("--key", "right") as url:
+        with pytest.raises(UserError, match="HTTP 401") as caught:
+            pool_of(url).score([[Group([2], [[3]])]], lambda _: None)
+        assert "not-this-one" not in str(caught.value)
+        monkeypatch.setenv("OPENAI_API_KEY", "right")
+        assert pool_of(url).score([[Group([2], [[3]])]], lambda _: None)[0][0][0][0] < 0
+
+
+def test_a_server_without_log_probabilities_of_prompts_is_refused() -> None:
+    with pytest.raises(UserError, match="gives no log-probabilities of a prompt"):
+        endpoint_module._read({"text": "x", "logprobs": None}, 3, 1)
+    with pytest.raises(UserError, match="gives no log-probabilities of a prompt"):
+        endpoint_module._read({"logprobs": {"token_logprobs": [-0.1], "top_logprobs": [{"a": -0.1}]}}, 3, 1)
+
+
+def evaluate(url: str, questions: Path, tokenizer: Path, store: Path, *more: str) -> int:
+    words = ["eval", url, "--tokenizer", str(tokenizer), "--benchmarks", str(questions), "--store", str(store)]
+    return run_command([*words, "--suite", "arc_easy", "--suite", "truthfulqa_mc2", "--requests", "1", "--json", *more])
+
+
+def results(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_whole_evaluation_of_a_url_needs_no_ray_and_says_what_it_asked(
+    questions: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving() as url:
+        assert evaluate(f"{url}/v1/", questions, tiny_model, tmp_path / "store") == 0
+    found = results(capsys)
+    assert found["model"]["url"] == url
+    assert found["tasks"]["arc_easy"]["acc"]["n"] == 9
+    assert "unanswered" not in found
+    store = open_store(tmp_path / "store")
+    artifact = find_artifact(store, "evals-tiny")
+    rows = [json.loads(line) for line in store.read(artifact.key("samples/arc_easy.jsonl")).splitlines()]
+    assert all(answer["logprob"] < 0 for row in rows for answer in row["answers"])
+    assert list(store.files("answers/")) == []  # tomorrow another model may be served there
+
+
+def test_an_endpoint_that_dies_half_way_leaves_a_partial_result_and_exit_3_and_is_then_asked_only_the_rest(
+    questions: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    with serving() as url:
+        assert evaluate(url, questions, tiny_model, tmp_path / "other") == 0
+        whole = results(capsys)
+        port = int(url.rpartition(":")[2])
+    with serving("--die-after", "12", port=port):
+        assert evaluate(url, questions, tiny_model, store) == 3
+    partial = results(capsys)
+    assert "the endpoint stopped answering" in partial["unanswered"]
+    left = {suite: partial["tasks"][suite].get("acc", {"n": 0})["n"] for suite in partial["tasks"]}
+    assert 0 < sum(left.values()) < 18
+    for suite, count in left.items():
+        assert count == 9 or f"{suite} {9 - count} of 9" in partial["unanswered"]
+    artifact = find_artifact(open_store(store), "evals-tiny")
+    assert "PARTIAL" in open_store(store).read(artifact.key("report.html")).decode()
+    assert artifact.details["unanswered"] == partial["unanswered"]
+    with serving(
+        "--die-after", "7", port=port
+    ):  # 18 batches in all, 12 of them known; one is asked to see that it holds
+        assert evaluate(url, questions, tiny_model, store) == 0
+    assert results(capsys)["tasks"] == whole["tasks"]
+
+
+def test_kept_answers_of_another_model_are_not_used(
+    questions: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving() as url:
+        port = int(url.rpartition(":")[2])
+    with serving("--die-after", "7", port=port):
+        assert evaluate(url, questions, tiny_model, tmp_path / "store") == 3
+    capsys.readouterr()
+    with serving("--shift", "0.25", port=port):
+        assert evaluate(url, questions, tiny_model, tmp_path / "store") == 0
+        mixed = results(capsys)
+        assert evaluate(url, questions, tiny_model, tmp_path / "alone") == 0
+        alone = results(capsys)
+    assert mixed["tasks"] == alone["tasks"]
+
+
+def test_a_password_in_the_address_is_refused_and_a_tokenizer_is_asked_for(
+    questions: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate("http://me:secret@localhost:1/v1", questions, tiny_model, tmp_path / "store") == 2
+    assert "secret" not in capsys.readouterr().err
+    with serving() as url:
+        words = ["eval", url, "--benchmarks", str(questions), "--suite", "arc_easy", "--store", str(tmp_path / "s")]
+        assert run_command(words) == 2
+        assert "--tokenizer" in capsys.readouterr().err
+        assert run_command([*words, "--model-name", "huge"]) == 2
+        assert "serves no model 'huge'" in capsys.readouterr().err
