@@ -146,7 +146,7 @@ def test_a_dead_controller_is_no_reason_to_be_unhealthy(running, folder):
     controller.reachable = False
 
     async def scenario():
-        async with running(controller) as made:
+        async with running(controller, drain_seconds=0.3) as made:
             await asyncio.wait_for(made.check_health(), 5)
             controller.reachable = True
             await until(lambda: controller.announced()[-1:] == [("e", "lora:x")])
