@@ -17,11 +17,12 @@ demo: $(STAMP)
 serve: $(STAMP)
 	@$(VENV)/raymill serve pipelines/recipes/demo.yaml
 
-test: check
-	$(VENV)/pytest -m "not slow and not gpu" --durations=30
+test: check unit
+	$(VENV)/pytest -m "(ray or vllm) and not slow and not gpu" --durations=30
 
+# In several processes; those with a Ray or an engine of many processes run one after the other.
 unit: $(STAMP)
-	$(VENV)/pytest -m "not ray and not vllm and not slow and not gpu"
+	$(VENV)/pytest -n logical --maxprocesses=8 --dist worksteal -m "not ray and not vllm and not slow and not gpu" --durations=15
 
 check: $(STAMP)
 	$(VENV)/ruff check

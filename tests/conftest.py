@@ -13,6 +13,9 @@ from cluster.store_local import LocalStore
 
 # The network is not there in tests; without these, libraries wait for it.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many processes as cores: each with threads for all of them, numerical libraries would wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -144,9 +144,9 @@ def test_the_memo_is_bounded_and_forgetting_changes_nothing(monkeypatch: pytest.
 
 def test_a_million_characters_without_a_blank_take_no_time() -> None:
     text = "x•y" * 300_000
-    began = time.perf_counter()
+    began = time.process_time()
     assert _ours().encode(text).decode() == text
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert text.encode() not in _ours()._memo
 
 

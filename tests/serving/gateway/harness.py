@@ -129,7 +129,7 @@ class Setup:
             await runner.cleanup()
 
 
-async def until(condition, seconds=5.0):
+async def until(condition, seconds=20.0):
     """Wait until something holds."""
     for _ in range(int(seconds / 0.01)):
         if condition():

@@ -374,12 +374,12 @@ def test_silence_ends_after_the_time_for_the_first_byte_and_not_after_it(run):
                 left.set_result(await peer.closed())
                 return
             await peer.send(STREAM_HEAD)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.7)
             await peer.send(chunk(b"late") + LAST_CHUNK)
 
         left = asyncio.get_running_loop().create_future()
         async with engine_that(conversation) as (engine, upstream):
-            with await post(upstream, engine.address, timeout=0.15) as answer:
+            with await post(upstream, engine.address, timeout=0.5) as answer:
                 assert await answer.read() == b"late"
             upstream.forget(engine.address)
             with pytest.raises(EngineLost, match="nothing within"):
