@@ -27,6 +27,10 @@ WARM_STEPS = 2
 """Steps at the start that throughput leaves out: buffers are made and threads started in them."""
 
 
+class Diverged(UserError):
+    """The loss is not finite any more. Every worker of the group has the same loss and raises it at the same step."""
+
+
 @dataclass
 class Hooks:
     """What the loop tells its surroundings.
@@ -65,7 +69,7 @@ def train(
     """Train for ``steps`` steps in all, from the newest checkpoint if there is one.
 
     Raises:
-        UserError: the loss is not finite any more; raised on every worker.
+        Diverged: the loss is not finite any more; raised on every worker.
     """
     model.to(group.device)
     optimizer = make_optimizer(model, config)
@@ -89,7 +93,7 @@ def train(
         torch.manual_seed(_step_seed(config.seed, step, group.rank))
         loss, targets = accumulate(wrapped, training, indices, config, group)
         if not math.isfinite(loss):
-            raise UserError(
+            raise Diverged(
                 f"the loss became {loss} at step {step + 1} of {steps}",
                 where=where,
                 next_step="lower learning_rate, raise warmup_fraction, or look at the data of that step",
