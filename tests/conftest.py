@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cluster.store import Store, open_store
 from cluster.store_local import LocalStore
@@ -16,6 +17,9 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", VLLM_NO_USAGE_STA
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many processes as cores: each with threads for all of them, numerical libraries would wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# How long an example takes says how busy the machine is; the time limit of a whole test is in pyproject.toml.
+settings.register_profile("raymill", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("raymill")
 
 
 @pytest.fixture

@@ -32,6 +32,10 @@ WARM_STEPS = 2
 """Steps at the start that throughput leaves out: buffers are made and threads started in them."""
 
 
+class Diverged(UserError):
+    """Training fails again and again. Every worker of the group sees the same and raises it at the same step."""
+
+
 class Surroundings(Protocol):
     """What the loop tells and asks; :class:`pipelines.train.keeper.Keeper` is what runs have."""
 
@@ -190,7 +194,7 @@ class Run:
         """Return to a good checkpoint and leave out the data since; the step to go on with.
 
         Raises:
-            UserError: there is no checkpoint, or this was done too often.
+            Diverged: there is no checkpoint, or this was done too often.
         """
         self.optimizer.clear()
         self.around.wait()
@@ -202,7 +206,7 @@ class Run:
         target = None if self.rollbacks >= self.config.max_rollbacks else self.restore(below)
         if target is None:
             tried = f", after going back {self.rollbacks} times" if self.rollbacks else ""
-            raise UserError(
+            raise Diverged(
                 f"{problem} at step {step + 1} of {self.steps}{tried}",
                 where=self.where,
                 next_step="lower learning_rate, raise warmup_fraction, or look at the data of that step",
@@ -233,7 +237,8 @@ def train(
     """Train for ``steps`` steps in all, from the newest checkpoint if there is one.
 
     Raises:
-        UserError: the loss diverges again and again, or memory ran out; raised on every worker.
+        Diverged: the loss does so again and again; raised on every worker.
+        UserError: memory ran out.
         InfraError: checkpoints cannot be written.
     """
     with explained(where, config):

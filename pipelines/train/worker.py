@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import InfraError, RaymillError, UserError
+from cluster.errors import InfraError, InternalError, RaymillError, UserError
 from cluster.store import Store
 from pipelines.train.task import TrainTask
 
@@ -48,17 +48,26 @@ def work(settings: dict[str, Any]) -> dict[str, Any] | None:
     the recipe. Such an error is written down, so that the restarted group ends at once and the driver raises it.
     """
     job: Job = settings["job"]
-    failure_key = f"{job.resume}/{FAILURE}"
-    if job.store.exists(failure_key):
+    if job.store.exists(f"{job.resume}/{FAILURE}"):
         return None
+    from pipelines.train.loop import Diverged
+
     try:
         return _train(job)
     except InfraError:
         raise
+    except Diverged as error:
+        _write_down(job, error)
+        return None  # as every worker does: there is no group to start again
     except RaymillError as error:
-        note = {"type": type(error).__name__, "what": error.what, "where": error.where, "next_step": error.next_step}
-        job.store.write(failure_key, json.dumps(note).encode())
+        _write_down(job, error)
         raise
+
+
+def _write_down(job: Job, error: RaymillError) -> None:
+    kind = UserError if isinstance(error, UserError) else InternalError
+    note = {"type": kind.__name__, "what": error.what, "where": error.where, "next_step": error.next_step}
+    job.store.write(f"{job.resume}/{FAILURE}", json.dumps(note).encode())
 
 
 def _train(job: Job) -> dict[str, Any] | None:

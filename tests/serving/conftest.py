@@ -115,6 +115,14 @@ def ray_session() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def serve_session(ray_session: None) -> None:
+    """Ray Serve for deployments of fake engines. Each would otherwise start its own, as in test_nodes, and end it."""
+    from serving.control import ray_serve
+
+    ray_serve.start_serve()
+
+
 @pytest.fixture
 def tracker() -> Iterator[object]:
     from cluster.progress import Progress

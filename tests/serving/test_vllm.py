@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import openai
 import psutil
@@ -161,6 +162,7 @@ def metric(address: str, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{"))
 
 
+@pytest.mark.slow  # beside another refused model in tests/test_end_to_end.py, and the logs in test_refusal.py
 def test_a_model_without_weights_is_refused_with_vllms_reason(ray_session, tiny_models, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(tiny_models.base, broken)
@@ -174,62 +176,73 @@ def test_a_model_without_weights_is_refused_with_vllms_reason(ray_session, tiny_
     shutil.rmtree(log.parent)
 
 
-def run_engine(folder: Path, log: Path, use, lora: LoraCapacity | None = None, **config):
-    """One engine by itself, while ``use(process)`` runs."""
-    engine = EngineState(name="alone", source=folder_of(folder), config=EngineConfig(**config), lora=lora)
+class Alone(NamedTuple):
+    """What engines by themselves said: an embedding; a story, and why adapters were refused (name -> reason)."""
 
-    async def scenario():
-        process = EngineProcess(ServerSpec(engine, folder, "cpu"), "127.0.0.1", "key", log)
+    embedding: list[float]
+    story: str
+    refused: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_models, tmp_path_factory) -> Alone:
+    """Two engines without a deployment, started at the same time; without the real model there is no story."""
+    folder, refused = tmp_path_factory.mktemp("alone"), {}
+
+    async def run(name: str, model: Path, use, lora: LoraCapacity | None = None, **config):
+        engine = EngineState(name="alone", source=folder_of(model), config=EngineConfig(**config), lora=lora)
+        process = EngineProcess(ServerSpec(engine, model, "cpu"), "127.0.0.1", "key", folder / f"{name}.log")
         await process.start()
         try:
-            return await use(process)
+            async with openai.AsyncOpenAI(base_url=process.address + "/v1", api_key="key", max_retries=0) as client:
+                return await use(process, client)
         finally:
             await asyncio.to_thread(process.stop)
 
-    return asyncio.run(scenario())
+    async def embed(process: EngineProcess, client: openai.AsyncOpenAI) -> list[float]:
+        answer = await client.embeddings.create(model="alone", input=PROMPT, encoding_format="float")
+        return answer.data[0].embedding
+
+    async def tell(process: EngineProcess, client: openai.AsyncOpenAI) -> str:
+        for name, adapter in (("large", tiny_models.large), ("foreign", tiny_models.foreign), ("none", folder)):
+            with pytest.raises(UserError) as caught:
+                await process.api.load_adapter(f"lora:{name}", adapter)
+            refused[name] = caught.value.what
+        options = {"model": "alone", "prompt": "Once upon a time", "max_tokens": 16, "temperature": 0}
+        return (await client.completions.create(**options)).choices[0].text
+
+    async def both() -> tuple[list[float], str]:
+        extra = ("--runner", "pooling", "--convert", "embed")
+        # Named as if it were another interpreter, it gets an environment without a trace of this one's.
+        pooling = {"max_model_len": 128, "extra_arguments": extra, "python": sys.executable}
+        embedding = run("embedding", tiny_models.base, embed, **pooling)
+        if not STORIES.is_dir():
+            return await embedding, ""
+        return await asyncio.gather(embedding, run("story", STORIES, tell, LoraCapacity(slots=1, max_rank=8)))
+
+    return Alone(*asyncio.run(both()), refused)
 
 
-def test_an_embedding_model_is_warmed_up_and_embeds_as_transformers_do(tiny_models, tmp_path):
+def test_an_embedding_model_is_warmed_up_and_embeds_as_transformers_do(alone, tiny_models):
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    async def use(process: EngineProcess) -> list[float]:
-        async with openai.AsyncOpenAI(base_url=process.address + "/v1", api_key="key", max_retries=0) as client:
-            answer = await client.embeddings.create(model="alone", input=PROMPT, encoding_format="float")
-            return answer.data[0].embedding
-
-    extra = ("--runner", "pooling", "--convert", "embed")
-    # Named as if it were another interpreter, it gets an environment without a trace of this one's.
-    config = {"max_model_len": 128, "extra_arguments": extra, "python": sys.executable}
-    got = run_engine(tiny_models.base, tmp_path / "log", use, **config)
     tokenizer = AutoTokenizer.from_pretrained(tiny_models.base)
     model = AutoModel.from_pretrained(tiny_models.base, dtype=torch.float32)
     with torch.no_grad():
         last = model(**tokenizer(PROMPT, return_tensors="pt", return_token_type_ids=False)).last_hidden_state[0, -1]
-    assert got == pytest.approx((last / last.norm()).tolist(), abs=1e-4)
+    assert alone.embedding == pytest.approx((last / last.norm()).tolist(), abs=1e-4)
 
 
 @pytest.mark.anchor
 @pytest.mark.skipif(not STORIES.is_dir(), reason="stories260K-hd32 is not here (RAYMILL_ANCHORS or ../shared)")
-def test_a_real_pretrained_model_tells_a_story_and_odd_adapters_harm_nothing(tiny_models, tmp_path):
+def test_a_real_pretrained_model_tells_a_story_and_odd_adapters_harm_nothing(alone):
     # Golden: transformers' greedy continuation, from data/README.md's model.
-    refused = {}
-
-    async def use(process: EngineProcess) -> str:
-        for name, folder in (("large", tiny_models.large), ("foreign", tiny_models.foreign), ("none", tmp_path)):
-            with pytest.raises(UserError) as caught:
-                await process.api.load_adapter(f"lora:{name}", folder)
-            refused[name] = caught.value.what
-        async with openai.AsyncOpenAI(base_url=process.address + "/v1", api_key="key", max_retries=0) as client:
-            options = {"model": "alone", "prompt": "Once upon a time", "max_tokens": 16, "temperature": 0}
-            return (await client.completions.create(**options)).choices[0].text
-
-    text = run_engine(STORIES, tmp_path / "log", use, LoraCapacity(slots=1, max_rank=8))
-    assert text == generated(STORIES, None, "Once upon a time", 16)
-    assert text.startswith(", there was a little girl named Lily")
-    assert "rank 32 is greater than max_lora_rank 8" in refused["large"]
-    assert "No adapter found" in refused["none"]
-    assert "vLLM refuses the adapter" in refused["foreign"]
+    assert alone.story == generated(STORIES, None, "Once upon a time", 16)
+    assert alone.story.startswith(", there was a little girl named Lily")
+    assert "rank 32 is greater than max_lora_rank 8" in alone.refused["large"]
+    assert "No adapter found" in alone.refused["none"]
+    assert "vLLM refuses the adapter" in alone.refused["foreign"]
     assert json.loads((STORIES / "config.json").read_text())["head_dim"] == 32
 
 

@@ -38,7 +38,7 @@ def two_models(tmp_path):
 
 
 @pytest.fixture
-def start(ray_session, two_models, tmp_path):
+def start(serve_session, two_models, tmp_path):
     """Deploy fakes; whatever a test leaves running is taken down and checked to be gone."""
     running = []
 
@@ -130,7 +130,11 @@ def test_weights_change_under_load_and_the_shutdown_leaves_no_process(start):
         ask(deployment, "anyone")
 
 
-@pytest.mark.parametrize("victim", ["replica", "engine"])
+@pytest.mark.parametrize(
+    # Slow beside test_faults, which kills a replica, too, of two.
+    "victim",
+    [pytest.param("replica", marks=pytest.mark.slow), "engine"],
+)
 def test_a_killed_replica_or_engine_leaves_no_orphan_and_comes_back(start, victim):
     deployment = start()
     (before,) = deployment.status()[0].replicas
@@ -188,5 +192,5 @@ def test_an_engine_that_never_answers_is_an_infrastructure_error(start):
     from cluster.errors import InfraError
 
     sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
-    with pytest.raises(InfraError, match="not ready within 3 s"):
-        start(commands={"base": sleeper, "tuned": FAKE}, startup_timeout_seconds=3)
+    with pytest.raises(InfraError, match="not ready within 1 s"):
+        start(commands={"base": sleeper, "tuned": FAKE}, startup_timeout_seconds=1)

@@ -1,0 +1,57 @@
+"""What a worker does with an error that no restart helps against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.errors import InfraError, RaymillError, UserError
+from cluster.store_local import LocalStore
+from pipelines.train import worker
+from pipelines.train.launch import _recorded_failure
+from pipelines.train.loop import Diverged
+from pipelines.train.worker import Job, work
+
+ADVICE = {"where": "pretrain", "next_step": "lower learning_rate"}
+
+
+@pytest.fixture
+def job(store: LocalStore) -> Job:
+    task: Any = None
+    return Job(task, store, resume="Model/m/try/resume/train", output="Model/m/try")
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, error: RaymillError) -> None:
+    def train(job: Job) -> None:
+        raise error
+
+    monkeypatch.setattr(worker, "_train", train)
+
+
+def test_a_loss_that_is_not_finite_ends_every_worker_without_a_restart(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails(monkeypatch, Diverged("the loss became nan at step 3 of 9", **ADVICE))
+    assert work({"job": job}) is None
+    recorded = _recorded_failure(job)
+    assert type(recorded) is UserError
+    assert str(recorded) == str(UserError("the loss became nan at step 3 of 9", **ADVICE))
+
+
+def test_one_workers_mistake_ends_the_group_and_the_restarted_one_does_nothing(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails(monkeypatch, UserError("max_positions is too small", **ADVICE))
+    with pytest.raises(UserError):
+        work({"job": job})
+    assert "max_positions" in str(_recorded_failure(job))
+    fails(monkeypatch, InfraError("never reached"))
+    assert work({"job": job}) is None
+
+
+def test_what_may_pass_is_left_to_a_restart(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails(monkeypatch, InfraError("the store does not answer"))
+    with pytest.raises(InfraError):
+        work({"job": job})
+    assert _recorded_failure(job) is None
