@@ -37,6 +37,8 @@ QUIET_ENVIRONMENT = {
     "RAY_DATA_LOG_LEVEL": "ERROR",
     # Otherwise Ray warns that stages with more (small) workers than cores are unusual; here they are meant.
     "RAY_worker_maximum_startup_concurrency": str(MIN_LOGICAL_CPUS),
+    # Nor does it start a worker for each declared CPU before there is work: on two cores eight take four seconds.
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_raylet_start_wait_time_s": "200",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -91,6 +93,7 @@ def _embedded(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[Non
         cpus = config.logical_cpus or max(MIN_LOGICAL_CPUS, cores)
         try:
             _initialise(
+                "local",  # said in so many words: Ray would otherwise join what RAY_ADDRESS or `ray start` left behind
                 num_cpus=cpus,
                 include_dashboard=False,
                 object_store_memory=min(config.object_store_bytes, _shared_memory_bytes()),
@@ -112,14 +115,14 @@ def _joined(address: str, say: Callable[[str], None]) -> Iterator[None]:
     mode = "token" if named or RAY_TOKEN_FILE.exists() else "disabled"
     with _environment(RAY_AUTH_MODE=os.environ.get("RAY_AUTH_MODE", mode)):
         try:
-            _initialise(address=address)
+            _initialise(address)
             say(f"joined the Ray at {address}")
             yield
         finally:
             _shut_down()
 
 
-def _initialise(**arguments: Any) -> None:
+def _initialise(address: str, **arguments: Any) -> None:
     import ray
     from ray import _raylet
 
@@ -127,12 +130,11 @@ def _initialise(**arguments: Any) -> None:
     raylet: Any = _raylet  # an extension module without type hints
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
-    address = arguments.get("address", "local")
     outcome: list[BaseException | None] = []
 
     def start() -> None:
         try:
-            ray.init(namespace="raymill", log_to_driver=False, logging_level=logging.ERROR, **arguments)
+            ray.init(address, namespace="raymill", log_to_driver=False, logging_level=logging.ERROR, **arguments)
             outcome.append(None)
         except BaseException as error:  # noqa: BLE001 - handed to the caller below
             outcome.append(error)
