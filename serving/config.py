@@ -155,6 +155,12 @@ class LimitsConfig(StrictModel):
         120.0, gt=0, description="longest wait for an engine's first byte, before the request goes to another one"
     )
     answer_seconds: float = execution(900.0, gt=0, description="longest time that one answer may take in all")
+    event_seconds: float = execution(
+        0.01,
+        ge=0,
+        le=1,
+        description="events of a stream that follow within it are sent together, the last at once; 0: one by one",
+    )
     stalled_seconds: float = execution(
         60.0, gt=0, description="longest time that a client may leave a streamed answer unread"
     )

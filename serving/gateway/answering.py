@@ -113,7 +113,7 @@ class Answering:
             async with asyncio.timeout(seconds):
                 reply = await self._reply(exchange, table, body, shares)
                 try:
-                    return await self._pass_on(exchange, reply)
+                    return await self._pass_on(exchange, reply, table.limits.event_seconds)
                 finally:
                     self._engines.pool.end(reply.address)
                     if reply.stream is not None:
@@ -238,7 +238,7 @@ class Answering:
                 raise TimeoutError from None  # slow is not gone
             raise
 
-    async def _pass_on(self, exchange: Exchange, reply: Reply) -> web.StreamResponse:
+    async def _pass_on(self, exchange: Exchange, reply: Reply, event_seconds: float) -> web.StreamResponse:
         headers = exchange.headers()
         headers["Content-Type"] = reply.content_type
         if reply.stream is None:
@@ -259,6 +259,7 @@ class Answering:
                 exchange.sent_at = None
                 await response.write(piece)
                 exchange.sent_at = time.perf_counter()
+                stream.rest(event_seconds)
                 try:
                     piece = await stream.next()
                 except EngineLost:

@@ -52,6 +52,10 @@ class EventStream:
             if whole and (shown := self._look(whole)):
                 return shown
 
+    def rest(self, seconds: float) -> None:
+        """Send the events of so long together, after those that were just sent."""
+        self.answer.rest(seconds)
+
     def close(self) -> None:
         """Stop the generation where it is not complete."""
         self.answer.close()

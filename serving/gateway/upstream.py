@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from serving.gateway.pulse import Pulse
+
 CONNECT_TIMEOUT_S = 5.0
 IDLE_S = 4.0
 """Connections unused for longer are not used again: vLLM's server closes them after 5 s."""
@@ -79,6 +81,10 @@ class UpstreamAnswer:
         """
         return await self._connection.take()
 
+    def rest(self, seconds: float) -> None:
+        """Let what comes until the present interval of so long is over be handed on together, or with the end."""
+        self._connection.rest(seconds)
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while piece := await self._connection.take():
             yield piece
@@ -101,6 +107,7 @@ class Upstream:
         self._connect_timeout = connect_timeout
         self._idle: dict[str, list[_Connection]] = {}
         self._busy: set[_Connection] = set()
+        self._pulse: Pulse | None = None
         self._origins: dict[str, tuple[str, int, str]] = {}
 
     async def post(
@@ -207,9 +214,10 @@ class Upstream:
 
     async def _connect(self, address: str, host: str, port: int) -> _Connection:
         loop = asyncio.get_running_loop()
+        pulse = self._pulse = self._pulse or Pulse(loop)
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await loop.create_connection(lambda: _Connection(loop, address), host, port)
+                _, connection = await loop.create_connection(lambda: _Connection(loop, address, pulse), host, port)
         except TimeoutError:
             raise EngineLost(f"no connection to {address} within {self._connect_timeout:g} s", refused=True) from None
         except OSError as error:
@@ -236,22 +244,23 @@ class _Connection(asyncio.Protocol):
 
     answer: UpstreamAnswer | None = None
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, address: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, address: str, pulse: Pulse) -> None:
         self.address, self.since = address, 0.0
-        self._loop = loop
+        self._loop, self._pulse = loop, pulse
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._lost: EngineLost | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._look: asyncio.Task[None] | None = None
-        self._asked = self._paused = self._keep = False
+        self._asked = self._paused = self._keep = self._resting = False
         self._expect()
 
     def _expect(self) -> None:
         self.status, self.headers, self.is_stream = 0, dict[str, str](), False
         self.complete = False
         self._received = 0
+        self._rest_until = 0.0
         self._pieces: list[bytes] = []
 
     @property
@@ -305,12 +314,17 @@ class _Connection(asyncio.Protocol):
         finally:
             self._waiter = None
 
+    def rest(self, seconds: float) -> None:
+        """Hand nothing on before the present interval of so long is over, but an answer's end."""
+        self._rest_until = self._pulse.end(seconds) if seconds else 0.0
+
     def abort(self) -> None:
         """Close at once, without sending what is left."""
         if self._transport is not None:
             self._transport.abort()
 
     def _wake(self) -> None:
+        self._resting = False
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -356,8 +370,14 @@ class _Connection(asyncio.Protocol):
             self._paused = True
             if self._transport is not None:
                 self._transport.pause_reading()
-        if self.complete or self.is_stream:
+        if self.complete:
             self._wake()
+        elif self.is_stream and not self._resting:
+            if self._rest_until > self._loop.time():
+                self._resting = True
+                self._pulse.wait(self._rest_until, self._wake)
+            else:
+                self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
         until_close = self.status and not {"content-length", "transfer-encoding"} & set(self.headers)
