@@ -97,7 +97,7 @@ class Finished:
         key = _result_key(self.key(f"{_RESULTS}/{step}"), 0)
         if self._store.exists(key):
             self.taken_over[step] = 1
-            return self._load(key)  # type: ignore[no-any-return]
+            return self._load(key)
         result = function()
         self._store.write(key, encode(result, self._prefix))
         return result
@@ -125,7 +125,7 @@ def _run(part: Numbered, *, function: Callable[[Any], ResultT], folder: str, pre
     """Run a function on a part and keep what it gave; a part that a dead worker has finished is not run again."""
     key = _result_key(folder, part.number)
     if store.exists(key):
-        return decode(store.read(key), prefix)  # type: ignore[no-any-return]
+        return decode(store.read(key), prefix)
     result = function(part)
     store.write(key, encode(result, prefix))
     return result

@@ -54,7 +54,7 @@ def story(seed: int, more: str = "") -> str:
 
 @pytest.fixture
 def corpus(make_corpus: MakeCorpus) -> Artifact:
-    """A chain of near-duplicates (which takes rounds to join), an exact one, a shared notice and two that rules drop."""
+    """A chain of near-duplicates (joined in rounds), an exact one, a shared notice and two that rules drop."""
     named = {f"own{i:02d}": story(i) for i in range(8)}
     long = f"{story(20)} {story(21)} {story(22)}".split()
     named |= {f"near{i}": " ".join(long[7 * i : 7 * i + 120]) for i in range(8)} | {"exact": story(1).upper()}
