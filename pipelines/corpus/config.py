@@ -88,6 +88,13 @@ class CsvSource(RecordSource, _Encoded):
         None, min_length=1, max_length=1, description="between two values; by default a comma, and a tab in .tsv files"
     )
 
+    @field_validator("encoding")
+    @classmethod
+    def _has_lines(cls, encoding: str) -> str:
+        if "\n".encode(encoding) != b"\n":
+            raise ValueError("rows of a table cannot be told apart in it; convert the file to utf-8 (iconv -t utf-8)")
+        return encoding
+
 
 class WarcSource(FileSource):
     """Web archives (ISO 28500): the main content of each HTML page, and plain texts; URL and date in the metadata."""
