@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.artifact import Artifact
+from cluster.charts import Histogram
 from cluster.report import Page
 from pipelines.curate.accounts import Accounts
 from pipelines.curate.config import CurateConfig
@@ -184,6 +185,11 @@ def _duplicates(
             f"{taken:,} characters were taken out of documents that stay: {config.dedup.repeated_text.unit}s that "
             "stand elsewhere too."
         )
+    if found.sizes:
+        bits = range(min(found.sizes), max(found.sizes) + 1)
+        labels, heights = [f"{2 ** (bit - 1):,}" for bit in bits], [found.sizes[bit] for bit in bits]
+        axis = "documents in a cluster, from the number shown up to the next"
+        page.histogram("Clusters by size", Histogram(labels, {"clusters": heights}, axis, "clusters"))
     page.subheading("Largest clusters")
     heads = {name: head for summary in written for name, head in summary.heads.items()}
     bars: dict[str, float] = {}
