@@ -354,9 +354,8 @@ def test_ctrl_c_in_an_early_stage(tmp_path: Path, stage: str) -> None:
         assert artifact.name != stage
         assert verify_artifact(store, artifact) == []
     named = {artifact.data_prefix for artifact in list_artifacts(store)}
-    assert not [
-        item.key for item in store.files() if not item.key.endswith("artifact.json") and _folder(item) not in named
-    ]
+    left = [item for item in store.files() if not item.key.endswith("artifact.json") and _folder(item) not in named]
+    assert [item.key for item in left if "/resume/" not in item.key] == []  # what the next run continues from stays
 
 
 def _folder(item: StoredFile) -> str:
