@@ -56,7 +56,7 @@ class HtmlSource(FileSource):
 
     kind: Literal["html"] = Field("html", description="web pages (.html, .htm, .xhtml), one document each")
     main_content: bool = Field(True, description="leave out navigation, footers and other boilerplate")
-    max_cpu_seconds: float = Field(20, gt=0, description="a page that needs longer to be taken apart is quarantined")
+    max_cpu_seconds: float = Field(10, gt=0, description="a page that needs longer to be taken apart is quarantined")
 
 
 class PdfSource(FileSource):
@@ -101,7 +101,7 @@ class WarcSource(FileSource):
 
     kind: Literal["warc"] = Field("warc", description="web archives of pages as they were fetched (.warc)")
     main_content: bool = Field(True, description="leave out navigation, footers and other boilerplate")
-    max_cpu_seconds: float = Field(20, gt=0, description="a page that needs longer to be taken apart is quarantined")
+    max_cpu_seconds: float = Field(10, gt=0, description="a page that needs longer to be taken apart is quarantined")
 
 
 class WetSource(FileSource):
