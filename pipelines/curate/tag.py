@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from cluster.store import Store
 from pipelines.corpus.table import decode, encode
-from pipelines.curate.classifier.model import score_bin
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decontaminate.verdict import ContaminationTally
 from pipelines.curate.gates import LICENCE, Gates
@@ -57,7 +56,6 @@ class TagSummary:
         survivors, characters: the other documents and their length.
         signed: what deduplication compares them by.
         contamination: what was found of the benchmarks.
-        scores: bar of the classifier's chart -> documents.
         remembered, measured: group of values -> values that an earlier run had, and that it had not.
     """
 
@@ -69,7 +67,6 @@ class TagSummary:
     characters: int = 0
     signed: Signed | None = None
     contamination: ContaminationTally = field(default_factory=ContaminationTally)
-    scores: Counter[int] = field(default_factory=Counter)
     flow: Flow = field(default_factory=Flow)
     survey: Survey = field(default_factory=Survey)
     remembered: Counter[str] = field(default_factory=Counter)
@@ -83,7 +80,6 @@ class TagSummary:
         self.before.merge(later.before)
         self.dropped.update(later.dropped)
         self.contamination.merge(later.contamination)
-        self.scores.update(later.scores)
         self.flow.merge(later.flow)
         self.survey.merge(later.survey)
         self.remembered.update(later.remembered)
@@ -154,10 +150,7 @@ def tag_part(
         scores.append({"id": row["id"], "source": row["source"], "drop_reason": refused, **document.values})
         summary.remembered.update(document.remembered)
         summary.measured.update(document.measured)
-        summary.before.add_language(row)
-        score = row.get("quality_score")
-        if score is not None:
-            summary.scores[score_bin(score)] += 1
+        summary.before.add_judged(row)
         if refused is None:
             survivors.append(row)
             positions.append(position)
@@ -166,7 +159,14 @@ def tag_part(
             continue
         summary.dropped[refused] += 1
         summary.flow.add(refused, original)
-        ruled.append({"id": row["id"], "source": row["source"], "drop_reason": refused, "quality_score": score})
+        ruled.append(
+            {
+                "id": row["id"],
+                "source": row["source"],
+                "drop_reason": refused,
+                "quality_score": row.get("quality_score"),
+            }
+        )
     summary.survivors = len(survivors)
     signed = sum("content" in remembered.get(row["id"], NOTHING_KEPT) for row in survivors)
     summary.remembered.update({SIGNATURES: signed})
