@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from pipelines.curate.marks.mark import Mark
 from pipelines.curate.marks.meaning import meaning
 from pipelines.curate.marks.rules import EMPTY, STEPS, mark_rule
 from pipelines.curate.marks.shared import mark_shared
+from pipelines.curate.minhash import content_hash
 from pipelines.curate.normalise import normalise, readable_text
 from pipelines.curate.places import part_of, row_of
 from pipelines.curate.quality_chain import QualityChain
@@ -163,9 +164,10 @@ def _beside_keeper(
     kept = _keeper_row(store, part.keepers[each.keeper], each.duplicate_of)
     ngram = config.dedup.minhash.ngram if config.dedup.minhash else _RUN_WORDS
     made, places = mark_shared(text, kept["text"], ngram)
-    if reason == EXACT:
-        made = Mark("the same words in the same order as the document that stays")
-        places = ()
+    if content_hash(text) == content_hash(kept["text"]):
+        made, places = Mark("the same words in the same order as the document that stays"), ()
+    elif reason == EXACT:  # and its equal is a near-duplicate of the one that stays
+        made = replace(made, note=f"the same words in the same order as another document that goes; {made.note}")
     beside = excerpt(kept["text"], places)
     label = f"{kept.get('path') or ''} · {kept['id']}"
     return Sample(row["id"], row["source"], row["path"], made.note, excerpt(text, made.places), label, beside)
