@@ -112,8 +112,17 @@ class Page:
         )
         self._parts.append(f"<div class=figures>{boxes}</div>")
 
-    def table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-        """Rows under the columns' names; numbers stand to the right."""
+    def table(
+        self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, most: int | None = None
+    ) -> None:
+        """Rows under the columns' names; numbers stand to the right.
+
+        Args:
+            columns: which, and in what order; by default those of the first row.
+            most: rows that are shown; a line says how many more there are.
+        """
+        more = len(rows) - most if most is not None and len(rows) > most else 0
+        rows = rows[: len(rows) - more]
         if not rows:
             self._parts.append("<p class=note>None.</p>")
             return
@@ -128,6 +137,8 @@ class Page:
             for row in rows
         )
         self._parts.append(f"<div class=scroll><table><tr>{head}</tr>{body}</table></div>")
+        if more:
+            self._parts.append(f"<p class=note>And {more:,} more.</p>")
 
     def line_chart(self, title: str, series: Mapping[str, Points], x_label: str, y_label: str) -> None:
         """Curves; see :func:`cluster.charts.line_chart`."""

@@ -15,6 +15,7 @@ from pipelines.curate.distributions import AFTER, BEFORE, distributions_section
 from pipelines.curate.funnel import Funnel
 from pipelines.curate.marks.meaning import meaning
 from pipelines.curate.minhash import meeting_probability
+from pipelines.curate.mix.record import SHOWN_SOURCES
 from pipelines.curate.samples.sample import Sample
 from pipelines.curate.samples.show import samples_section
 from pipelines.curate.tag import TagSummary
@@ -120,7 +121,7 @@ def _inputs(page: Page, corpus: Artifact) -> None:
         "over). How many documents a broken file would have held nobody knows, so they are counted as inputs and stand "
         "outside the funnel; the corpus report shows samples."
     )
-    page.table(rows)
+    page.table(rows, most=SHOWN_SOURCES)
 
 
 def _tokens_by_source(page: Page, funnel: Funnel) -> None:
@@ -143,9 +144,10 @@ def _tokens_by_source(page: Page, funnel: Funnel) -> None:
                 "share of what is kept": _share(row["bytes kept"], whole),
             }
             for row in rows
-        ]
+        ],
+        most=SHOWN_SOURCES,
     )
-    bars = {row["source"]: (_tokens(row["bytes in"]), _tokens(row["bytes kept"])) for row in rows}
+    bars = {row["source"]: (_tokens(row["bytes in"]), _tokens(row["bytes kept"])) for row in rows[:SHOWN_SOURCES]}
     page.paired_bars("Estimated tokens by source", bars, (BEFORE, AFTER), "tokens")
 
 
