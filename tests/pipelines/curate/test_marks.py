@@ -214,6 +214,20 @@ def test_contaminated_documents_name_the_task_and_show_every_ngram() -> None:
     assert made.note == "n-grams of 1 question stand in it: arc_easy (1)"
 
 
+def test_marks_of_a_very_long_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules are marked near its beginning, questions and toxic terms wherever they are."""
+    monkeypatch.setattr("pipelines.curate.marks.rules.LOOKED_AT", 100)
+    text = "same line\n" * 30
+    _, made = mark_rule(text, "gopher_repetition.duplicate_lines", settings_of())
+    assert made.places[-1][1] == 99
+    assert made.note.endswith("; marked in the first 100 characters")
+    assert "93.5%" in made.note  # 29 of 31 pieces, of the whole document
+    config = CurateConfig.model_validate({"audit": {"drop_above": 0}}).audit
+    assert config is not None
+    late = "word " * 500_000 + "idiot"
+    assert marked(late, mark_toxic(late, config)) == ["idiot"]
+
+
 def test_the_classifier_shows_the_words_against_a_text() -> None:
     config = ClassifierConfig.model_validate({"good": "g", "bad": "b", "ngram": 1, "threshold": 0.5})
     classifier = Classifier.train(config, ["a fine calm essay about rivers"] * 5, ["buy cheap casino pills now"] * 5)
