@@ -34,6 +34,7 @@ from pipelines.curate.quality_chain import QualityChain
 from pipelines.curate.samples.choose import Candidate, Candidates
 from pipelines.curate.samples.excerpt import excerpt
 from pipelines.curate.samples.sample import Sample
+from pipelines.curate.split import SPLITS
 
 _RUN_WORDS = 5
 """Words in the runs that a duplicate is compared by where the recipe does not say."""
@@ -204,5 +205,5 @@ def keeper_of(place: int, tagged: Sequence[str], earlier: Sequence[str]) -> Keep
     part = int(part_of(number)[0])
     if part < len(tagged):
         return Keeper((tagged[part],), int(row_of(number)[0]))
-    table = earlier[part - len(tagged)]
-    return Keeper(tuple(table.replace("/signatures/", f"/{split}/") for split in ("train", "validation")), None)
+    artifact, _, name = earlier[part - len(tagged)].rpartition("/signatures/")
+    return Keeper(tuple(f"{artifact}/{split}/{name}" for split in SPLITS), None)
