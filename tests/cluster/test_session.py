@@ -26,9 +26,10 @@ def gone(mark: str, seconds: float) -> bool:
     return False
 
 
-def test_embedded_ray_works_and_is_gone_afterwards() -> None:
+def test_embedded_ray_works_and_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # of a cluster that this one has nothing to do with
     said: list[str] = []
     before = os.environ.get("RAY_AUTH_MODE")
     with connect(ClusterConfig(logical_cpus=3), said.append):
