@@ -65,7 +65,7 @@ def report(
     accounts.show(page)
     page.heading("Duplicates")
     _duplicates(page, config, tagged, written, found)
-    page.heading("Redacted in the kept documents")
+    page.heading("Redacted")
     _redacted(page, config, funnel)
     samples_section(page, funnel.dropped, samples)
     return page.render()
@@ -155,10 +155,15 @@ def _redacted(page: Page, config: CurateConfig, funnel: Funnel) -> None:
     if not config.redact.types:
         page.paragraph("Nothing: the recipe redacts no type.")
         return
-    kept = max(funnel.kept, 1)
+    later = [name for name in (PASSAGES, "mix") if any(each.reason.startswith(name) for each in funnel.steps())]
+    page.paragraph(
+        "Placeholders put into the documents that passed the rules and are no duplicates"
+        + (f", before some of their text went again ({' and '.join(later)})." if later else ".")
+    )
+    kept = funnel.kept + sum(count for reason, count in funnel.dropped.items() if reason.startswith("mix."))
     page.table(
         [
-            {"type": kind, "placeholders": count, "for each 1,000 documents": 1000 * count / kept}
+            {"type": kind, "placeholders": count, "for each 1,000 documents": 1000 * count / max(kept, 1)}
             for kind, count in sorted(funnel.redacted.items())
         ]
     )
