@@ -177,9 +177,10 @@ def test_every_reason_is_explained_the_same_from_any_parts(
         "gopher_quality": {"min_words": 20},
         "dedup": {"repeated_text": {"unit": "paragraph"}},
     }
-    for in_part in (2, 100):
-        run_curate(make_corpus(texts, in_part), **config)
+    made_of = [run_curate(make_corpus(texts, in_part), **config) for in_part in (2, 100)]
     assert spied[0] == spied[1]
+    pages = [store.read(made.key("report.html")).decode() for made in made_of]
+    assert len({re.sub(r"corpus-[0-9a-f]{12}", "", page) for page in pages}) == 1
     samples = spied[0]
     by_path = {sample.path: (reason, sample) for reason, each in samples.items() for sample in each}
     assert len(samples["gopher_quality.min_words"]) == SAMPLES
