@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import pickle
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
@@ -22,7 +23,7 @@ from cluster.store import Store
 ResultT = TypeVar("ResultT")
 
 _RESULTS = "results"
-_COPIES = 16
+_AT_ONCE = 16
 _CLASSES = {
     ("builtins", "set"),
     ("builtins", "frozenset"),
@@ -85,8 +86,10 @@ class Finished:
         done = [part for part in parts if _result_key(folder, part.number) in known]
         if done:
             self.taken_over[step] = len(done)
-        with ThreadPoolExecutor(_COPIES) as pool:
-            yield from pool.map(lambda part: self._load(_result_key(folder, part.number)), done)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for start in range(0, len(done), _AT_ONCE):  # so many are held at once, not all
+                some = done[start : start + _AT_ONCE]
+                yield from pool.map(lambda part: self._load(_result_key(folder, part.number)), some)
         left = [part for part in parts if _result_key(folder, part.number) not in known]
         yield from self._map_parts(
             functools.partial(_run, function=function, folder=folder, prefix=self._prefix, store=self._store), left
@@ -141,8 +144,13 @@ def _take_over(store: Store, source: str, target: str) -> None:
 
 
 def _copy_all(store: Store, keys: Sequence[str], source: str, target: str) -> None:
-    with ThreadPoolExecutor(_COPIES) as pool:
-        for _ in pool.map(lambda key: store.copy(key, target + key[len(source) :]), keys):
+    copy(store, [(key, target + key[len(source) :]) for key in keys])
+
+
+def copy(store: Store, pairs: Sequence[tuple[str, str]]) -> None:
+    """Put objects under second keys, several at a time."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for _ in pool.map(lambda pair: store.copy(*pair), pairs):
             continue
 
 
@@ -150,7 +158,7 @@ def encode(result: Any, prefix: str) -> bytes:
     """A result as bytes, with keys below a prefix relative to it."""
     sink = io.BytesIO()
     _Pickler(sink, prefix).dump(result)
-    return sink.getvalue()
+    return zlib.compress(sink.getvalue(), 1)  # the mix's bins are mostly zeros
 
 
 def decode(data: bytes, prefix: str) -> Any:
@@ -159,7 +167,7 @@ def decode(data: bytes, prefix: str) -> Any:
     Raises:
         pickle.UnpicklingError: it holds something else than records of this package.
     """
-    return _Unpickler(io.BytesIO(data), prefix).load()
+    return _Unpickler(io.BytesIO(zlib.decompress(data)), prefix).load()
 
 
 class _Pickler(pickle.Pickler):

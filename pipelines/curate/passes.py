@@ -19,7 +19,7 @@ from pipelines.curate.classifier.training import Trained
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decisions import REPEATED
 from pipelines.curate.dedup import Deduplication, Found
-from pipelines.curate.finished import Finished
+from pipelines.curate.finished import Finished, copy
 from pipelines.curate.measured.memory import BANDS, SCORES, TEXTS, Memory
 from pipelines.curate.mix.run import MixPart, Mixture, mix_parts
 from pipelines.curate.samples.choose import merge
@@ -173,13 +173,14 @@ class Passes:
         output = self.context.output
         with self.context.progress.step("put in place", total=None):
             self.finished.publish(OUTPUT, output.prefix)
+            pairs = []
             for number in range(len(self._sources)):
                 work = self._work(number)
-                pairs = [(work.scores, SCORES)]
+                pairs.append((work.scores, output.key(part_name(SCORES, number))))
                 if self.config.keep_measured:
-                    pairs += [(work.tagged, TEXTS), (work.signatures, BANDS)]
-                for key, folder in pairs:
-                    self.context.store.copy(key, output.key(part_name(folder, number)))
+                    pairs.append((work.tagged, output.key(part_name(TEXTS, number))))
+                    pairs.append((work.signatures, output.key(part_name(BANDS, number))))
+            copy(self.context.store, pairs)
 
     @property
     def _models(self) -> dict[str, Any]:

@@ -109,7 +109,13 @@ def forbid_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.curate.minhash.MinHasher.signatures", measured)
 
 
-@pytest.mark.parametrize("what", OTHER_THRESHOLDS)
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(name, marks=[] if name in ("stricter", "deduplication", "mix") else pytest.mark.slow)
+        for name in OTHER_THRESHOLDS
+    ],
+)
 def test_other_thresholds_measure_nothing_and_give_what_a_run_from_nothing_gives(
     what: str,
     texts: dict[str, str],
@@ -152,8 +158,9 @@ def test_looser_thresholds_measure_only_what_the_stricter_ones_had_left(
     assert later.details["reused"]["from"] == made.id
 
 
+@pytest.mark.slow
 @given(data=st.data())
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_thresholds_after_any_others(
     data: st.DataObject, texts: dict[str, str], make_corpus: MakeCorpus, store: Store, tmp_path_factory: Any
 ) -> None:
@@ -189,15 +196,19 @@ GROUPS |= {"signatures"}
 @pytest.mark.parametrize(
     ("changes", "anew"),
     [
-        ({"normalise": {"mojibake": False}}, GROUPS),
+        pytest.param({"normalise": {"mojibake": False}}, GROUPS, marks=pytest.mark.slow),
         ({"redact": ["email", "ip"]}, {"texts", "signatures"}),
         ({"dedup": {"minhash": {"words": "fast", "bands": 10}}}, {"signatures"}),
         ({"words": "reference"}, {"gopher_repetition", "gopher_quality", "c4", "fineweb"}),
         ({"c4": {"policy": False}}, {"c4", "fineweb", "filters", "audit", "texts", "signatures"}),
-        ({"audit": {"toxic": ["rain"], "drop_above": 900}}, {"audit"}),
-        ({"filters": [{"function": "tests_filter:has_vowels", "version": 2}]}, {"filters"}),
-        ({"gopher_repetition": {"max_top_ngram": {2: 0.2, 7: 0.9}}}, {"gopher_repetition"}),
-        ({"dedup": {"minhash": {"words": "fast"}, "keep": "best_score"}}, set()),
+        pytest.param({"audit": {"toxic": ["rain"], "drop_above": 900}}, {"audit"}, marks=pytest.mark.slow),
+        pytest.param(
+            {"filters": [{"function": "tests_filter:has_vowels", "version": 2}]}, {"filters"}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"gopher_repetition": {"max_top_ngram": {2: 0.2, 7: 0.9}}}, {"gopher_repetition"}, marks=pytest.mark.slow
+        ),
+        pytest.param({"dedup": {"minhash": {"words": "fast"}, "keep": "best_score"}}, set(), marks=pytest.mark.slow),
     ],
 )
 def test_another_way_to_measure_measures_what_depends_on_it(
