@@ -24,6 +24,8 @@ from pipelines.curate.write import WriteSummary
 
 BYTES_PER_TOKEN = 4.0
 """A usual yield of byte-level BPE with 32,000 to 128,000 entries on English; the stage ``tokens`` counts exactly."""
+SHOWN_REASONS = 300
+"""Lines of the funnel on the page; funnel.json has all."""
 _TEXT_ONLY = {
     CLEANED: "taken out of documents that pass: normalising, line rules, redaction (documents stay)",
     PASSAGES: "taken out of documents that stay: passages that stand elsewhere too",
@@ -92,7 +94,7 @@ def _funnel(page: Page, funnel: Funnel) -> None:
     rows.append(
         {"step": "kept", "documents": None, "share": _share(kept[0], whole), "left": kept[0], "bytes left": kept[1]}
     )
-    page.table(rows, ["step", "documents", "share", "left", "bytes", "bytes left", "what"])
+    page.table(rows, ["step", "documents", "share", "left", "bytes", "bytes left", "what"], most=SHOWN_REASONS)
     page.paragraph(
         f"It adds up exactly: {whole:,} documents in = {kept[0]:,} kept + {sum(funnel.dropped.values()):,} dropped; "
         f"{size:,} bytes in = {kept[1]:,} kept + {funnel.flow.bytes.total():,} taken out; "
@@ -100,7 +102,8 @@ def _funnel(page: Page, funnel: Funnel) -> None:
         f"{funnel.flow.characters.total():,} taken out. Every document counts once, at the first rule that it breaks; "
         "shares are of the documents in."
     )
-    page.bar_chart("Dropped by reason", {k: float(v) for k, v in funnel.dropped.items()}, "documents")
+    shown = dict(list(funnel.dropped.items())[:SHOWN_REASONS])
+    page.bar_chart("Dropped by reason", {reason: float(count) for reason, count in shown.items()}, "documents")
 
 
 def _inputs(page: Page, corpus: Artifact) -> None:

@@ -20,7 +20,7 @@ from cluster.store import Store
 from pipelines.curate import stage
 from pipelines.curate.marks.mark import joined
 from pipelines.curate.redact import redact_sample
-from pipelines.curate.samples.choose import SAMPLES, choose, merge
+from pipelines.curate.samples.choose import MOST_REASONS, SAMPLES, choose, merge
 from pipelines.curate.samples.excerpt import CHARACTERS, Piece, excerpt
 from pipelines.curate.samples.sample import Sample
 from pipelines.curate.samples.show import samples_section
@@ -47,6 +47,19 @@ def test_parts_and_order_do_not_change_the_choice(documents: int, parts: int, ch
     }
     for reason, found in whole.items():
         assert len(found) == min(SAMPLES, sum(row["drop_reason"] == reason for row in rows))
+
+
+def test_a_filter_with_a_reason_for_every_document_fills_no_page() -> None:
+    rows = [{"id": f"{n:04x}", "drop_reason": f"filter.mine.r{n:04d}"} for n in range(1000)]
+    parts = [choose(rows[part::7], part) for part in range(7)]
+    chosen = merge(parts)
+    assert [*chosen] == [row["drop_reason"] for row in rows[:MOST_REASONS]]
+    assert all(len(each) <= MOST_REASONS for each in parts)
+    page = Page("t")
+    sample = Sample("1", "web", "a", "note", ())
+    dropped = {row["drop_reason"]: 1 for row in rows}
+    samples_section(page, dropped, {reason: [sample] for reason in chosen})
+    assert "No samples are shown of 800 more reasons." in page.render()
 
 
 def test_the_choice_is_not_that_of_names() -> None:
