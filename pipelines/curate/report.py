@@ -132,7 +132,7 @@ def _tokens_by_source(page: Page, funnel: Funnel) -> None:
         "No tokenizer is known before the stages tokenizer and tokens have run. So words are counted (what stands "
         f"between blanks), and tokens estimated: one for {BYTES_PER_TOKEN:g} bytes, which is usual for a vocabulary of "
         "32,000 to 128,000 on English. A smaller vocabulary, code and other scripts give more. What the mix repeats "
-        "counts once here."
+        "counts once here. The report of the stage tokens has the exact counts, by source too."
     )
     rows = funnel.table("source")
     whole = sum(row["bytes kept"] for row in rows)
