@@ -35,7 +35,7 @@ h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6
 .figure b { display: block; font-size: 1.25rem; font-variant-numeric: tabular-nums }
 .figure span { color: var(--soft); font-size: .85rem }
 .scroll { overflow-x: auto } .scroll > svg { min-width: 34rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 1rem }
+table { font-size: .93em; border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 1rem }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
 th { color: var(--soft); font-weight: 600; font-size: .87em } td.n, th.n { text-align: right }
 td.n { white-space: nowrap }

@@ -82,7 +82,7 @@ def _funnel(page: Page, funnel: Funnel) -> None:
         rows.append(
             {
                 "step": step.reason,
-                "what": _TEXT_ONLY.get(step.reason) or meaning(step.reason).replace(step.reason, ""),
+                "what": _TEXT_ONLY.get(step.reason) or meaning(step.reason),
                 "documents": -step.documents if step.reason not in _TEXT_ONLY else None,
                 "share": _share(step.documents, whole) if step.reason not in _TEXT_ONLY else "",
                 "left": step.documents_left,
