@@ -151,7 +151,7 @@ def _tokens_by_source(page: Page, funnel: Funnel) -> None:
         most=SHOWN_SOURCES,
     )
     bars = {row["source"]: (_tokens(row["bytes in"]), _tokens(row["bytes kept"])) for row in rows[:SHOWN_SOURCES]}
-    page.paired_bars("Estimated tokens by source", bars, (BEFORE, AFTER), "tokens")
+    page.paired_bars("Estimated tokens by source", bars, (BEFORE, AFTER))
 
 
 def _redacted(page: Page, config: CurateConfig, funnel: Funnel) -> None:
