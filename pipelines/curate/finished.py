@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from cluster.attempt import RESUME, Attempt, is_alive
+from cluster.attempt import RESUME, Attempt
 from cluster.store import Store
 
 ResultT = TypeVar("ResultT")
@@ -72,8 +72,7 @@ class Finished:
         self._prefix = output.resume_key(folder)
         self.taken_over: dict[str, int] = {}
         for prefix in output.earlier():
-            if not is_alive(output.store, prefix):
-                _take_over(output.store, f"{prefix}/{RESUME}/{folder}", self._prefix)
+            _take_over(output.store, f"{prefix}/{RESUME}/{folder}", self._prefix)
 
     def key(self, path: str) -> str:
         """The store key of a file between steps, which the next try finds again."""
@@ -135,12 +134,19 @@ def _run(part: Numbered, *, function: Callable[[Any], ResultT], folder: str, pre
 
 
 def _take_over(store: Store, source: str, target: str) -> None:
-    """Copy what a folder holds and the other does not; results are listed first and copied last."""
+    """Copy what a folder holds and the other does not; results are listed first and copied last.
+
+    The other try may be alive (a pod that was killed holds its lease for a while): copies take nothing from it. Where
+    it publishes meanwhile, what is left of it vanishes, and this try does the rest itself.
+    """
     results = [file.key for file in store.files(f"{source}/{_RESULTS}/")]
     others = [file.key for file in store.files(f"{source}/") if not file.key.startswith(f"{source}/{_RESULTS}/")]
     there = {file.key for file in store.files(f"{target}/")}
-    for keys in (others, results):
-        _copy_all(store, [key for key in keys if target + key[len(source) :] not in there], source, target)
+    try:
+        for keys in (others, results):
+            _copy_all(store, [key for key in keys if target + key[len(source) :] not in there], source, target)
+    except FileNotFoundError:
+        return
 
 
 def _copy_all(store: Store, keys: Sequence[str], source: str, target: str) -> None:

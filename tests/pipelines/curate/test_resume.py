@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import random
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster.artifact import Artifact, read_json
@@ -26,6 +29,8 @@ from cluster.store_local import LocalStore
 from pipelines.corpus.table import decode
 from pipelines.curate import stage
 from pipelines.curate.config import STAGE, CurateConfig
+from pipelines.curate.finished import Finished, encode
+from pipelines.curate.finished import decode as decode_result
 
 MakeCorpus = Callable[..., Artifact]
 
@@ -271,3 +276,46 @@ def test_a_refusal_keeps_what_was_finished(
     done = log.read_text()
     curate(store, corpus, settings)
     assert log.read_text() == done
+
+
+@dataclass(frozen=True)
+class Part:
+    number: int
+
+
+def double(part: Part) -> int:
+    return 2 * part.number
+
+
+def test_a_try_that_seems_alive_is_copied_and_may_vanish_meanwhile(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [Part(number) for number in range(3)]
+    with Attempt(store, "Corpus/curate-1") as slow, Attempt(store, "Corpus/curate-1") as later:
+        first = Finished(slow, {}, map)
+        assert list(first.map("step", double, parts[:2])) == [0, 2]
+        store.write(first.key("file"), b"of a part")
+        second = Finished(later, {}, map)
+        assert (list(second.map("step", double, parts)), second.taken_over) == ([0, 2, 4], {"step": 2})
+        assert store.read(second.key("file")) == store.read(first.key("file"))
+        assert list(Finished(later, {"memory_bytes": 1}, map).map("step", double, parts)) == [0, 2, 4]
+    copy = store.copy
+
+    def gone(source: str, target: str) -> None:
+        if source.endswith("00001"):
+            raise FileNotFoundError(source)
+        copy(source, target)
+
+    monkeypatch.setattr(store, "copy", gone)
+    with Attempt(store, "Corpus/curate-1") as last:
+        third = Finished(last, {}, map)
+        assert sorted(third.map("step", double, parts)) == [0, 2, 4]
+
+
+def test_a_result_holds_records_and_no_code() -> None:
+    kept = {"x": Counter("aab"), "key": "folder/a/b", "other": "elsewhere/a", "numbers": np.arange(3)}
+    again = decode_result(encode(kept, "folder"), "moved")
+    assert (again["x"], again["key"], again["other"]) == (Counter("aab"), "moved/a/b", "elsewhere/a")
+    assert again["numbers"].tolist() == [0, 1, 2]
+    with pytest.raises(pickle.UnpicklingError, match="is no part of a result"):
+        decode_result(encode(os.system, "folder"), "folder")
