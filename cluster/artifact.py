@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from cluster.errors import InternalError, UserError
 from cluster.store import Store
 
 RECORD = "artifact.json"
+COMPARED = "compared with"
+"""How the role of a parent begins that decided about the content, and of which nothing was taken."""
 KINDS = (
     "Corpus",
     "Tokenizer",
@@ -316,6 +318,19 @@ def ancestors(store: Store, artifact: Artifact) -> Iterator[tuple[int, str, Arti
                 yield from walk(parent, depth + 1, parent_role)
 
     return walk(artifact, 0, "")
+
+
+def contributors(
+    lineage: Iterable[tuple[int, str, Artifact | None]],
+) -> Iterator[tuple[int, str, Artifact | None]]:
+    """A lineage without what was only compared with, and without the parents of that: nothing of it is in there."""
+    passed_over: int | None = None
+    for depth, role, artifact in lineage:
+        if passed_over is not None and depth > passed_over:
+            continue
+        passed_over = depth if role.startswith(COMPARED) else None
+        if passed_over is None:
+            yield depth, role, artifact
 
 
 def read_json(store: Store, artifact: Artifact, path: str) -> Any:

@@ -123,7 +123,7 @@ def paired_bars(title: str, values: Mapping[str, Sequence[float]], names: Sequen
         parts.append(_key(number, len(names), name, label_width + 70 * number, 32))
     for index, (label, each) in enumerate(values.items()):
         y = TOP + 14 + index * row
-        shown = label if len(label) <= 32 else label[:31] + "…"
+        shown = label if len(label) <= 29 else label[:28] + "…"
         parts.append(
             f'<text class=tick x={label_width - 8} y="{y + row / 2 + 1:.1f}" text-anchor=end>{escape(shown)}</text>'
         )

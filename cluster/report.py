@@ -35,17 +35,18 @@ h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6
 .figure b { display: block; font-size: 1.25rem; font-variant-numeric: tabular-nums }
 .figure span { color: var(--soft); font-size: .85rem }
 .scroll { overflow-x: auto } .scroll > svg { min-width: 34rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 1rem }
+table { font-size: .93em; border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 1rem }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-th { color: var(--soft); font-weight: 600; font-size: .85rem } td.n, th.n { text-align: right }
+th { color: var(--soft); font-weight: 600; font-size: .87em } td.n, th.n { text-align: right }
+td.n { white-space: nowrap }
 pre { background: var(--tint); padding: .7rem .9rem; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere;
-  font-size: .82rem; margin: .3rem 0 .9rem }
+  font-size: .87em; margin: .3rem 0 .9rem }
 mark { color: inherit; background: var(--mark); border-bottom: 2px solid var(--c1); border-radius: 2px }
 details { margin: .4rem 0 } summary { cursor: pointer; color: var(--soft) }
 details.part > summary { color: var(--ink); font-weight: 600; margin-top: .9rem }
 .specimen { border-left: 3px solid var(--line); padding-left: .8rem; margin: .6rem 0 1rem }
 .specimen p { margin: .1rem 0 } .specimen pre { margin: .3rem 0; max-height: 15rem; overflow-y: auto }
-.label { overflow-wrap: anywhere; font-size: .85rem }
+.label { overflow-wrap: anywhere; font-size: .87em }
 .beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: .8rem }
 .beside > div { min-width: 0 }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: .4rem 1.5rem }
@@ -60,7 +61,7 @@ svg .limit { stroke: var(--c1); stroke-width: 1.5; stroke-dasharray: 4 3 }
 @media (max-width: 45rem) { .scroll > table { width: max-content } .scroll td { max-width: 20rem } }
 @media print { body { max-width: none; margin: 0; font-size: 11px } nav { display: none }
   svg, .specimen, .figure, tr { break-inside: avoid } h2, summary { break-after: avoid } .scroll { overflow: visible }
-  .specimen pre { max-height: none }
+  .specimen pre { max-height: none } table { font-size: 9px } td:not(.n) { overflow-wrap: anywhere }
   mark { print-color-adjust: exact } details::details-content { content-visibility: visible; display: block } }
 """ + "".join(f".line.c{i} {{ stroke: var(--c{i}) }} .bar.c{i}, .dot.c{i} {{ fill: var(--c{i}) }}\n" for i in range(6))
 
@@ -112,8 +113,17 @@ class Page:
         )
         self._parts.append(f"<div class=figures>{boxes}</div>")
 
-    def table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-        """Rows under the columns' names; numbers stand to the right."""
+    def table(
+        self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, most: int | None = None
+    ) -> None:
+        """Rows under the columns' names; numbers stand to the right.
+
+        Args:
+            columns: which, and in what order; by default those of the first row.
+            most: rows that are shown; a line says how many more there are.
+        """
+        more = len(rows) - most if most is not None and len(rows) > most else 0
+        rows = rows[: len(rows) - more]
         if not rows:
             self._parts.append("<p class=note>None.</p>")
             return
@@ -128,6 +138,8 @@ class Page:
             for row in rows
         )
         self._parts.append(f"<div class=scroll><table><tr>{head}</tr>{body}</table></div>")
+        if more:
+            self._parts.append(f"<p class=note>And {more:,} more.</p>")
 
     def line_chart(self, title: str, series: Mapping[str, Points], x_label: str, y_label: str) -> None:
         """Curves; see :func:`cluster.charts.line_chart`."""

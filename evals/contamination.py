@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cluster.artifact import Artifact, ancestors
+from cluster.artifact import Artifact, ancestors, contributors
 from cluster.errors import UserError
 from cluster.report import Page
 from cluster.store import Store
@@ -51,7 +51,7 @@ def _corpora(store: Store, starts: Iterable[Artifact | None]) -> Iterable[Artifa
         if start is None:
             continue
         try:
-            lineage = [artifact for _, _, artifact in ancestors(store, start) if artifact is not None]
+            lineage = [artifact for _, _, artifact in contributors(ancestors(store, start)) if artifact is not None]
         except UserError:  # a damaged record among the ancestors is `raymill verify`'s matter; scores do not need it
             lineage = [start]
         for artifact in lineage:

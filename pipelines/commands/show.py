@@ -6,7 +6,7 @@ import json
 from argparse import Namespace
 from typing import Any
 
-from cluster.artifact import Artifact, ancestors, find_artifact, list_artifacts, verify_artifact
+from cluster.artifact import Artifact, ancestors, contributors, find_artifact, list_artifacts, verify_artifact
 from cluster.attempt import collect_garbage
 from cluster.errors import UserError
 from cluster.progress import Progress, duration, table
@@ -82,7 +82,7 @@ def _show_one(store: Store, artifact: Artifact, *, as_json: bool) -> int:
     for depth, role, each in lineage:
         text = f"{each.id}  {headline(each)}" if each else "GONE: its record is not in this store"
         print(f"{'  ' * depth}{role + ': ' if role else ''}{text}")
-    _print_sources(lineage)
+    _print_sources(list(contributors(lineage)))
     return 0
 
 

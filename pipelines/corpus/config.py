@@ -56,7 +56,7 @@ class HtmlSource(FileSource):
 
     kind: Literal["html"] = Field("html", description="web pages (.html, .htm, .xhtml), one document each")
     main_content: bool = Field(True, description="leave out navigation, footers and other boilerplate")
-    max_cpu_seconds: float = Field(20, gt=0, description="a page that needs longer to be taken apart is quarantined")
+    max_cpu_seconds: float = Field(10, gt=0, description="a page that needs longer to be taken apart is quarantined")
 
 
 class PdfSource(FileSource):
@@ -88,13 +88,20 @@ class CsvSource(RecordSource, _Encoded):
         None, min_length=1, max_length=1, description="between two values; by default a comma, and a tab in .tsv files"
     )
 
+    @field_validator("encoding")
+    @classmethod
+    def _has_lines(cls, encoding: str) -> str:
+        if "\n".encode(encoding) != b"\n":
+            raise ValueError("rows of a table cannot be told apart in it; convert the file to utf-8 (iconv -t utf-8)")
+        return encoding
+
 
 class WarcSource(FileSource):
     """Web archives (ISO 28500): the main content of each HTML page, and plain texts; URL and date in the metadata."""
 
     kind: Literal["warc"] = Field("warc", description="web archives of pages as they were fetched (.warc)")
     main_content: bool = Field(True, description="leave out navigation, footers and other boilerplate")
-    max_cpu_seconds: float = Field(20, gt=0, description="a page that needs longer to be taken apart is quarantined")
+    max_cpu_seconds: float = Field(10, gt=0, description="a page that needs longer to be taken apart is quarantined")
 
 
 class WetSource(FileSource):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.errors import UserError
 from pipelines.corpus.documents import FIRST_BYTES, Problem
 from pipelines.corpus.source import DeclaredSource, SourceBase
 
 SAMPLES_PER_REASON = 3
+LONGEST_EXPLANATION = 1000
+"""Characters of what a library says of an input; some quote all of it."""
 HOPELESS = 1000
 """So many bad inputs before the first document, and the rest is not looked at."""
 
@@ -45,7 +47,7 @@ class Bad:
     def _sample(self, problem: Problem) -> None:
         samples = self.samples.setdefault(problem.reason, [])
         if len(samples) < SAMPLES_PER_REASON:
-            samples.append(problem)
+            samples.append(replace(problem, what=problem.what[:LONGEST_EXPLANATION]))
 
 
 def row(problem: Problem, source: str) -> dict[str, object]:
@@ -54,7 +56,7 @@ def row(problem: Problem, source: str) -> dict[str, object]:
         "source": source,
         "place": problem.where,
         "reason": problem.reason,
-        "what": problem.what,
+        "what": problem.what[:LONGEST_EXPLANATION],
         "first_bytes": problem.first_bytes[:FIRST_BYTES],
     }
 

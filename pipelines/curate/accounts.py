@@ -63,7 +63,7 @@ class Accounts:
         sources: see :func:`pipelines.curate.mix.record.account`.
         contamination, audit: what contamination.json and audit.json hold; None where the recipe does not ask for it.
         classifier: how good the trained classifier is, where there is one.
-        scores: bar of its chart -> documents.
+        scores: column of its plot -> documents, before and after.
     """
 
     sources: list[dict[str, Any]]
@@ -71,7 +71,7 @@ class Accounts:
     audit: dict[str, Any] | None
     audited: AuditConfig | None
     classifier: Quality | None = None
-    scores: Counter[int] = field(default_factory=Counter)
+    scores: tuple[Counter[int], Counter[int]] = field(default_factory=lambda: (Counter(), Counter()))
 
     @classmethod
     def of(
@@ -99,9 +99,8 @@ class Accounts:
                 counted.remove(mixture.summary.audit)
             audit = summarise(counted, config.audit)
         sources = account(funnel.before, funnel.after, mixture)
-        scores = sum((first.scores for first in tagged), Counter[int]())
         quality = trained.quality if trained else None
-        return cls(sources, contamination, audit, config.audit, quality, scores)
+        return cls(sources, contamination, audit, config.audit, quality, (funnel.before.scores, +funnel.after.scores))
 
     def write(self, output: Attempt) -> None:
         """Write contamination.json, classifier.json and audit.json, as far as there are any."""
@@ -118,7 +117,7 @@ class Accounts:
         if self.contamination is not None:
             contamination_section(page, self.contamination)
         if self.classifier is not None:
-            classifier_section(page, self.classifier, self.scores)
+            classifier_section(page, self.classifier, *self.scores)
         if self.audit is not None and self.audited is not None:
             audit_section(page, self.audit, self.audited)
 

@@ -268,6 +268,11 @@ class CurateConfig(StrictModel):
     validation_fraction: float = Field(
         0.05, ge=0, lt=1, description="share of documents held out, chosen by a stable hash of their words"
     )
+    keep_measured: bool = execution(
+        True,
+        description="keep the cleaned texts and signatures of all that passes the rules beside the corpus, so that a "
+        "run with other thresholds measures nothing again; takes about as much room again",
+    )
     workers: int | None = execution(
         None, ge=1, description="parallel workers; by default one for each core that Ray really has"
     )
@@ -297,7 +302,7 @@ class CurateConfig(StrictModel):
 STAGE = Stage(
     name="curate",
     kind="Corpus",
-    version=2,
+    version=3,
     entry="pipelines.curate.stage:run",
     resolve="pipelines.curate.config:resolve",
 )

@@ -7,6 +7,7 @@ records; a larger corpus makes more ranges, not larger ones.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,12 +34,14 @@ class Found:
         duplicates: documents that go.
         largest: id of a document that stays -> how many go for it, most first, then by id.
         rounds: of joining edges to components.
+        sizes: bits of the number of documents in a group, the one that stays included -> groups.
     """
 
     decisions: Decisions = field(default_factory=Decisions)
     duplicates: int = 0
     largest: dict[str, int] = field(default_factory=dict)
     rounds: int = 0
+    sizes: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Deduplication:
             sum(each.duplicates for each in kept),
             dict(heapq.nsmallest(LARGEST_CLUSTERS, sizes, key=lambda item: (-item[1], item[0]))),
             rounds,
+            sum((each.sizes for each in kept), Counter[int]()),
         )
 
     def find_repeats(self, tagged_keys: Sequence[str], found: Found) -> Found:

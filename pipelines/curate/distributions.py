@@ -15,7 +15,7 @@ from pipelines.curate.survey import COLUMNS, Scale, scales
 from pipelines.curate.tally import NOT_KNOWN
 
 BEFORE, AFTER = "before", "after"
-SHOWN_LANGUAGES = 12
+SHOWN_BARS = 12
 _SMALL = 420
 
 
@@ -24,11 +24,10 @@ def distributions_section(page: Page, config: CurateConfig, funnel: Funnel) -> N
     page.heading("Before and after")
     _lengths(page, funnel)
     _languages(page, config, funnel)
-    for field in ("source", "kind"):
-        rows = funnel.table(field)
-        if len(rows) > 1 or field == "source":
-            bars = {row[field]: (row["documents in"], row["documents kept"]) for row in rows[:SHOWN_LANGUAGES]}
-            page.paired_bars(f"Documents by {field}", bars, (BEFORE, AFTER), "documents")
+    for field in ("source", "kind", "licence"):
+        counts = {row[field]: (row["documents in"], row["documents kept"]) for row in funnel.table(field)}
+        if len(counts) > 1 or field == "source":
+            page.paired_bars(f"Documents by {field}", _most(counts), (BEFORE, AFTER))
     _measured(page, config, funnel)
 
 
@@ -60,8 +59,8 @@ def _median(lengths: Counter[int]) -> str:
 def _languages(page: Page, config: CurateConfig, funnel: Funnel) -> None:
     if config.language:
         before, after = funnel.before.languages, +funnel.after.languages
-        said = f"Identified in every document that comes so far; {NOT_KNOWN}: what earlier rules dropped."
-        unit = "documents"
+        said = f"Identified in every document that comes so far; {NOT_KNOWN}: dropped before, and not declared."
+        unit = ""
     else:
         surveyed = funnel.surveyed_before
         before, after = surveyed.languages, +funnel.surveyed_after.languages
@@ -70,13 +69,20 @@ def _languages(page: Page, config: CurateConfig, funnel: Funnel) -> None:
             f"for the report in {surveyed.documents:,} documents chosen by their ids."
         )
         unit = "sampled documents"
-    shown = [name for name, _ in sorted(before.items(), key=lambda each: (-each[1], each[0]))]
-    bars = {name: (before[name], after[name]) for name in shown[:SHOWN_LANGUAGES]}
-    if len(shown) > SHOWN_LANGUAGES:
-        rest = shown[SHOWN_LANGUAGES:]
-        bars[f"{len(rest)} others"] = (sum(before[each] for each in rest), sum(after[each] for each in rest))
-    page.paired_bars("Documents by language", bars, (BEFORE, AFTER), unit)
+    often = sorted(before.items(), key=lambda each: (-each[1], each[0]))
+    page.paired_bars(
+        "Documents by language", _most({name: (count, after[name]) for name, count in often}), (BEFORE, AFTER), unit
+    )
     page.paragraph(said)
+
+
+def _most(counts: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """The first of them, and all others together."""
+    shown = dict(list(counts.items())[:SHOWN_BARS])
+    rest = [each for name, each in counts.items() if name not in shown]
+    if rest:
+        shown[f"{len(rest):,} others"] = (sum(before for before, _ in rest), sum(after for _, after in rest))
+    return shown
 
 
 def _measured(page: Page, config: CurateConfig, funnel: Funnel) -> None:

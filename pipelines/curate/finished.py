@@ -12,17 +12,18 @@ import hashlib
 import io
 import json
 import pickle
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from cluster.attempt import RESUME, Attempt, is_alive
+from cluster.attempt import RESUME, Attempt
 from cluster.store import Store
 
 ResultT = TypeVar("ResultT")
 
 _RESULTS = "results"
-_COPIES = 16
+_AT_ONCE = 16
 _CLASSES = {
     ("builtins", "set"),
     ("builtins", "frozenset"),
@@ -71,8 +72,7 @@ class Finished:
         self._prefix = output.resume_key(folder)
         self.taken_over: dict[str, int] = {}
         for prefix in output.earlier():
-            if not is_alive(output.store, prefix):
-                _take_over(output.store, f"{prefix}/{RESUME}/{folder}", self._prefix)
+            _take_over(output.store, f"{prefix}/{RESUME}/{folder}", self._prefix)
 
     def key(self, path: str) -> str:
         """The store key of a file between steps, which the next try finds again."""
@@ -85,8 +85,10 @@ class Finished:
         done = [part for part in parts if _result_key(folder, part.number) in known]
         if done:
             self.taken_over[step] = len(done)
-        with ThreadPoolExecutor(_COPIES) as pool:
-            yield from pool.map(lambda part: self._load(_result_key(folder, part.number)), done)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for start in range(0, len(done), _AT_ONCE):  # so many are held at once, not all
+                some = done[start : start + _AT_ONCE]
+                yield from pool.map(lambda part: self._load(_result_key(folder, part.number)), some)
         left = [part for part in parts if _result_key(folder, part.number) not in known]
         yield from self._map_parts(
             functools.partial(_run, function=function, folder=folder, prefix=self._prefix, store=self._store), left
@@ -97,7 +99,7 @@ class Finished:
         key = _result_key(self.key(f"{_RESULTS}/{step}"), 0)
         if self._store.exists(key):
             self.taken_over[step] = 1
-            return self._load(key)  # type: ignore[no-any-return]
+            return self._load(key)
         result = function()
         self._store.write(key, encode(result, self._prefix))
         return result
@@ -125,24 +127,36 @@ def _run(part: Numbered, *, function: Callable[[Any], ResultT], folder: str, pre
     """Run a function on a part and keep what it gave; a part that a dead worker has finished is not run again."""
     key = _result_key(folder, part.number)
     if store.exists(key):
-        return decode(store.read(key), prefix)  # type: ignore[no-any-return]
+        return decode(store.read(key), prefix)
     result = function(part)
     store.write(key, encode(result, prefix))
     return result
 
 
 def _take_over(store: Store, source: str, target: str) -> None:
-    """Copy what a folder holds and the other does not; results are listed first and copied last."""
+    """Copy what a folder holds and the other does not; results are listed first and copied last.
+
+    The other try may be alive (a pod that was killed holds its lease for a while): copies take nothing from it. Where
+    it publishes meanwhile, what is left of it vanishes, and this try does the rest itself.
+    """
     results = [file.key for file in store.files(f"{source}/{_RESULTS}/")]
     others = [file.key for file in store.files(f"{source}/") if not file.key.startswith(f"{source}/{_RESULTS}/")]
     there = {file.key for file in store.files(f"{target}/")}
-    for keys in (others, results):
-        _copy_all(store, [key for key in keys if target + key[len(source) :] not in there], source, target)
+    try:
+        for keys in (others, results):
+            _copy_all(store, [key for key in keys if target + key[len(source) :] not in there], source, target)
+    except FileNotFoundError:
+        return
 
 
 def _copy_all(store: Store, keys: Sequence[str], source: str, target: str) -> None:
-    with ThreadPoolExecutor(_COPIES) as pool:
-        for _ in pool.map(lambda key: store.copy(key, target + key[len(source) :]), keys):
+    copy(store, [(key, target + key[len(source) :]) for key in keys])
+
+
+def copy(store: Store, pairs: Sequence[tuple[str, str]]) -> None:
+    """Put objects under second keys, several at a time."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for _ in pool.map(lambda pair: store.copy(*pair), pairs):
             continue
 
 
@@ -150,7 +164,7 @@ def encode(result: Any, prefix: str) -> bytes:
     """A result as bytes, with keys below a prefix relative to it."""
     sink = io.BytesIO()
     _Pickler(sink, prefix).dump(result)
-    return sink.getvalue()
+    return zlib.compress(sink.getvalue(), 1)  # the mix's bins are mostly zeros
 
 
 def decode(data: bytes, prefix: str) -> Any:
@@ -159,7 +173,7 @@ def decode(data: bytes, prefix: str) -> Any:
     Raises:
         pickle.UnpicklingError: it holds something else than records of this package.
     """
-    return _Unpickler(io.BytesIO(data), prefix).load()
+    return _Unpickler(io.BytesIO(zlib.decompress(data)), prefix).load()
 
 
 class _Pickler(pickle.Pickler):

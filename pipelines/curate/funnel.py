@@ -59,7 +59,7 @@ class Funnel:
     Attributes:
         dropped: reason -> documents, in the order of the steps, as counted from what was written.
         splits: split -> documents written.
-        redacted: type -> placeholders in the kept documents.
+        redacted: type -> placeholders in the documents that stay, before repeated passages and the mix take some out.
         before, after: what came in and what was kept.
         repeated_characters: taken out of kept documents as lines or paragraphs that stand elsewhere too.
         flow: the text that left.

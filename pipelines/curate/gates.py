@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from cluster.store import Store
 from pipelines.curate.audit.lexicon import load_lexicon
 from pipelines.curate.classifier.model import load_classifier
 from pipelines.curate.config import CurateConfig
-from pipelines.curate.decontaminate.index import BenchmarkIndex, load_index
+from pipelines.curate.decontaminate.index import BenchmarkIndex, Hits, load_index
 from pipelines.curate.decontaminate.verdict import ContaminationTally
 from pipelines.curate.mix.licences import refusal
 from pipelines.curate.own_filters.run import apply_filters
+from pipelines.curate.quality_chain import Ask
 
 LICENCE = "licence"
 TOXIC = "audit.toxic"
@@ -45,16 +48,18 @@ class Gates:
         licences = self._config.licences
         return licences is not None and licences.on_refusal == "drop" and refusal(licence, licences) is not None
 
-    def score(self, text: str) -> float | None:
-        """The classifier's score of a cleaned text, None without a classifier."""
-        return self._classifier.score(text) if self._classifier is not None else None
+    def score(self, text: Callable[[], str], ask: Ask) -> float | None:
+        """The classifier's score of a cleaned text, None without a classifier; arguments as of :meth:`refuse`."""
+        classifier = self._classifier
+        return float(ask("quality_score", lambda: classifier.score(text()))) if classifier is not None else None
 
-    def refuse(self, row: Mapping[str, Any], text: str) -> str | None:
+    def refuse(self, row: Mapping[str, Any], text: Callable[[], str], ask: Ask) -> str | None:
         """The reason of the first gate that refuses a document that passed the quality rules, or None.
 
         Args:
             row: the corpus row, with the language if it was identified and the score if there is a classifier.
-            text: its cleaned text.
+            text: gives its cleaned text, where something has to be measured in it.
+            ask: gives what was measured by its name, or measures it.
 
         Raises:
             UserError: one of the user's filters failed.
@@ -62,20 +67,27 @@ class Gates:
         score, settings = row.get("quality_score"), self._config.classifier
         if score is not None and settings is not None and settings.threshold is not None and score < settings.threshold:
             return CLASSIFIER
-        reason = apply_filters(row, text, self._config.filters)
-        if reason:
-            return reason
-        return self._toxic(text) or self._contaminated(text)
+        filters = self._config.filters
+        if filters and (reason := ask("filter", lambda: apply_filters(row, text(), filters) or "")):
+            return str(reason)
+        return self._toxic(text, ask) or self._contaminated(text, ask)
 
-    def _toxic(self, text: str) -> str | None:
+    def _toxic(self, text: Callable[[], str], ask: Ask) -> str | None:
         audit = self._config.audit
         if audit is None or audit.drop_above is None:
             return None
-        return TOXIC if load_lexicon(audit).toxicity(text) > audit.drop_above else None
+        return TOXIC if ask("toxicity", lambda: load_lexicon(audit).toxicity(text())) > audit.drop_above else None
 
-    def _contaminated(self, text: str) -> str | None:
+    def _contaminated(self, text: Callable[[], str], ask: Ask) -> str | None:
         settings, index = self._config.decontaminate, self._index
         if settings is None or index is None:
             return None
-        reason = self.contamination.add(index.find(text), index, settings)
+
+        def ngrams() -> list[int]:
+            hits = index.find(text())
+            return hits.phrases.tolist() if hits is not None else []
+
+        found = ask("benchmark_ngrams", ngrams)
+        hits = Hits(np.array(found, np.int32), 0, 0) if found else None
+        reason = self.contamination.add(hits, index, settings)
         return reason if settings.remove else None

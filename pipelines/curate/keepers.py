@@ -5,6 +5,7 @@ Members of a component carry rank and id to the worker that has the component; t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -25,11 +26,14 @@ class Kept:
         decisions: runs of :func:`decision_type`, by place.
         duplicates: documents of this corpus that go.
         largest: id of a document that stays -> how many go for it, of the largest components.
+        sizes: bits of the number of documents in a component, the one that stays included -> components; 2 are those
+            of 2 and 3.
     """
 
     decisions: list[Run] = field(default_factory=list)
     duplicates: int = 0
     largest: dict[str, int] = field(default_factory=dict)
+    sizes: Counter[int] = field(default_factory=Counter)
 
 
 def decision_type(id_bytes: int) -> np.dtype[np.void]:
@@ -82,6 +86,8 @@ def keep_range(
             break
         kept.largest[best.records["id"][at].decode()] = int(removed[at])
     kept.duplicates = int(removed.sum())
+    bits, groups = np.unique(np.frexp(removed[removed > 0] + 1)[1], return_counts=True)
+    kept.sizes.update(dict(zip(bits.tolist(), groups.tolist(), strict=True)))
     writer = RunWriter(store, f"{prefix}/{part.number:05d}", memory_bytes)
     for batch in read():
         at = best.index(batch)

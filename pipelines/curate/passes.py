@@ -13,12 +13,14 @@ from typing import Any, Protocol, TypeVar
 from cluster.artifact import Artifact
 from cluster.errors import InternalError
 from cluster.stage import StageContext
+from pipelines.corpus.table import part_name
 from pipelines.curate.accounts import Benchmarks
 from pipelines.curate.classifier.training import Trained
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decisions import REPEATED
 from pipelines.curate.dedup import Deduplication, Found
-from pipelines.curate.finished import Finished
+from pipelines.curate.finished import Finished, copy
+from pipelines.curate.measured.memory import BANDS, SCORES, TEXTS, Memory
 from pipelines.curate.mix.run import MixPart, Mixture, mix_parts
 from pipelines.curate.samples.choose import merge
 from pipelines.curate.samples.explain import explain
@@ -59,6 +61,7 @@ class Passes:
     benchmarks: Benchmarks | None
     trained: Trained | None
     earlier: list[str]
+    memory: Memory | None = None
 
     def tag(self) -> Tagged:
         """Clean and judge every document, and hash what survives."""
@@ -68,6 +71,7 @@ class Passes:
             config=self.config,
             store=self.context.store,
             survey_share=self._survey_share,
+            memory=self.memory,
             **self._models,
         )
         tagged = Tagged()
@@ -165,12 +169,21 @@ class Passes:
             )
 
     def publish(self) -> None:
-        """Put what was written among the files of the artifact."""
+        """Put what was written among the files of the artifact, and beside it what was measured."""
+        output = self.context.output
         with self.context.progress.step("put in place", total=None):
-            self.finished.publish(OUTPUT, self.context.output.prefix)
+            self.finished.publish(OUTPUT, output.prefix)
+            pairs = []
+            for number in range(len(self._sources)):
+                work = self._work(number)
+                pairs.append((work.scores, output.key(part_name(SCORES, number))))
+                if self.config.keep_measured:
+                    pairs.append((work.tagged, output.key(part_name(TEXTS, number))))
+                    pairs.append((work.signatures, output.key(part_name(BANDS, number))))
+            copy(self.context.store, pairs)
 
     @property
-    def _models(self) -> dict[str, str | None]:
+    def _models(self) -> dict[str, Any]:
         return {
             "benchmarks": self.benchmarks.key if self.benchmarks else None,
             "classifier": self.trained.key if self.trained else None,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.artifact import Artifact
+from cluster.charts import Histogram
 from cluster.report import Page
 from pipelines.curate.accounts import Accounts
 from pipelines.curate.config import CurateConfig
@@ -14,6 +15,7 @@ from pipelines.curate.distributions import AFTER, BEFORE, distributions_section
 from pipelines.curate.funnel import Funnel
 from pipelines.curate.marks.meaning import meaning
 from pipelines.curate.minhash import meeting_probability
+from pipelines.curate.mix.record import SHOWN_SOURCES
 from pipelines.curate.samples.sample import Sample
 from pipelines.curate.samples.show import samples_section
 from pipelines.curate.tag import TagSummary
@@ -22,6 +24,8 @@ from pipelines.curate.write import WriteSummary
 
 BYTES_PER_TOKEN = 4.0
 """A usual yield of byte-level BPE with 32,000 to 128,000 entries on English; the stage ``tokens`` counts exactly."""
+SHOWN_REASONS = 300
+"""Lines of the funnel on the page; funnel.json has all."""
 _TEXT_ONLY = {
     CLEANED: "taken out of documents that pass: normalising, line rules, redaction (documents stay)",
     PASSAGES: "taken out of documents that stay: passages that stand elsewhere too",
@@ -63,7 +67,7 @@ def report(
     accounts.show(page)
     page.heading("Duplicates")
     _duplicates(page, config, tagged, written, found)
-    page.heading("Redacted in the kept documents")
+    page.heading("Redacted")
     _redacted(page, config, funnel)
     samples_section(page, funnel.dropped, samples)
     return page.render()
@@ -78,7 +82,7 @@ def _funnel(page: Page, funnel: Funnel) -> None:
         rows.append(
             {
                 "step": step.reason,
-                "what": _TEXT_ONLY.get(step.reason) or meaning(step.reason).replace(step.reason, ""),
+                "what": _TEXT_ONLY.get(step.reason) or meaning(step.reason),
                 "documents": -step.documents if step.reason not in _TEXT_ONLY else None,
                 "share": _share(step.documents, whole) if step.reason not in _TEXT_ONLY else "",
                 "left": step.documents_left,
@@ -90,7 +94,7 @@ def _funnel(page: Page, funnel: Funnel) -> None:
     rows.append(
         {"step": "kept", "documents": None, "share": _share(kept[0], whole), "left": kept[0], "bytes left": kept[1]}
     )
-    page.table(rows, ["step", "documents", "share", "left", "bytes", "bytes left", "what"])
+    page.table(rows, ["step", "documents", "share", "left", "bytes", "bytes left", "what"], most=SHOWN_REASONS)
     page.paragraph(
         f"It adds up exactly: {whole:,} documents in = {kept[0]:,} kept + {sum(funnel.dropped.values()):,} dropped; "
         f"{size:,} bytes in = {kept[1]:,} kept + {funnel.flow.bytes.total():,} taken out; "
@@ -98,7 +102,8 @@ def _funnel(page: Page, funnel: Funnel) -> None:
         f"{funnel.flow.characters.total():,} taken out. Every document counts once, at the first rule that it breaks; "
         "shares are of the documents in."
     )
-    page.bar_chart("Dropped by reason", {k: float(v) for k, v in funnel.dropped.items()}, "documents")
+    shown = dict(list(funnel.dropped.items())[:SHOWN_REASONS])
+    page.bar_chart("Dropped by reason", {reason: float(count) for reason, count in shown.items()}, "documents")
 
 
 def _inputs(page: Page, corpus: Artifact) -> None:
@@ -119,7 +124,7 @@ def _inputs(page: Page, corpus: Artifact) -> None:
         "over). How many documents a broken file would have held nobody knows, so they are counted as inputs and stand "
         "outside the funnel; the corpus report shows samples."
     )
-    page.table(rows)
+    page.table(rows, most=SHOWN_SOURCES)
 
 
 def _tokens_by_source(page: Page, funnel: Funnel) -> None:
@@ -127,7 +132,7 @@ def _tokens_by_source(page: Page, funnel: Funnel) -> None:
         "No tokenizer is known before the stages tokenizer and tokens have run. So words are counted (what stands "
         f"between blanks), and tokens estimated: one for {BYTES_PER_TOKEN:g} bytes, which is usual for a vocabulary of "
         "32,000 to 128,000 on English. A smaller vocabulary, code and other scripts give more. What the mix repeats "
-        "counts once here."
+        "counts once here. The report of the stage tokens has the exact counts, by source too."
     )
     rows = funnel.table("source")
     whole = sum(row["bytes kept"] for row in rows)
@@ -142,20 +147,26 @@ def _tokens_by_source(page: Page, funnel: Funnel) -> None:
                 "share of what is kept": _share(row["bytes kept"], whole),
             }
             for row in rows
-        ]
+        ],
+        most=SHOWN_SOURCES,
     )
-    bars = {row["source"]: (_tokens(row["bytes in"]), _tokens(row["bytes kept"])) for row in rows}
-    page.paired_bars("Estimated tokens by source", bars, (BEFORE, AFTER), "tokens")
+    bars = {row["source"]: (_tokens(row["bytes in"]), _tokens(row["bytes kept"])) for row in rows[:SHOWN_SOURCES]}
+    page.paired_bars("Estimated tokens by source", bars, (BEFORE, AFTER))
 
 
 def _redacted(page: Page, config: CurateConfig, funnel: Funnel) -> None:
     if not config.redact.types:
         page.paragraph("Nothing: the recipe redacts no type.")
         return
-    kept = max(funnel.kept, 1)
+    later = [name for name in (PASSAGES, "mix") if any(each.reason.startswith(name) for each in funnel.steps())]
+    page.paragraph(
+        "Placeholders put into the documents that passed the rules and are no duplicates"
+        + (f", before some of their text went again ({' and '.join(later)})." if later else ".")
+    )
+    kept = funnel.kept + sum(count for reason, count in funnel.dropped.items() if reason.startswith("mix."))
     page.table(
         [
-            {"type": kind, "placeholders": count, "for each 1,000 documents": 1000 * count / kept}
+            {"type": kind, "placeholders": count, "for each 1,000 documents": 1000 * count / max(kept, 1)}
             for kind, count in sorted(funnel.redacted.items())
         ]
     )
@@ -184,6 +195,11 @@ def _duplicates(
             f"{taken:,} characters were taken out of documents that stay: {config.dedup.repeated_text.unit}s that "
             "stand elsewhere too."
         )
+    if found.sizes:
+        bits = range(min(found.sizes), max(found.sizes) + 1)
+        labels, heights = [f"{2 ** (bit - 1):,}" for bit in bits], [found.sizes[bit] for bit in bits]
+        axis = "documents in a cluster, from the number shown up to the next"
+        page.histogram("Clusters by size", Histogram(labels, {"clusters": heights}, axis, "clusters"))
     page.subheading("Largest clusters")
     heads = {name: head for summary in written for name, head in summary.heads.items()}
     bars: dict[str, float] = {}

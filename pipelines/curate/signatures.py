@@ -66,7 +66,13 @@ class TablePart:
 
 
 def sign(
-    rows: Sequence[Mapping[str, Any]], positions: Sequence[int], part: int, config: DedupConfig, store: Store, key: str
+    rows: Sequence[Mapping[str, Any]],
+    positions: Sequence[int],
+    part: int,
+    config: DedupConfig,
+    store: Store,
+    key: str,
+    kept: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Signed:
     """Write the table of a part's documents, and its runs, beside each other.
 
@@ -74,16 +80,19 @@ def sign(
         rows: the documents, in the order of their table.
         positions: where each stood in the corpus's part.
         key: of the table; the runs' keys begin with it.
+        kept: id -> ``content`` and ``bands`` of documents that were signed before.
     """
-    texts = [row["text"] for row in rows]
-    contents = [content_hash(text) for text in texts]
+    known = [kept.get(row["id"], {}) if kept else {} for row in rows]
+    contents = [each.get("content") or content_hash(row["text"]) for row, each in zip(rows, known, strict=True)]
     ranks = [_rank(row, part, position, config) for row, position in zip(rows, positions, strict=True)]
-    bands: list[bytes | None] = [None] * len(texts)
-    if config.minhash is not None and texts:
+    bands: list[bytes | None] = [each.get("bands") for each in known]
+    unsigned = [number for number, each in enumerate(known) if "content" not in each]
+    if config.minhash is not None and unsigned:
         hasher = _hasher(config.minhash)
-        signatures, has = hasher.signatures(texts)
+        signatures, has = hasher.signatures([rows[number]["text"] for number in unsigned])
         keys = hasher.band_keys(signatures).astype("<u8")
-        bands = [row.tobytes() if given else None for row, given in zip(keys, has, strict=True)]
+        for number, own, given in zip(unsigned, keys, has, strict=True):
+            bands[number] = own.tobytes() if given else None
     columns = {"id": [row["id"] for row in rows], "rank": ranks, "content": contents, "bands": bands}
     table = pa.table(columns, schema=signature_schema(config.minhash))
     store.write(key, encode(table))

@@ -10,26 +10,25 @@ import functools
 from collections.abc import Mapping
 from importlib import metadata
 
-from cluster.artifact import Artifact
+from cluster.artifact import COMPARED, Artifact
 from cluster.errors import UserError
 from cluster.stage import Outcome, StageContext
 from pipelines.corpus.parts import map_parts
-from pipelines.curate.accounts import Accounts, index_benchmarks
-from pipelines.curate.classifier.training import train_classifier
+from pipelines.curate.accounts import Accounts, Benchmarks, index_benchmarks
+from pipelines.curate.classifier.training import Trained, train_classifier
 from pipelines.curate.config import STAGE, CurateConfig
 from pipelines.curate.earlier import find_earlier, signature_parameters, signature_tables
 from pipelines.curate.finished import Finished
 from pipelines.curate.funnel import Funnel
 from pipelines.curate.language import check_languages
+from pipelines.curate.measured.groups import addresses
+from pipelines.curate.measured.memory import Memory, find_memory, record
 from pipelines.curate.mix.licences import check_licences, declared
 from pipelines.curate.mix.plan import check_sources
 from pipelines.curate.own_filters.run import check_filters
 from pipelines.curate.passes import Passes
 from pipelines.curate.report import report
 from pipelines.curate.tag import TagSummary
-
-COMPARED = "compared with"
-"""Role of a corpus that duplicates were looked for in: a parent of the decisions, not of the text."""
 
 
 def run(config: CurateConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
@@ -50,8 +49,14 @@ def run(config: CurateConfig, inputs: Mapping[str, Artifact], context: StageCont
     mapper = functools.partial(map_parts, workers=config.workers)
     finished = Finished(context.output, _conditions(config, [corpus, *earlier]), mapper)
     trained = finished.once("classifier", lambda: train_classifier(config, context, finished.key("classifier.npz")))
-    passes = Passes(config, corpus, context, finished, mapper, benchmarks, trained, signature_tables(earlier))
+    groups = addresses(config, _sha256(context, trained), _sha256(context, benchmarks))
+    memory = None if context.output.fresh else find_memory(context.store, corpus, groups)
+    passes = Passes(config, corpus, context, finished, mapper, benchmarks, trained, signature_tables(earlier), memory)
     tagged = passes.tag()
+    if memory is not None:
+        whole = tagged.whole
+        share = whole.remembered.total() / max(1, whole.remembered.total() + whole.measured.total())
+        context.progress.note(f"{share:.1%} of what was asked had been measured for {memory.artifact_id}")
     found = passes.find_duplicates(tagged)
     _refuse_empty(tagged.whole, tagged.whole.survivors - found.duplicates, found.duplicates)
     written = passes.write(tagged, found)
@@ -86,9 +91,24 @@ def run(config: CurateConfig, inputs: Mapping[str, Artifact], context: StageCont
             "signatures": signature_parameters(config.dedup),
             "compared_with": {each.id: each.fingerprint for each in earlier},
             "mix": accounts.sources,
+            "measured": record(corpus, groups, tagged.whole.survivors),
+            "reused": _reused(memory, tagged.whole),
         },
         parents={_role(number): each for number, each in enumerate(earlier)},
     )
+
+
+def _sha256(context: StageContext, made: Trained | Benchmarks | None) -> str | None:
+    return context.store.sha256(made.key)[0] if made is not None else None
+
+
+def _reused(memory: Memory | None, tagged: TagSummary) -> dict[str, object]:
+    """Where values came from that were not measured, and how many there are of each group."""
+    return {
+        "from": memory.artifact_id if memory else None,
+        "remembered": dict(sorted((+tagged.remembered).items())),
+        "measured": dict(sorted((+tagged.measured).items())),
+    }
 
 
 def _role(number: int) -> str:

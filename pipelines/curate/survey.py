@@ -18,8 +18,7 @@ import xxhash
 from pipelines.curate.c4 import c4
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.fineweb import fineweb
-from pipelines.curate.language import identify_language
-from pipelines.curate.normalise import normalise
+from pipelines.curate.measured.document import Document
 from pipelines.curate.quality import gopher_quality
 from pipelines.curate.quality_chain import QualityChain
 from pipelines.curate.repetition import gopher_repetition
@@ -143,18 +142,19 @@ class Surveyor:
         self._scales = scales(config)
 
     def look(self, name: str, text: str, survey: Survey) -> None:
-        """Measure the document of an id if it is one of the chosen."""
+        """Measure the text of an id if it is one of the chosen."""
+        self.look_at(name, Document(text, self._config, self._chain), survey)
+
+    def look_at(self, name: str, document: Document, survey: Survey) -> None:
+        """The same of a document of which some is measured already."""
         if xxhash.xxh64_intdigest(name.encode("utf-8"), _SEED) >= self._share * 2.0**64:
             return
         survey.documents += 1
-        text = normalise(text, self._config.normalise) if self._config.normalise else text
-        if not text.strip():
+        if document.is_blank:
             return
-        survey.languages[identify_language(text)[0]] += 1
-        if not self._scales:
-            return
-        for step, scores in self._chain.tag(text).scores.items():
-            for score, value in scores.items():
-                scale = self._scales.get(f"{step}.{score}")
-                if scale is not None and math.isfinite(value):
-                    survey.columns[f"{step}.{score}", scale.column(value)] += 1
+        survey.languages[document.language[0]] += 1
+        for name, scale in self._scales.items():
+            step, _, score = name.partition(".")
+            value = document.rules.scores[step][score]
+            if math.isfinite(value):
+                survey.columns[name, scale.column(value)] += 1

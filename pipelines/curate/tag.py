@@ -10,14 +10,16 @@ import pyarrow as pa
 
 from cluster.store import Store
 from pipelines.corpus.table import decode, encode
-from pipelines.curate.classifier.model import score_bin
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decontaminate.verdict import ContaminationTally
 from pipelines.curate.gates import LICENCE, Gates
-from pipelines.curate.language import identify_language
-from pipelines.curate.normalise import normalise, readable_text
+from pipelines.curate.measured.document import NOTHING_KEPT, Document
+from pipelines.curate.measured.groups import SIGNATURES
+from pipelines.curate.measured.memory import Memory
+from pipelines.curate.measured.tables import write_scores
+from pipelines.curate.normalise import readable_text
 from pipelines.curate.quality_chain import QualityChain
-from pipelines.curate.redact import PLACEHOLDERS, redact
+from pipelines.curate.redact import PLACEHOLDERS
 from pipelines.curate.signatures import Signed, sign
 from pipelines.curate.survey import Survey, Surveyor
 from pipelines.curate.tally import CLEANED, Flow, Tally
@@ -54,7 +56,7 @@ class TagSummary:
         survivors, characters: the other documents and their length.
         signed: what deduplication compares them by.
         contamination: what was found of the benchmarks.
-        scores: bar of the classifier's chart -> documents.
+        remembered, measured: group of values -> values that an earlier run had, and that it had not.
     """
 
     number: int
@@ -65,9 +67,10 @@ class TagSummary:
     characters: int = 0
     signed: Signed | None = None
     contamination: ContaminationTally = field(default_factory=ContaminationTally)
-    scores: Counter[int] = field(default_factory=Counter)
     flow: Flow = field(default_factory=Flow)
     survey: Survey = field(default_factory=Survey)
+    remembered: Counter[str] = field(default_factory=Counter)
+    measured: Counter[str] = field(default_factory=Counter)
 
     def merge(self, later: TagSummary) -> None:
         """Add the summary of a part that comes later in the corpus; ``signed`` is each part's own."""
@@ -77,9 +80,10 @@ class TagSummary:
         self.before.merge(later.before)
         self.dropped.update(later.dropped)
         self.contamination.merge(later.contamination)
-        self.scores.update(later.scores)
         self.flow.merge(later.flow)
         self.survey.merge(later.survey)
+        self.remembered.update(later.remembered)
+        self.measured.update(later.measured)
 
 
 @dataclass(frozen=True)
@@ -90,11 +94,13 @@ class WorkKeys:
     ruled: str
     signatures: str
     unmixed: str
+    scores: str
 
     @classmethod
     def of(cls, prefix: str, number: int) -> WorkKeys:
         """Below a folder of the store."""
-        return cls(*(f"{prefix}/{name}/{number:05d}.parquet" for name in ("tagged", "ruled", "signatures", "unmixed")))
+        names = ("tagged", "ruled", "signatures", "unmixed", "scores")
+        return cls(*(f"{prefix}/{name}/{number:05d}.parquet" for name in names))
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,7 @@ def tag_part(
     benchmarks: str | None = None,
     classifier: str | None = None,
     survey_share: float = 0.0,
+    memory: Memory | None = None,
 ) -> TagSummary:
     """Read a part, write its survivors, report the rest.
 
@@ -121,25 +128,29 @@ def tag_part(
         benchmarks: store key of the benchmark index, where the recipe decontaminates.
         classifier: store key of the trained classifier, where the recipe has one.
         survey_share: of the documents that are measured for the report.
+        memory: what an earlier run has measured.
     """
+    remembered = memory.load(store, part.number) if memory is not None else {}
     surveyor = Surveyor(config, survey_share)
     chain, gates = QualityChain(config), Gates(config, store, benchmarks, classifier)
     summary = TagSummary(part.number, contamination=gates.contamination)
     survivors: list[dict[str, Any]] = []
     positions: list[int] = []
     ruled: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
     rows = decode(store.read(part.source_key)).to_pylist()
     for position, row in sorted(enumerate(rows), key=lambda each: str(each[1]["id"])):
         summary.documents += 1
         row["text"], unreadable = readable_text(row["text"])
         summary.before.add(row)
         original = row["text"]
-        surveyor.look(row["id"], original, summary.survey)
-        refused = unreadable or _judge(row, config, chain, gates)
-        summary.before.add_language(row)
-        score = row.get("quality_score")
-        if score is not None:
-            summary.scores[score_bin(score)] += 1
+        document = Document(original, config, chain, remembered.get(row["id"], NOTHING_KEPT))
+        surveyor.look_at(row["id"], document, summary.survey)
+        refused = unreadable or _judge(row, config, document, chain, gates)
+        scores.append({"id": row["id"], "source": row["source"], "drop_reason": refused, **document.values})
+        summary.remembered.update(document.remembered)
+        summary.measured.update(document.measured)
+        summary.before.add_judged(row)
         if refused is None:
             survivors.append(row)
             positions.append(position)
@@ -148,34 +159,45 @@ def tag_part(
             continue
         summary.dropped[refused] += 1
         summary.flow.add(refused, original)
-        ruled.append({"id": row["id"], "source": row["source"], "drop_reason": refused, "quality_score": score})
+        ruled.append(
+            {
+                "id": row["id"],
+                "source": row["source"],
+                "drop_reason": refused,
+                "quality_score": row.get("quality_score"),
+            }
+        )
     summary.survivors = len(survivors)
-    summary.signed = sign(survivors, positions, part.number, config.dedup, store, part.work.signatures)
+    signed = sum("content" in remembered.get(row["id"], NOTHING_KEPT) for row in survivors)
+    summary.remembered.update({SIGNATURES: signed})
+    summary.measured.update({SIGNATURES: len(survivors) - signed})
+    summary.signed = sign(survivors, positions, part.number, config.dedup, store, part.work.signatures, remembered)
+    write_scores(store, part.work.scores, scores, config)
     store.write(part.work.tagged, encode(pa.Table.from_pylist(survivors, schema=TAGGED)))
     store.write(part.work.ruled, encode(pa.Table.from_pylist(ruled, schema=RULED)))
     return summary
 
 
-def _judge(row: dict[str, Any], config: CurateConfig, chain: QualityChain, gates: Gates) -> str | None:
+def _judge(
+    row: dict[str, Any], config: CurateConfig, document: Document, chain: QualityChain, gates: Gates
+) -> str | None:
     """Why the document goes, or None; then the row holds its cleaned text, language and redaction counts."""
     if gates.refuses_licence(row["licence"]):
         return LICENCE
-    text = normalise(row["text"], config.normalise) if config.normalise else row["text"]
-    if not text.strip():
+    if document.is_blank:
         return "empty"
     row["language"] = row.get("language")  # what the source declares, where nothing is identified
     if config.language:
-        row["language"], confidence = identify_language(text)
+        row["language"], confidence = document.language
         least = config.least_confidence(row["language"])
         if least is None or confidence < least:
             return "language"
-    text, reason = chain.decide(text)
-    if reason:
+    if reason := chain.judge(document.rules.deciding):
         return reason
-    row["text"], row["quality_score"] = text, gates.score(text)
-    if refused := gates.refuse(row, text):
+    row["quality_score"] = gates.score(lambda: document.rules.text, document.ask)
+    if refused := gates.refuse(row, lambda: document.rules.text, document.ask):
         return refused
-    row["text"], counts = redact(text, config.redact)
+    row["text"], counts = document.redacted()
     for kind in PLACEHOLDERS:
         row[f"redacted_{kind}"] = counts[kind]
     return None

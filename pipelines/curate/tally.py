@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.curate.classifier.model import score_bin
+
 Key = tuple[str, str]
 
 NOT_KNOWN = "not identified"
@@ -31,6 +33,7 @@ class Tally:
         licences: (source, licence) -> documents.
         lengths: bits of the number of characters -> documents: 7 are those of 64 to 127 characters.
         languages: language -> documents.
+        scores: column of the classifier's plot -> documents, of those that it judged.
     """
 
     documents: Counter[Key] = field(default_factory=Counter)
@@ -40,6 +43,7 @@ class Tally:
     licences: Counter[Key] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
+    scores: Counter[int] = field(default_factory=Counter)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Count a row of the corpus table."""
@@ -54,9 +58,11 @@ class Tally:
         self.licences[row["source"], row["licence"]] += 1
         self.lengths[len(text).bit_length()] += 1
 
-    def add_language(self, row: Mapping[str, Any]) -> None:
-        """Count a row's language, where it is known by now: identified, or declared by its source."""
+    def add_judged(self, row: Mapping[str, Any]) -> None:
+        """Count what is known of a row once it was judged: its language, identified or declared, and its score."""
         self.languages[row.get("language") or NOT_KNOWN] += 1
+        if row.get("quality_score") is not None:
+            self.scores[score_bin(row["quality_score"])] += 1
 
     def merge(self, other: Tally) -> None:
         """Add another tally to this one."""

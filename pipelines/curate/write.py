@@ -133,7 +133,7 @@ def write_part(
         if row["id"] in found.largest:
             summary.heads[row["id"]] = Sample(row["id"], row["source"], row["path"], "", excerpt(row["text"], (), 300))
         summary.after.add(row)
-        summary.after.add_language(row)
+        summary.after.add_judged(row)
         surveyor.look(row["id"], row["text"], summary.survey)
         if config.audit is not None:
             summary.audit.add(row["source"], row["text"], load_lexicon(config.audit), config.audit.window_words)

@@ -11,6 +11,7 @@ from cluster.artifact import (
     Identity,
     InputEntry,
     ancestors,
+    contributors,
     find_artifact,
     list_artifacts,
     load_artifact,
@@ -134,6 +135,12 @@ def test_lineage_reaches_the_roots_and_says_what_is_gone(store: LocalStore) -> N
     assert found == [(0, "tokens"), (1, "curate"), (2, "corpus"), (1, "corpus")]
     store.delete(f"{root.id}/artifact.json")
     assert [each for _, _, each in ancestors(store, leaf)].count(None) == 2
+
+
+def test_what_was_only_compared_with_contributes_nothing() -> None:
+    lineage = [(0, ""), (1, "corpus"), (1, "compared with"), (2, "corpus"), (1, "compared with 2"), (1, "questions")]
+    found = contributors((depth, role, None) for depth, role in lineage)
+    assert [(depth, role) for depth, role, _ in found] == [(0, ""), (1, "corpus"), (1, "questions")]
 
 
 def test_local_copy_is_checked_and_made_once(s3_store: Store, tmp_path) -> None:  # type: ignore[no-untyped-def]

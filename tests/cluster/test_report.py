@@ -116,3 +116,10 @@ def test_shares_stand_to_the_right_like_numbers() -> None:
     html = page.render()
     assert "<td class=n>12.5%</td><td class=n>3</td>" in html
     assert "<td>a</td>" in html
+
+
+def test_a_long_table_says_how_much_it_leaves_out() -> None:
+    page = Page("t")
+    page.table([{"n": number} for number in range(1000)], most=30)
+    assert page.render().count("<tr>") == 31
+    assert "And 970 more." in page.render()

@@ -73,6 +73,8 @@ def _of_record(record: Any, path: str, kind: str, item: Item, source: WarcSource
             if not record.headers.get("Content-Type", "").lower().startswith("application/http"):
                 return PassedOver("no_http_response")
             record.parse_http(quirks_mode=True)
+            if record.http_headers is None:
+                raise BadInput("broken_record", "its HTTP header cannot be read")
             if record.http_headers.status_code != 200:
                 return PassedOver("http_status")
         said = record.content_length

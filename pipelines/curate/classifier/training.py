@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cluster.charts import Histogram
 from cluster.report import Page
 from cluster.stage import StageContext
 from pipelines.curate.classifier.config import ClassifierConfig
@@ -87,8 +88,12 @@ def _threshold(config: ClassifierConfig) -> float:
     return _USUAL_THRESHOLD if config.threshold is None else config.threshold
 
 
-def classifier_section(page: Page, quality: Quality, scores: Counter[int]) -> None:
-    """What the classifier learned from, how well it does, and the scores of the documents that it judged."""
+def classifier_section(page: Page, quality: Quality, before: Counter[int], after: Counter[int]) -> None:
+    """What the classifier learned from, how well it does, and the scores of the documents that it judged.
+
+    Args:
+        before, after: column of the plot -> documents that it judged, and those of them that were kept.
+    """
     page.heading("Quality classifier")
     page.paragraph(
         f"Trained on {quality.train_good:,} good and {quality.train_bad:,} bad examples ({quality.unusable:,} more "
@@ -96,5 +101,9 @@ def classifier_section(page: Page, quality: Quality, scores: Counter[int]) -> No
         f"that it never saw, at a score of {quality.threshold:g}."
     )
     page.table([{name: f"{getattr(quality, name):.3f}" for name in MEASURES}])
-    chart = {f"{number / BINS:.1f} to {(number + 1) / BINS:.1f}": float(scores[number]) for number in range(BINS)}
-    page.bar_chart("Scores of the documents that passed the rules", chart, "documents")
+    labels = [f"{number / BINS:.1f}" for number in range(BINS)]
+    series = {name: [each[number] for number in range(BINS)] for name, each in (("before", before), ("after", after))}
+    limit = [(quality.threshold * BINS, f"measured at {quality.threshold:g}")]
+    axis = "score, from the number shown up to the next"
+    title = "Scores of the documents that passed the rules"
+    page.histogram(title, Histogram(labels, series, axis, "documents", limit))

@@ -15,7 +15,7 @@ from pipelines.curate.decontaminate.config import DecontaminateConfig
 from pipelines.curate.decontaminate.index import BenchmarkIndex
 from pipelines.curate.language import LOOKED_AT as CHARACTERS_OF_LANGUAGE
 from pipelines.curate.language import identify_language
-from pipelines.curate.marks.mark import LOOKED_AT, Mark, mark
+from pipelines.curate.marks.mark import Mark, mark
 from pipelines.curate.mix.config import LicenceConfig
 from pipelines.curate.mix.licences import refusal
 from pipelines.curate.phrases import quotes
@@ -80,4 +80,4 @@ def mark_contaminated(text: str, config: DecontaminateConfig, index: BenchmarkIn
 
 def _quoted(text: str, phrases: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     wanted = [each for each, _ in zip(phrases, range(MARKED_PHRASES), strict=False)]
-    return quotes(text[:LOOKED_AT], wanted)
+    return quotes(text, wanted)

@@ -28,7 +28,7 @@ def quality_places(rule: str, document: Words, config: GopherQualityConfig) -> I
     if rule == "ellipsis_lines":
         return lines(text, lambda line: line.rstrip().endswith(ELLIPSES))
     if rule == "alphabetic_words":
-        return _words_without_letters(document)
+        return _words_without_letters(document, symbols=config.symbols_are_words)
     if rule == "max_mean_word_length" and config.max_mean_word_length is not None:
         return _words_of(document, config.max_mean_word_length, longer=True)
     if rule == "min_mean_word_length" and config.min_mean_word_length is not None:
@@ -40,7 +40,7 @@ def stop_words_said(document: Words) -> str:
     """Which of the eight stop words stand in a document, in words."""
     there = {*document.words}
     found = [word for word in STOP_WORDS if word in there]
-    return f"of {', '.join(STOP_WORDS)} there {'is' if len(found) == 1 else 'are'} {', '.join(found) or 'none'}"
+    return f"found: {', '.join(found) or 'none'}; looked for: {', '.join(STOP_WORDS)}"
 
 
 def _hash_signs_outside_headings(text: str) -> Iterator[Place]:
@@ -48,10 +48,11 @@ def _hash_signs_outside_headings(text: str) -> Iterator[Place]:
     return (place for place in matches(_HASH, text) if place[0] not in headings)
 
 
-def _words_without_letters(document: Words) -> Iterator[Place]:
-    for word, place in zip(document.words, document.spans, strict=True):
-        if not any(map(str.isalpha, word)):
-            yield place
+def _words_without_letters(document: Words, *, symbols: bool) -> Iterator[Place]:
+    words, spans = document.words, document.spans
+    for number in range(len(words)) if symbols else document.speaking:
+        if not any(map(str.isalpha, words[number])):
+            yield spans[number]
 
 
 def _words_of(document: Words, length: float, *, longer: bool) -> Iterator[Place]:

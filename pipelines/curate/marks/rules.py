@@ -54,6 +54,8 @@ def mark_rule(text: str, reason: str, config: CurateConfig) -> tuple[str, Mark]:
         note, places = "C4's line rules take every line out", removed_lines(looked.text, config.c4)
     else:
         note, places = meaning(reason), ()
+    if len(text) > LOOKED_AT:
+        note += f"; marked in the first {LOOKED_AT:,} characters"
     return text, mark(note, places)
 
 

@@ -10,6 +10,10 @@ from pipelines.curate.mix.plan import rollup
 from pipelines.curate.mix.run import Mixture
 from pipelines.curate.tally import Tally
 
+SHOWN_SOURCES = 50
+SHOWN_LICENCES = 12
+"""Of a source, those of most documents; the artifact's record has all."""
+
 
 def account(before: Tally, after: Tally, mixture: Mixture | None) -> list[dict[str, Any]]:
     """One entry a source, in name order: documents and bytes in and published (all splits), repeats and licences.
@@ -41,16 +45,20 @@ def account(before: Tally, after: Tally, mixture: Mixture | None) -> list[dict[s
 def mix_section(page: Page, rows: list[dict[str, Any]]) -> None:
     """Add the sources, their licences, and the mixture of the training split."""
     page.heading("Sources and licences")
-    page.table([_source_row(row) for row in rows])
+    rows = sorted(rows, key=lambda row: (-row["bytes_in"], row["source"]))
+    page.table([_source_row(row) for row in rows], most=SHOWN_SOURCES)
     mixed = [row for row in rows if "train" in row]
     if mixed:
         page.heading("Mixture of the training split")
-        page.table([_mixed_row(row) for row in mixed])
-        page.bar_chart("Share of the training split", {row["source"]: row["train"]["share"] for row in mixed})
+        page.table([_mixed_row(row) for row in mixed], most=SHOWN_SOURCES)
+        shares = {row["source"]: (row["train"]["share_wanted"], row["train"]["share"]) for row in mixed[:SHOWN_SOURCES]}
+        page.paired_bars("Share of the training split", shares, ("wanted", "made"))
 
 
 def _source_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    named = [f"{licence} ({count:,})" for licence, count in row["licences"].items()]
+    often = sorted(row["licences"].items(), key=lambda each: (-each[1], each[0]))
+    named = [f"{licence} ({count:,})" for licence, count in often[:SHOWN_LICENCES]]
+    named += [f"{len(often) - SHOWN_LICENCES:,} more"] if len(often) > SHOWN_LICENCES else []
     return {
         "source": row["source"],
         "documents in": row["documents_in"],

@@ -127,7 +127,7 @@ def _mix_part(
     for row, reason in zip(mixed.left_out.to_pylist(), mixed.reasons, strict=True):
         summary.dropped[reason] += 1
         summary.removed.add(row)
-        summary.removed.add_language(row)
+        summary.removed.add_judged(row)
         summary.flow.add(reason, row["text"])
         surveyor.look(row["id"], row["text"], summary.survey)
         if audit is not None:

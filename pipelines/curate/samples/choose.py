@@ -14,6 +14,9 @@ import xxhash
 SAMPLES = 10
 """Documents shown for each reason."""
 
+MOST_REASONS = 200
+"""Reasons of which any are shown, the first by name: a filter of the user's may give every document another one."""
+
 _SEED = 0x5A3B1E
 
 
@@ -34,7 +37,7 @@ class Candidate(NamedTuple):
 
 
 Candidates = dict[str, list[Candidate]]
-"""Reason -> at most SAMPLES, by rank."""
+"""Reason -> at most SAMPLES, by rank; at most MOST_REASONS reasons."""
 
 
 def choose(rows: Iterable[Mapping[str, Any]], part: int) -> Candidates:
@@ -49,7 +52,7 @@ def choose(rows: Iterable[Mapping[str, Any]], part: int) -> Candidates:
         rank = xxhash.xxh64_intdigest(name.encode("utf-8"), _SEED)
         candidate = Candidate(rank, name, part, row.get("duplicate_of"), row.get("keeper"))
         found.setdefault(str(row["drop_reason"]), []).append(candidate)
-    return {reason: _smallest(each) for reason, each in found.items()}
+    return _bounded({reason: _smallest(each) for reason, each in found.items()})
 
 
 def merge(parts: Iterable[Candidates]) -> Candidates:
@@ -58,7 +61,11 @@ def merge(parts: Iterable[Candidates]) -> Candidates:
     for part in parts:
         for reason, candidates in part.items():
             found[reason] = _smallest([*found.get(reason, ()), *candidates])
-    return dict(sorted(found.items()))
+    return _bounded(found)
+
+
+def _bounded(found: Candidates) -> Candidates:
+    return dict(sorted(found.items())[:MOST_REASONS])
 
 
 def _smallest(candidates: list[Candidate]) -> list[Candidate]:

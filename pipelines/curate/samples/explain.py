@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,14 @@ from pipelines.curate.marks.mark import Mark
 from pipelines.curate.marks.meaning import meaning
 from pipelines.curate.marks.rules import EMPTY, STEPS, mark_rule
 from pipelines.curate.marks.shared import mark_shared
+from pipelines.curate.minhash import content_hash
 from pipelines.curate.normalise import normalise, readable_text
 from pipelines.curate.places import part_of, row_of
 from pipelines.curate.quality_chain import QualityChain
 from pipelines.curate.samples.choose import Candidate, Candidates
 from pipelines.curate.samples.excerpt import excerpt
 from pipelines.curate.samples.sample import Sample
+from pipelines.curate.split import SPLITS
 
 _RUN_WORDS = 5
 """Words in the runs that a duplicate is compared by where the recipe does not say."""
@@ -163,9 +165,10 @@ def _beside_keeper(
     kept = _keeper_row(store, part.keepers[each.keeper], each.duplicate_of)
     ngram = config.dedup.minhash.ngram if config.dedup.minhash else _RUN_WORDS
     made, places = mark_shared(text, kept["text"], ngram)
-    if reason == EXACT:
-        made = Mark("the same words in the same order as the document that stays")
-        places = ()
+    if content_hash(text) == content_hash(kept["text"]):
+        made, places = Mark("the same words in the same order as the document that stays"), ()
+    elif reason == EXACT:  # and its equal is a near-duplicate of the one that stays
+        made = replace(made, note=f"the same words in the same order as another document that goes; {made.note}")
     beside = excerpt(kept["text"], places)
     label = f"{kept.get('path') or ''} · {kept['id']}"
     return Sample(row["id"], row["source"], row["path"], made.note, excerpt(text, made.places), label, beside)
@@ -202,5 +205,5 @@ def keeper_of(place: int, tagged: Sequence[str], earlier: Sequence[str]) -> Keep
     part = int(part_of(number)[0])
     if part < len(tagged):
         return Keeper((tagged[part],), int(row_of(number)[0]))
-    table = earlier[part - len(tagged)]
-    return Keeper(tuple(table.replace("/signatures/", f"/{split}/") for split in ("train", "validation")), None)
+    artifact, _, name = earlier[part - len(tagged)].rpartition("/signatures/")
+    return Keeper(tuple(f"{artifact}/{split}/{name}" for split in SPLITS), None)

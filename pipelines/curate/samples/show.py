@@ -20,8 +20,11 @@ def samples_section(page: Page, dropped: Mapping[str, int], samples: Mapping[str
         f"Up to {SAMPLES} documents of each reason, those whose ids have the smallest hashes: the same ones however "
         "often it runs. What offends is marked; personal data is replaced by placeholders in every sample."
     )
+    unshown = [reason for reason in dropped if reason not in samples]
     for reason, count in dropped.items():
-        own = samples.get(reason, [])
+        if reason in unshown:
+            continue
+        own = samples[reason]
         said = "" if meaning(reason) == reason else f" - {meaning(reason)}"
         with page.folded(f"{reason}: {count:,} document{'' if count == 1 else 's'}{said}", is_open=True, is_part=True):
             for sample in own[:SHOWN_AT_ONCE]:
@@ -30,6 +33,8 @@ def samples_section(page: Page, dropped: Mapping[str, int], samples: Mapping[str
                 with page.folded(f"{len(own) - SHOWN_AT_ONCE} more of {reason}"):
                     for sample in own[SHOWN_AT_ONCE:]:
                         _add(page, sample)
+    if unshown:
+        page.paragraph(f"No samples are shown of {len(unshown):,} more reasons.")
 
 
 def _add(page: Page, sample: Sample) -> None:

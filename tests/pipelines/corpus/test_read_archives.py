@@ -100,12 +100,14 @@ def test_a_bad_record_is_one_problem(tmp_path: Path, read_source: Callable[..., 
         + record("response", http(b"x" * 9000))
         + record("response", http(bytes(range(128, 256)) * 5))
         + record("response", b"no HTTP at all")
+        + record("response", http(PAGE), "application/http-of-another-kind")
         + record("response", http(PAGE))
     )
     found = read_source(kind="warc", path=str(tmp_path), max_record_bytes=8000)
     assert len(found.texts) == 2
     assert found.reasons[:2] == [("a.warc:2", "too_large"), ("a.warc:3", "not_text")]
-    assert len(found.problems) + len(found.passed_over) == 3
+    assert ("a.warc:5", "broken_record") in found.reasons
+    assert len(found.problems) + len(found.passed_over) == 4
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def test_a_misspelt_key_of_a_source_is_named_with_its_line() -> None:
         ({"kind": "text", "path": "a", "encoding": "utf9"}, "no such encoding"),
         ({"kind": "text", "path": "a", "encoding": "rot13"}, "no such encoding of text"),
         ({"kind": "csv", "path": "a", "encoding": "idna"}, "no such encoding of text"),
+        ({"kind": "csv", "path": "a", "encoding": "utf-16"}, "convert the file to utf-8"),
         ({"kind": "custom", "function": "mine.pages"}, "String should match"),
         ({"kind": "python-docs", "max_bytes": 0}, "greater than or equal to 1"),
     ],

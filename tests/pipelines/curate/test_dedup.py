@@ -150,6 +150,7 @@ def test_equal_to_one_process_for_any_layout(
     sizes = Counter(keeper for _, keeper in expected.values())
     ordered = sorted(sizes.items(), key=lambda item: (-item[1], str(item[0])))[:10]
     assert list(done.found.largest.items()) == ordered
+    assert done.found.sizes == Counter((removed + 1).bit_length() for removed in sizes.values())
 
 
 @pytest.mark.parametrize(("exact", "near"), [(True, False), (False, True), (False, False)])

@@ -35,9 +35,13 @@ def gates(store: LocalStore, **settings: Any) -> Gates:
     return Gates(config, store, key)
 
 
+def refuse(made: Gates, text: str) -> str | None:
+    return made.refuse(ROW, lambda: text, lambda _, measure: measure())
+
+
 def test_nothing_is_asked_by_default(store: LocalStore) -> None:
     made = gates(store)
-    assert made.refuse(ROW, f"{QUESTION} shit") is None
+    assert refuse(made, f"{QUESTION} shit") is None
     assert not made.refuses_licence("unknown")
     assert made.contamination.checked == 0
 
@@ -53,19 +57,19 @@ def test_licences_are_left_out_only_where_that_is_asked_for(store: LocalStore) -
 
 def test_toxic_documents_go_above_the_threshold(store: LocalStore) -> None:
     text = "One two three four shit six seven eight nine ten."
-    assert gates(store, audit={"drop_above": 100}).refuse(ROW, text) is None
-    assert gates(store, audit={}).refuse(ROW, text) is None
-    assert gates(store, audit={"drop_above": 99}).refuse(ROW, text) == "audit.toxic"
+    assert refuse(gates(store, audit={"drop_above": 100}), text) is None
+    assert refuse(gates(store, audit={}), text) is None
+    assert refuse(gates(store, audit={"drop_above": 99}), text) == "audit.toxic"
 
 
 def test_contaminated_documents_are_counted(store: LocalStore) -> None:
     made = gates(store, decontaminate=True)
     text = f"So they ask: {QUESTION}"
-    assert made.refuse(ROW, text) == "contaminated.arc_easy"
-    assert made.refuse(ROW, "nothing of it") is None
+    assert refuse(made, text) == "contaminated.arc_easy"
+    assert refuse(made, "nothing of it") is None
     assert (made.contamination.checked, made.contamination.contaminated) == (2, 1)
     reporting = gates(store, decontaminate={"remove": False})
-    assert reporting.refuse(ROW, text) is None
+    assert refuse(reporting, text) is None
     assert reporting.contamination.contaminated == 1
 
 
@@ -77,9 +81,9 @@ def test_own_filters_come_first(store: LocalStore, monkeypatch: pytest.MonkeyPat
     module.keep_short = keep_short  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "own_gate", module)
     made = gates(store, filters=["own_gate:keep_short"], decontaminate=True)
-    assert made.refuse(ROW, QUESTION * 9) == "filter.keep_short"
+    assert refuse(made, QUESTION * 9) == "filter.keep_short"
     assert made.contamination.checked == 0
-    made.refuse(ROW, QUESTION)
+    refuse(made, QUESTION)
     assert made.contamination.checked == 1
 
 

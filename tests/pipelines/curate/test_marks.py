@@ -75,7 +75,7 @@ DOCUMENTS: dict[str, tuple[str, list[str]]] = {
     "gopher_quality.ellipses": ("well ... so … yes", ["...", "…"]),
     "gopher_quality.bullet_lines": ("- one\n  • two\n- three", ["- one", "• two", "- three"]),
     "gopher_quality.ellipsis_lines": ("and so...\nit ends.\nor not…  ", ["and so...", "or not…"]),
-    "gopher_quality.alphabetic_words": ("12 word 3.4 99", ["12", "3.4", "99"]),
+    "gopher_quality.alphabetic_words": ("12 word, 3.4: 99 !", ["12", "3.4", "99"]),
     "gopher_quality.stop_words": ("the cat sat here", []),
     "c4.lorem_ipsum": ("Here is Lorem ipsum dolor. And lorem IPSUM.", ["Lorem ipsum", "lorem IPSUM"]),
     "c4.curly_bracket": ("if (x) { y }", ["{"]),
@@ -144,6 +144,18 @@ def test_marked_characters_are_the_rules_share(reason: str, pieces: list[str]) -
     assert inside_characters / max(len(seen), 1) == pytest.approx(measured)
 
 
+@pytest.mark.parametrize("symbols", [True, False])
+@settings(max_examples=40, deadline=None)
+@given(text=st.lists(st.sampled_from(["word ", "12 ", ", ", "(3.4) ", "a1 ", "- "]), max_size=30).map("".join))
+def test_the_words_marked_are_those_that_are_missing_from_the_share(symbols: bool, text: str) -> None:
+    config = settings_of(gopher_quality={"symbols_are_words": symbols})
+    _, made = mark_rule(text, "gopher_quality.alphabetic_words", config)
+    document = Words(text)
+    words = document.word_count if symbols else len(document.speaking)
+    inside = sum(any(a <= start and end <= b for a, b in made.places) for start, end in document.spans)
+    assert inside == words - document.counts.alphabetic
+
+
 def test_empty_documents_show_what_the_line_rules_took() -> None:
     _, made = mark_rule(" \n", "empty", settings_of())
     assert (made.places, made.note) == ((), MEANING["empty"])
@@ -161,8 +173,7 @@ def test_fineweb_is_marked_in_what_c4_leaves() -> None:
 
 def test_stop_words_are_said_in_words() -> None:
     _, made = mark_rule("the cat and the dog", "gopher_quality.stop_words", settings_of())
-    assert made.note.startswith("different stop words: 2 (at least 2 wanted); of the, be,")
-    assert made.note.endswith("there are the, and")
+    assert made.note.startswith("different stop words: 2 (at least 2 wanted); found: the, and; looked for: the, be,")
 
 
 def test_a_value_just_beyond_the_limit_does_not_read_as_within() -> None:
@@ -201,6 +212,20 @@ def test_contaminated_documents_name_the_task_and_show_every_ngram() -> None:
     made = mark_contaminated(text, config, build_index([row], config))
     assert marked(text, made) == [question.rstrip(".")]
     assert made.note == "n-grams of 1 question stand in it: arc_easy (1)"
+
+
+def test_marks_of_a_very_long_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules are marked near its beginning, questions and toxic terms wherever they are."""
+    monkeypatch.setattr("pipelines.curate.marks.rules.LOOKED_AT", 100)
+    text = "same line\n" * 30
+    _, made = mark_rule(text, "gopher_repetition.duplicate_lines", settings_of())
+    assert made.places[-1][1] == 99
+    assert made.note.endswith("; marked in the first 100 characters")
+    assert "93.5%" in made.note  # 29 of 31 pieces, of the whole document
+    config = CurateConfig.model_validate({"audit": {"drop_above": 0}}).audit
+    assert config is not None
+    late = "word " * 500_000 + "idiot"
+    assert marked(late, mark_toxic(late, config)) == ["idiot"]
 
 
 def test_the_classifier_shows_the_words_against_a_text() -> None:

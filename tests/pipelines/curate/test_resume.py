@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import random
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster.artifact import Artifact, read_json
@@ -26,6 +29,8 @@ from cluster.store_local import LocalStore
 from pipelines.corpus.table import decode
 from pipelines.curate import stage
 from pipelines.curate.config import STAGE, CurateConfig
+from pipelines.curate.finished import Finished, encode
+from pipelines.curate.finished import decode as decode_result
 
 MakeCorpus = Callable[..., Artifact]
 
@@ -54,7 +59,7 @@ def story(seed: int, more: str = "") -> str:
 
 @pytest.fixture
 def corpus(make_corpus: MakeCorpus) -> Artifact:
-    """A chain of near-duplicates (which takes rounds to join), an exact one, a shared notice and two that rules drop."""
+    """A chain of near-duplicates (joined in rounds), an exact one, a shared notice and two that rules drop."""
     named = {f"own{i:02d}": story(i) for i in range(8)}
     long = f"{story(20)} {story(21)} {story(22)}".split()
     named |= {f"near{i}": " ".join(long[7 * i : 7 * i + 120]) for i in range(8)} | {"exact": story(1).upper()}
@@ -138,8 +143,16 @@ def contents(store: Store, made: Artifact) -> dict[str, bytes]:
     return {file.path: store.read(made.key(file.path)) for file in made.files}
 
 
-def test_killed_in_any_step_and_run_again(
-    corpus: Artifact, settings: dict[str, Any], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "steps", [("tag_part", "large_star", "write_part", "_mix_part"), pytest.param(STEPS, marks=pytest.mark.slow)]
+)
+def test_killed_in_a_step_and_run_again(
+    steps: tuple[str, ...],
+    corpus: Artifact,
+    settings: dict[str, Any],
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     log = tmp_path / "log"
     monkeypatch.setattr(stage, "map_parts", loop(log))
@@ -147,7 +160,7 @@ def test_killed_in_any_step_and_run_again(
     expected = contents(store, calm)
     everything = sorted(log.read_text().splitlines())
     assert {line.split()[0] for line in everything} == set(STEPS)
-    for step in STEPS:
+    for step in steps:
         store.delete_all(calm.id)
         log.unlink()
         with monkeypatch.context() as patch:
@@ -220,7 +233,7 @@ def test_killed_between_any_two_files(
     corpus: Artifact, settings: dict[str, Any], store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "map_parts", loop(tmp_path / "log"))
-    killed_at_writes([5, 17, 40, 90, 130], corpus, settings, store, tmp_path / "log")
+    killed_at_writes([17, 90, 130], corpus, settings, store, tmp_path / "log")
 
 
 @pytest.mark.slow
@@ -263,3 +276,46 @@ def test_a_refusal_keeps_what_was_finished(
     done = log.read_text()
     curate(store, corpus, settings)
     assert log.read_text() == done
+
+
+@dataclass(frozen=True)
+class Part:
+    number: int
+
+
+def double(part: Part) -> int:
+    return 2 * part.number
+
+
+def test_a_try_that_seems_alive_is_copied_and_may_vanish_meanwhile(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [Part(number) for number in range(3)]
+    with Attempt(store, "Corpus/curate-1") as slow, Attempt(store, "Corpus/curate-1") as later:
+        first = Finished(slow, {}, map)
+        assert list(first.map("step", double, parts[:2])) == [0, 2]
+        store.write(first.key("file"), b"of a part")
+        second = Finished(later, {}, map)
+        assert (list(second.map("step", double, parts)), second.taken_over) == ([0, 2, 4], {"step": 2})
+        assert store.read(second.key("file")) == store.read(first.key("file"))
+        assert list(Finished(later, {"memory_bytes": 1}, map).map("step", double, parts)) == [0, 2, 4]
+    copy = store.copy
+
+    def gone(source: str, target: str) -> None:
+        if source.endswith("00001"):
+            raise FileNotFoundError(source)
+        copy(source, target)
+
+    monkeypatch.setattr(store, "copy", gone)
+    with Attempt(store, "Corpus/curate-1") as last:
+        third = Finished(last, {}, map)
+        assert sorted(third.map("step", double, parts)) == [0, 2, 4]
+
+
+def test_a_result_holds_records_and_no_code() -> None:
+    kept = {"x": Counter("aab"), "key": "folder/a/b", "other": "elsewhere/a", "numbers": np.arange(3)}
+    again = decode_result(encode(kept, "folder"), "moved")
+    assert (again["x"], again["key"], again["other"]) == (Counter("aab"), "moved/a/b", "elsewhere/a")
+    assert again["numbers"].tolist() == [0, 1, 2]
+    with pytest.raises(pickle.UnpicklingError, match="is no part of a result"):
+        decode_result(encode(os.system, "folder"), "folder")

@@ -20,7 +20,7 @@ from cluster.store import Store
 from pipelines.curate import stage
 from pipelines.curate.marks.mark import joined
 from pipelines.curate.redact import redact_sample
-from pipelines.curate.samples.choose import SAMPLES, choose, merge
+from pipelines.curate.samples.choose import MOST_REASONS, SAMPLES, choose, merge
 from pipelines.curate.samples.excerpt import CHARACTERS, Piece, excerpt
 from pipelines.curate.samples.sample import Sample
 from pipelines.curate.samples.show import samples_section
@@ -47,6 +47,19 @@ def test_parts_and_order_do_not_change_the_choice(documents: int, parts: int, ch
     }
     for reason, found in whole.items():
         assert len(found) == min(SAMPLES, sum(row["drop_reason"] == reason for row in rows))
+
+
+def test_a_filter_with_a_reason_for_every_document_fills_no_page() -> None:
+    rows = [{"id": f"{n:04x}", "drop_reason": f"filter.mine.r{n:04d}"} for n in range(1000)]
+    parts = [choose(rows[part::7], part) for part in range(7)]
+    chosen = merge(parts)
+    assert [*chosen] == [row["drop_reason"] for row in rows[:MOST_REASONS]]
+    assert all(len(each) <= MOST_REASONS for each in parts)
+    page = Page("t")
+    sample = Sample("1", "web", "a", "note", ())
+    dropped = {row["drop_reason"]: 1 for row in rows}
+    samples_section(page, dropped, {reason: [sample] for reason in chosen})
+    assert "No samples are shown of 800 more reasons." in page.render()
 
 
 def test_the_choice_is_not_that_of_names() -> None:
@@ -161,24 +174,26 @@ def test_every_reason_is_explained_the_same_from_any_parts(
         "original": chapter,
         "exact": chapter.replace(",", ""),
         "near": other,
+        "equal": other.replace(",", ""),
         "nearly": other + "\nOne more sentence that nobody ever spoke.",
         "german": "Dies ist ein deutscher Text, der nicht bleiben soll, weil er nicht englisch ist. " * 3,
         "blank": " \n\t",
-        "toxic": topics.topics["del"] + "\n" + "You stupid idiot. " * 30,
+        "toxic": topics.topics["del"] + "\nThey call him a stupid man and an idiot, which is rude.",
         "grumble": topics.topics["global"] + "\nSo they grumble.",
         **{f"short{n}": f"It is far too short, this is what it says on page {n} of it." for n in range(16)},
         "first": f"{topics.topics['assert']}\n\n{repeated}",
         "second": f"{topics.topics['return']}\n\n{repeated}",
     }
     config: dict[str, Any] = {
-        "audit": {"drop_above": 20},
+        "audit": {"drop_above": 5},
         "filters": ["own_sample_filters:rude"],
         "gopher_quality": {"min_words": 20},
         "dedup": {"repeated_text": {"unit": "paragraph"}},
     }
-    for in_part in (2, 100):
-        run_curate(make_corpus(texts, in_part), **config)
+    made_of = [run_curate(make_corpus(texts, in_part), **config) for in_part in (2, 100)]
     assert spied[0] == spied[1]
+    pages = [store.read(made.key("report.html")).decode() for made in made_of]
+    assert len({re.sub(r"corpus-[0-9a-f]{12}", "", page) for page in pages}) == 1
     samples = spied[0]
     by_path = {sample.path: (reason, sample) for reason, each in samples.items() for sample in each}
     assert len(samples["gopher_quality.min_words"]) == SAMPLES
@@ -186,13 +201,18 @@ def test_every_reason_is_explained_the_same_from_any_parts(
     assert "identified as de" in by_path["german"][1].note
     assert (by_path["blank"][0], by_path["blank"][1].pieces) == ("empty", ())
     reason, sample = by_path["toxic"]
-    assert (reason, {*marked(sample.pieces)}) == ("audit.toxic", {"stupid idiot"})
+    assert (reason, {*marked(sample.pieces)}) == ("audit.toxic", {"stupid", "idiot"})
     assert by_path["grumble"][1].note == "your filter rude said: rude"
     reason, sample = by_path["exact"]
     assert (reason, sample.keeper.split(" ")[0]) == ("duplicate.exact", "original")
     assert text_of(sample.beside).startswith(chapter.strip()[:50])
-    reason, sample = by_path["near"]
-    assert (reason, sample.keeper.split(" ")[0]) == ("duplicate.near", "nearly")
+    equal = [by_path[path] for path in ("near", "equal") if by_path[path][0] == "duplicate.exact"]
+    assert equal
+    for _, sample in equal:  # a document is called what it is, though another than its equal stays
+        assert sample.note.startswith("the same words in the same order as another document that goes; shares ")
+    near = [by_path[path] for path in ("near", "equal") if by_path[path][0] == "duplicate.near"]
+    reason, sample = (near or equal)[0]
+    assert (reason.partition(".")[0], sample.keeper.split(" ")[0]) == ("duplicate", "nearly")
     assert re.search(r"similarity 0\.9\d|similarity 1\.00", sample.note)
     assert marked(sample.pieces)[0].startswith(text_of(sample.beside)[:40].strip()[:20])
 

@@ -90,6 +90,7 @@ def test_planted_faults_are_found(
     page = store.read(made.key("report.html")).decode()
     assert "duplicate.near" in page
     assert "Far too short." in page
+    assert "<td>another language, or too uncertain</td>" in page
 
 
 def test_samples_on_the_page_are_redacted_whatever_the_recipe_keeps(

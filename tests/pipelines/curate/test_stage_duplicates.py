@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.artifact import Artifact, read_json
+from cluster.artifact import Artifact, ancestors, contributors, read_json
 from cluster.errors import UserError
 from cluster.store import Store
 from pipelines.corpus.table import decode
@@ -71,6 +71,8 @@ def test_what_was_curated_earlier_goes(
     made = run_curate(corpus, dedup={**FAST, "against": [earlier.id]}, **PLAIN)
     dropped = {row["id"]: (row["drop_reason"], row["duplicate_of"]) for row in rows(store, made, "dropped")}
     new = {row["path"]: row["id"] for row in rows(store, corpus, "data")}
+    assert {role: each.id for role, each in made.inputs.items()} == {"corpus": corpus.id, "compared with": earlier.id}
+    assert [each.id for _, _, each in contributors(ancestors(store, made)) if each] == [made.id, corpus.id]
     assert dropped[new["a"]] == ("duplicate.earlier", ids["own2"])
     assert dropped[new["b"]] == ("duplicate.earlier", ids["own3"])
     assert dropped[new["c"]] == ("duplicate.near", new["d"])
