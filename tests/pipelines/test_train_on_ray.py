@@ -136,7 +136,8 @@ def test_two_workers_give_the_losses_of_one_plain_process(inputs: Inputs, undist
     config = PretrainConfig(**CONFIG)
     blocks = TokenBlocks(local_copy(inputs.store, inputs.tokens) / "train")
     torch.manual_seed(config.seed)
-    model = build_llama(config.shape(), vocab_size=600, max_positions=48, bos_id=0, eos_id=1, pad_id=2)
+    rows = config.embedding_rows(600)
+    model = build_llama(config.shape(), vocab_size=rows, max_positions=48, bos_id=0, eos_id=1, pad_id=2)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizer = torch.optim.AdamW(
