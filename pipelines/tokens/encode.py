@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -45,9 +45,18 @@ class EncodedBatch:
 
 
 def encode_splits(
-    store: Store, corpus: Artifact, tokenizer_json: str, marks: Marks, workers: int | None = None
+    store: Store,
+    corpus: Artifact,
+    tokenizer_json: str,
+    marks: Marks,
+    workers: int | None = None,
+    done: Sequence[str] = (),
 ) -> Iterator[EncodedBatch]:
-    """The curated corpus's documents, encoded, in whatever order they become ready."""
+    """The curated corpus's documents, encoded, in whatever order they become ready.
+
+    Args:
+        done: ids of documents to leave out.
+    """
     keys = [corpus.key(path) for path in parquet_files(corpus)]
     filesystem = store.arrow(corpus.data_prefix)[0]
     dataset = ray.data.read_parquet(
@@ -60,7 +69,11 @@ def encode_splits(
         batch_format="pyarrow",
         batch_size=None,
         zero_copy_batch=True,
-        fn_kwargs={"tokenizer": ray.put(tokenizer_json), "marks": marks},
+        fn_kwargs={
+            "tokenizer": ray.put(tokenizer_json),
+            "marks": marks,
+            "done": ray.put(pa.array(done, pa.string())) if done else None,
+        },
         concurrency=workers,
     )
     for table in encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
@@ -75,12 +88,15 @@ def parquet_files(corpus: Artifact) -> list[str]:
     )
 
 
-def encode_table(table: pa.Table, tokenizer: Any, marks: Marks) -> pa.Table:
+def encode_table(table: pa.Table, tokenizer: Any, marks: Marks, done: Any = None) -> pa.Table:
     """Columns ``id``, ``text``, ``source``, ``language``, ``path`` to encoded documents; ``tokens`` is a list column.
 
     Args:
         tokenizer: the text of ``tokenizer.json``, or Ray's reference to it.
+        done: Ray's reference to ids of documents to leave out.
     """
+    if done is not None:
+        table = table.filter(pc.invert(pc.is_in(table["id"].cast(pa.string()), value_set=ray.get(done))))
     encoder = _encoder(ray.get(tokenizer) if isinstance(tokenizer, ray.ObjectRef) else tokenizer)
     texts = table["text"].to_pylist()
     tokens, offsets = encode_texts(encoder, texts, marks)

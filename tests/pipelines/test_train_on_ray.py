@@ -107,6 +107,35 @@ def test_encoding_is_the_same_for_any_layout(
     assert again.metrics == pytest.approx(inputs.tokens.metrics)
 
 
+def test_a_stopped_encoding_continues_and_gives_the_same_bytes(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.tokens import encode
+
+    store = open_store(tmp_path)
+    copy_inputs(inputs, store)
+    both = {"corpus": inputs.corpus, "tokenizer": inputs.tokenizer}
+    for entry in store.files(f"{inputs.tokens.id}/"):
+        store.delete(entry.key)
+    real = encode.encode_splits
+    asked: list[int] = []
+
+    def stop_after_one(*arguments: Any) -> Iterator[Any]:
+        asked.append(len(arguments[-1]))
+        for number, batch in enumerate(real(*arguments)):
+            if number and len(asked) == 1:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(encode, "encode_splits", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        run(TOKENS_STAGE, TokensConfig(sequence_length=48), both, store)
+    again = run(TOKENS_STAGE, TokensConfig(sequence_length=48), both, store).artifact
+    assert asked[0] == 0
+    assert 0 < asked[1] < 60
+    assert {each.path: each.sha256 for each in again.files} == {each.path: each.sha256 for each in inputs.tokens.files}
+
+
 def test_the_index_says_what_the_files_hold(inputs: Inputs) -> None:
     index = read_json(inputs.store, inputs.tokens, "train/index.json")
     assert index["sequence_length"] == 48
