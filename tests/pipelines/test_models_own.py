@@ -150,3 +150,12 @@ def test_what_is_not_a_model_is_refused(name: str, options: dict[str, Any], mess
 @pytest.mark.usefixtures("mine")
 def test_a_model_of_a_few_lines_is_accepted() -> None:
     check_own("mine:Plain", {}, **SIZES)
+
+
+def test_the_guides_model_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    (tmp_path / "bigram.py").write_text(guide.partition("```python\n")[2].partition("```")[0])
+    monkeypatch.chdir(tmp_path)  # where the command runs is where its modules are found
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    check_own("bigram:Bigram", {"width": 128}, **SIZES)
+    del sys.modules["bigram"]
