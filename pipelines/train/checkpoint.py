@@ -23,6 +23,12 @@ from pipelines.train.storage import reader
 COMPLETE = "complete.json"
 METADATA = ".metadata"
 MODEL, OPTIMIZER = "model/", "optimizer/"
+DESCRIBED = "model"
+"""Where a checkpoint's memory has the model's class and configuration."""
+
+WEIGHTS_ONLY = "weights_only"
+"""Marks a checkpoint without an optimiser's state: one made from a finished model."""
+
 State = Mapping[str, torch.Tensor]
 
 

@@ -15,9 +15,10 @@ from torch import nn
 from cluster.errors import UserError
 from pipelines.train.arithmetic import Arithmetic, Stopwatch
 from pipelines.train.batches import accumulate, evaluate, validation_indices
-from pipelines.train.checkpoint import MODEL, OPTIMIZER, Checkpoint, State
+from pipelines.train.checkpoint import DESCRIBED, MODEL, OPTIMIZER, Checkpoint, State
 from pipelines.train.config import TrainConfig
 from pipelines.train.course import Course
+from pipelines.train.describe import describe
 from pipelines.train.gradients import clip, gradient_norm
 from pipelines.train.group import Group
 from pipelines.train.hardware import is_out_of_memory, peak_memory_bytes
@@ -78,6 +79,7 @@ class Run:
         self.config, self.group, self.around, self.where = config, group, around, where
         kept, adamw_only = undecayed(model), unorthogonal(model)
         self.arithmetic = Arithmetic.of(model, group, config)
+        self.described = describe(model)
         self.runner: Runner = arrange(model, config, group)
         self.optimizer = Optimizer(self.runner.parameters, config, kept, adamw_only)
         self.course = Course()
@@ -184,7 +186,7 @@ class Run:
         """Begin a checkpoint."""
         keeps_best = self.config.keep_best or self.config.early_stopping is not None
         best = self.course.best_step if keeps_best else None
-        self.around.save(step, self.state(), self.course.to_json(), best)
+        self.around.save(step, self.state(), self.course.to_json() | {DESCRIBED: self.described}, best)
 
     def go_back(self, step: int, problem: str) -> int:
         """Return to a good checkpoint and leave out the data since; the step to go on with.
