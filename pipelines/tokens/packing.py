@@ -101,7 +101,7 @@ class Packer:
         Returns:
             whether the file holds that much; if not, nothing of it is used.
         """
-        place = 0
+        self._documents, place = [], 0
         for document_id, length in documents:
             self._documents.append((order_key(document_id), document_id, place, length))
             place += length

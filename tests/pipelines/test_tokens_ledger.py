@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cluster.attempt import Attempt
@@ -82,6 +82,7 @@ class Encoding:
     st.integers(0, 400),
     st.sampled_from(["ledger", "train", "validation", "nothing"]),
 )
+@example([[2, 2]], 1, 1, "train")  # one split's file is whole, the other's is not: neither counts
 def test_it_continues_wherever_it_was_killed(
     tmp_path_factory: Any, sizes: list[list[int]], stop: int, lost: int, where: str
 ) -> None:
@@ -108,6 +109,9 @@ def test_it_continues_wherever_it_was_killed(
         if not second.done >= set(batch.ids):
             assert not second.done & set(batch.ids)  # batches count as a whole
             second.take(batch)
+    # Killed once more now, it would have nothing left to do: what followed the last whole line is gone.
+    named = [name for batch in Ledger(folder / "spool", 2).batches() for name in batch.ids]
+    assert sorted(named) == sorted(name for batch in everything for name in batch.ids)
     assert second.finish() == expected
 
 
