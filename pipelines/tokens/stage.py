@@ -30,7 +30,7 @@ def encode(config: TokensConfig, inputs: Mapping[str, Artifact], context: StageC
 
     from pipelines.tokens.encode import SPLITS, encode_splits
     from pipelines.tokens.ledger import Ledger, take_over
-    from pipelines.tokens.marks import find_marks
+    from pipelines.tokens.marks import find_marks, vocabulary_size
     from pipelines.tokens.packing import Packer, TokenBlocks
     from pipelines.tokens.statistics import CorpusStatistics, rank_frequency, token_counts, unigram_loss
 
@@ -39,7 +39,7 @@ def encode(config: TokensConfig, inputs: Mapping[str, Artifact], context: StageC
     settings = json.loads(context.store.read(tokenizer_artifact.key("tokenizer_config.json")))
     tokenizer = Tokenizer.from_str(tokenizer_json)
     marks = find_marks(tokenizer, settings, tokenizer_artifact.id)
-    vocab_size = tokenizer.get_vocab_size()
+    vocab_size = vocabulary_size(tokenizer)
     ids: dict[str, Any] = {"bos_id": marks.bos, "eos_id": marks.eos, "pad_id": marks.pad}
     folders = {split: context.output.path(f"{split}/index.json").parent for split in SPLITS}
     spool = take_over(context.store, context.output)

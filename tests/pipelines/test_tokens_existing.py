@@ -13,7 +13,7 @@ from cluster.errors import UserError
 from cluster.store import open_store
 from pipelines.tokens.config import TOKENIZER_STAGE, TokenizerConfig, resolve_tokenizer
 from pipelines.tokens.existing import source_identity, take_tokenizer
-from pipelines.tokens.marks import Marks, read_marks
+from pipelines.tokens.marks import Marks, read_marks, vocabulary_size
 
 TEXTS = ["the cat sat on the mat and looked at the other cat", "where a word follows a word"] * 4
 
@@ -161,3 +161,9 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_mistakes_in_the_section(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TokenizerConfig(**settings)
+
+
+def test_a_vocabulary_that_leaves_numbers_out_is_as_large_as_its_largest() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "one": 1, "two": 9}, unk_token="[UNK]"))
+    assert tokenizer.get_vocab_size() == 3
+    assert vocabulary_size(tokenizer) == 10
