@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.config import identity_fields, parse_document, validate
@@ -121,6 +121,7 @@ def test_early_stopping_depends_on_how_often_one_validates() -> None:
     assert resolve(pretrain("validation_every_steps: 5")) == resolve(pretrain("validation_every_steps: 9"))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
 def test_a_layouts_places_are_each_taken_once(data: int, shard: int, tensor: int, pipeline: int) -> None:
     layout = plan_layout(
