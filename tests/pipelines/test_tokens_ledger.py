@@ -72,7 +72,7 @@ class Encoding:
     def finish(self) -> list[Any]:
         indexes = [packer.finish(4) for packer in self.packers.values()]
         files = [(folder / name).read_bytes() for folder in self.folders.values() for name in (STREAM, DOCUMENTS)]
-        return [indexes, files, self.statistics.by_split, sorted(self.statistics.lengths)]
+        return [indexes, files, self.statistics.by_split, self.statistics.length_histogram()]
 
 
 @settings(max_examples=40, deadline=None)

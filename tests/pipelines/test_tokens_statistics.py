@@ -64,7 +64,12 @@ def test_every_tally_is_what_counting_gives(tokenizer: Tokenizer, bos: int | Non
         for name, tally in tallies.items()
     }
     assert found == dict(expected)
-    assert sum(statistics.length_histogram().values()) == len(ROWS)
+    histogram = statistics.length_histogram()
+    assert sum(histogram.values()) == len(ROWS)
+    lengths = [len(learn_ids(tokenizer, row[1])) + marks.around for row in ROWS]
+    for limit in (4, 8, 16, 32):
+        expected_count = sum(limit // 2 < length <= limit for length in lengths)
+        assert histogram.get(f"≤ {limit} tokens", 0) == expected_count
     assert statistics.by_language["de"].row("de")["tokens per word"] > 1
 
 
