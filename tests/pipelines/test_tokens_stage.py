@@ -85,7 +85,7 @@ def texts(store: Store, corpus: Artifact, split: str) -> dict[str, str]:
 @pytest.mark.usefixtures("in_process")
 def test_from_corpus_to_blocks(corpus: tuple[Store, Artifact], algorithm: str) -> None:
     store, curated = corpus
-    config = TokenizerConfig(algorithm=algorithm, vocab_size=400, mask_token=True, sentinels=2, special_tokens=["<a>"])  # type: ignore[arg-type]
+    config = TokenizerConfig(algorithm=algorithm, vocab_size=400, mask_token=True, sentinels=2, special_tokens=["<a>"])
     tokenizer = run(TOKENIZER_STAGE, config, {"corpus": curated}, store)
     assert tokenizer.details["special_tokens"]["<|mask|>"] == 7
     assert tokenizer.counts["vocab_size"] == 400
