@@ -14,12 +14,21 @@ from benchmarks.training_encode import (
     DOCUMENT_CHARACTERS,
     encode_here,
     make_documents,
+    measure_without_ray,
     publish_corpus,
     publish_tokenizer,
 )
 from cluster.artifact import local_copy
 from cluster.store import open_store
 from pipelines.tokens.folder import corpus_encoder
+
+
+def test_without_ray_both_sides_count_the_same_tokens() -> None:
+    result = measure_without_ray(make_documents(None, 0.1), rounds=2)
+    assert result["name"] == "encode_cpu"
+    assert result["agreement"] == 1.0
+    assert result["ratio"] > 0
+    assert result["tokens"] > 10_000
 
 
 def test_the_peer_encodes_every_document_of_the_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
