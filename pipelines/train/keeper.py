@@ -68,21 +68,19 @@ class Keeper:
         """Return when the last checkpoint counts."""
         self._saver.finish()
 
-    def restore(self, state: State, below: int | None = None, exactly: int | None = None) -> Checkpoint | None:
+    def restore(self, state: State, below: int | None = None) -> Checkpoint | None:
         """Fill a state with the newest sound checkpoint's, and say which that is; None where there is none.
 
         Args:
             below: only from one with fewer steps.
-            exactly: only from the one with so many steps.
         """
         found = None
         if self._group.leads:
-            limit = exactly + 1 if exactly is not None else below
-            found = checkpoint.newest_sound(self._store, self._prefixes, limit)
+            found = checkpoint.newest_sound(self._store, self._prefixes, below)
         newest, damaged = self._group.agree(found)
         for text in damaged:
             self.record({"kind": "note", "step": newest.step if newest else 0, "text": text})
-        if newest is None or (exactly is not None and newest.step != exactly):
+        if newest is None:
             return None
         if newest.memory.get(checkpoint.WEIGHTS_ONLY):
             state = {name: tensor for name, tensor in state.items() if name.startswith(checkpoint.MODEL)}
