@@ -80,6 +80,13 @@ def learn_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(plain.encode(text, add_special_tokens=False).ids)
 
 
+def test_a_block_of_which_everything_is_done_gives_nothing(tokenizer: Tokenizer) -> None:
+    marks = Marks(0, 1, 2, None, (), frozenset([0, 1, 2]))
+    encoded = encode_table(table(ROWS).slice(0, 0), tokenizer.to_str(), marks)
+    assert encoded.num_rows == 0
+    assert encoded.schema == encode_table(table(ROWS), tokenizer.to_str(), marks).schema
+
+
 def test_frequencies_by_rank_fall() -> None:
     counts = np.array([0, 1000, 10, 100, 0, 1])
     assert rank_frequency(counts) == [
