@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -107,6 +108,15 @@ def test_encoding_is_the_same_for_any_layout(
     assert again.metrics == pytest.approx(inputs.tokens.metrics)
 
 
+def first_documents(batch: Any, count: int) -> Any:
+    """The beginning of an encoded batch: as much as a killed encoding had written."""
+    columns = {
+        name: getattr(batch, name)[:count]
+        for name in ("splits", "ids", "sources", "languages", "text_bytes", "words", "lengths")
+    }
+    return dataclasses.replace(batch, **columns, tokens=batch.tokens[: int(columns["lengths"].sum())])
+
+
 def test_a_stopped_encoding_continues_and_gives_the_same_bytes(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,8 +132,9 @@ def test_a_stopped_encoding_continues_and_gives_the_same_bytes(
 
     def stop_after_one(*arguments: Any) -> Iterator[Any]:
         asked.append(len(arguments[-1]))
-        for number, batch in enumerate(real(*arguments)):
-            if number and len(asked) == 1:
+        for batch in real(*arguments):
+            if len(asked) == 1:
+                yield first_documents(batch, 20)
                 raise KeyboardInterrupt
             yield batch
 
@@ -131,8 +142,7 @@ def test_a_stopped_encoding_continues_and_gives_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         run(TOKENS_STAGE, TokensConfig(sequence_length=48), both, store)
     again = run(TOKENS_STAGE, TokensConfig(sequence_length=48), both, store).artifact
-    assert asked[0] == 0
-    assert 0 < asked[1] < 60
+    assert asked == [0, 20]
     assert {each.path: each.sha256 for each in again.files} == {each.path: each.sha256 for each in inputs.tokens.files}
 
 
