@@ -58,12 +58,14 @@ def encode_splits(
     Args:
         done: ids of documents to leave out.
     """
-    keys = [corpus.key(path) for path in parquet_files(corpus)]
+    paths = parquet_files(corpus)
+    keys = [corpus.key(path) for path in paths]
     filesystem = store.arrow(corpus.data_prefix)[0]
     dataset = ray.data.read_parquet(
         [store.arrow(key)[1] for key in keys],
         filesystem=filesystem,
         include_paths=True,
+        override_num_blocks=block_count(sum(entry.size_bytes for entry in corpus.files if entry.path in paths)),
     ).select_columns([*COLUMNS, "path"])
     encoded = dataset.map_batches(
         encode_table,
@@ -80,6 +82,14 @@ def encode_splits(
     for table in encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
         if table.num_rows:
             yield _unpack(table, marks.around)
+
+
+def block_count(stored_bytes: int) -> int:
+    """In how many blocks to read so much Parquet: of about 1 MiB, and where that were more than 2,000, up to 64 MiB.
+
+    Left to itself Ray Data reads a small corpus as one block, which one core then encodes.
+    """
+    return max(1, min(stored_bytes >> 20, 2000), stored_bytes >> 26)
 
 
 def parquet_files(corpus: Artifact) -> list[str]:

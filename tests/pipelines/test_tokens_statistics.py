@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from pipelines.tokens.encode import _unpack as unpack
-from pipelines.tokens.encode import encode_table
+from pipelines.tokens.encode import block_count, encode_table
 from pipelines.tokens.learn import learn_bpe
 from pipelines.tokens.marks import Marks
 from pipelines.tokens.statistics import CorpusStatistics, rank_frequency, unigram_loss
@@ -85,6 +85,11 @@ def test_a_block_of_which_everything_is_done_gives_nothing(tokenizer: Tokenizer)
     encoded = encode_table(table(ROWS).slice(0, 0), tokenizer.to_str(), marks)
     assert encoded.num_rows == 0
     assert encoded.schema == encode_table(table(ROWS), tokenizer.to_str(), marks).schema
+
+
+def test_blocks_are_small_enough_for_every_core_and_few_enough_for_a_driver() -> None:
+    sizes = [0, 1 << 20, 40 << 20, 10 << 30, 1 << 40]
+    assert [block_count(size) for size in sizes] == [1, 1, 40, 2000, 16384]
 
 
 def test_frequencies_by_rank_fall() -> None:
