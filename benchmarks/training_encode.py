@@ -6,6 +6,10 @@ the first round, as it is when a recipe reaches this stage, and each side first 
 sides take turns, and their tokens are compared.
 
     python benchmarks/training_encode.py [--data FOLDER] [--megabytes N] [--rounds N] [--cores N] [--quick]
+                                         [--without-ray]
+
+``--without-ray`` compares the CPU time of encoding a table and packing it, in this process on one thread: what another
+load on the machine changes least.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -215,6 +219,62 @@ def measure(documents: list[str], rounds: int, cores: int) -> dict[str, Any]:
     }
 
 
+def measure_without_ray(documents: list[str], rounds: int) -> dict[str, Any]:
+    """The result ``encode_cpu``: CPU seconds of the stage's own work on a table and of its packing, one thread."""
+    import pyarrow as pa
+
+    from pipelines.tokens.encode import _unpack, encode_table
+    from pipelines.tokens.folder import corpus_encoder
+    from pipelines.tokens.learn import learn_bpe
+    from pipelines.tokens.marks import Marks
+    from pipelines.tokens.packing import Packer
+
+    few = documents[: max(len(documents) // 4, 1)]
+    tokenizer = learn_bpe(few, VOCABULARY, 2).to_str()
+    encoder, marks = corpus_encoder(tokenizer), Marks(0, 1, 2, None, (), frozenset([0, 1, 2]))
+    same: dict[str, Any] = {name: [name] * len(documents) for name in ("source", "language")}
+    paths = ["corpus/train/part-00000.parquet"] * len(documents)
+    table = pa.table({"id": [f"{n:08d}" for n in range(len(documents))], "text": documents, **same, "path": paths})
+
+    def ours() -> int:
+        batch = _unpack(encode_table(table, tokenizer, marks), marks.around)
+        with tempfile.TemporaryDirectory() as folder:
+            packer = Packer(Path(folder), vocab_size=VOCABULARY, bos_id=0, eos_id=1, pad_id=2)
+            start = 0
+            for name, length in zip(batch.ids, batch.lengths.tolist(), strict=True):
+                packer.add(name, batch.tokens[start : start + length])
+                start += length
+            return packer.finish(512).tokens - 2 * len(documents)
+
+    def peer() -> int:
+        return sum(map(len, encoder.encode_batch_fast(documents, add_special_tokens=False)))
+
+    def timed(side: Callable[[], int]) -> tuple[float, int]:
+        began = time.process_time()
+        tokens = side()
+        return time.process_time() - began, tokens
+
+    counts = timed(ours)[1], timed(peer)[1]
+    pairs = []
+    for number in range(rounds):
+        first, second = (ours, peer) if number % 2 == 0 else (peer, ours)
+        seconds = {first: timed(first)[0], second: timed(second)[0]}
+        pairs.append((seconds[ours], seconds[peer]))
+    megabytes = sum(len(text.encode("utf-8")) for text in documents) / 1e6
+    return {
+        "name": "encode_cpu",
+        "ours": megabytes / statistics.median(a for a, _ in pairs),
+        "peer": "tokenizers.encode_batch_fast",
+        "peer_value": megabytes / statistics.median(b for _, b in pairs),
+        "unit": "MB per CPU second",
+        "ratio": statistics.median(b / a for a, b in pairs),
+        "megabytes": megabytes,
+        "documents": len(documents),
+        "tokens": counts[1],
+        "agreement": float(counts[0] == counts[1]),
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of .txt and .jsonl files, read before Python's documentation")
@@ -222,6 +282,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cores", type=int, default=0, help="by default all that this process may use")
     parser.add_argument("--quick", action="store_true", help="2 megabytes, one round")
+    parser.add_argument("--without-ray", action="store_true", help="CPU time of the stage's work in one process")
     parser.add_argument("--peer", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peer:
@@ -231,10 +292,15 @@ def main() -> int:
 
     cores = options.cores or available_cores()
     documents = make_documents(options.data, 2.0 if options.quick else options.megabytes)
-    result = measure(documents, 1 if options.quick else options.rounds, cores)
+    rounds = 1 if options.quick else options.rounds
+    if options.without_ray:
+        os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+        cores, result = 1, measure_without_ray(documents, rounds)
+    else:
+        result = measure(documents, rounds, cores)
     print(f"{'':<10}{'MB/s':>8}{'peer':>8}{'ratio':>8}{'same tokens':>14}")
     print(
-        f"{'encode':<10}{result['ours']:>8.2f}{result['peer_value']:>8.2f}{result['ratio']:>8.2f}"
+        f"{result['name']:<10}{result['ours']:>8.2f}{result['peer_value']:>8.2f}{result['ratio']:>8.2f}"
         f"{'yes' if result['agreement'] else 'NO':>14}"
     )
     versions = {name: version(name) for name in ("ray", "tokenizers")} | {"python": platform.python_version()}

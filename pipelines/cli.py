@@ -102,6 +102,15 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     _overrides(parser)
 
 
+def _convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a folder of checkpoints, one of them, or a Hugging Face model"
+    )
+    parser.add_argument("destination", metavar="DESTINATION", help="a new folder")
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="copy this tokenizer's files beside the model")
+    _json(parser)
+
+
 def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", metavar="URL", default="./raymill-store", help="default: ./raymill-store")
     _json(parser)
@@ -176,6 +185,12 @@ COMMANDS = (
     Command("show", "artifacts and runs; one artifact's record and lineage", "pipelines.commands.show:show", _in_store),
     Command("verify", "re-check checksums of one artifact or all", "pipelines.commands.show:verify", _in_store),
     Command("gc", "remove abandoned tries over a day old", "pipelines.commands.show:gc", _gc),
+    Command(
+        "convert",
+        "a sharded checkpoint to a Hugging Face folder, or back",
+        "pipelines.commands.convert:convert",
+        _convert,
+    ),
     Command(
         "doctor", "what this machine has, what is missing, how to fix it", "pipelines.commands.doctor:doctor", _doctor
     ),

@@ -11,6 +11,9 @@ from pipelines.train.corruption import noise_counts
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
 
+ADAPTED = ("llama",)
+"""Architectures whose matrices fine-tuning knows."""
+
 TRAINED = ("@pretrain", "@finetune")
 
 
@@ -20,6 +23,11 @@ def misfits(recipe: Recipe) -> Iterator[str]:
     name = model.architecture
     if recipe.tokenizer.source is None:
         yield from _missing_marks(recipe)
+    if "finetune" in written and name not in ADAPTED:
+        yield (
+            f"finetune: the matrices that get adapters are those of {' and '.join(ADAPTED)}, not of {name}. Leave "
+            f"finetune out, or train {' or '.join(ADAPTED)}"
+        )
     if name in DECODERS:
         return
     decoders = " or ".join(DECODERS)
@@ -28,8 +36,6 @@ def misfits(recipe: Recipe) -> Iterator[str]:
             f"evals: {name} predicts no next token, which every suite and held-out perplexity ask for; its own "
             f"validation loss is in the pretraining report. Leave evals out, or train {decoders}"
         )
-    if "finetune" in written:
-        yield f"finetune: adapters and chat are for decoders, not for {name}. Leave finetune out, or train {decoders}"
     served = [variant.name for variant in recipe.serving.variants if variant.model in TRAINED]
     if "serving" in written and served:
         yield f"serving: vLLM serves no {name} (variant {served[0]}). Leave serving out, or train {decoders}"

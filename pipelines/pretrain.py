@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,7 +131,7 @@ class PretrainTask:
 def run(config: PretrainConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
     """Train and export; see :func:`check_inputs` and :func:`pipelines.train.launch.run_training` for what is raised."""
     from pipelines.train.launch import run_training
-    from pipelines.train.results import training_outcome, write_report
+    from pipelines.train.results import training_outcome, write_metrics, write_report
 
     tokens, tokenizer = inputs["tokens"], inputs["tokenizer"]
     check_inputs(config, tokens, tokenizer, context.store)
@@ -156,7 +155,7 @@ def run(config: PretrainConfig, inputs: Mapping[str, Artifact], context: StageCo
         else:
             page.sample(f"after “{sample['prompt']}”", sample["text"])
     context.output.write_text("report.html", page.render())
-    context.output.write_text("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in training.records))
+    write_metrics(training, context.output)
     outcome = training_outcome(training)
     outcome.licences = dict(tokens.licences)
     outcome.details = {

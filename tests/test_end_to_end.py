@@ -178,10 +178,8 @@ def test_ctrl_c_in_any_stage_leaves_what_was_done(
     assert sorted(artifact.name for artifact in stopped.artifacts) == sorted(before[: before.index(stage)])
     for artifact in stopped.artifacts:
         assert verify_artifact(store, artifact) == []
-    if stage == "pretrain":
-        assert stopped.strays and all("/resume/" in key for key in stopped.strays)
-    else:
-        assert stopped.strays == []
+    assert all("/resume/" in key for key in stopped.strays)  # what the next run continues from
+    assert stopped.strays or stage != "pretrain"
 
 
 @real

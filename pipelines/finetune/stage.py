@@ -23,7 +23,7 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageCo
     """
     from pipelines.finetune.task import FinetuneTask
     from pipelines.train.launch import run_training
-    from pipelines.train.results import training_outcome, write_report
+    from pipelines.train.results import training_outcome, write_metrics, write_report
 
     base, corpus = inputs["model"], inputs.get("corpus")
     pairs = list(_pairs(config, corpus, context.store))
@@ -44,7 +44,7 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageCo
     page.heading("Pairs trained on")
     page.table([{"question": pair.prompt, "answer": pair.completion} for pair in train[:10]])
     context.output.write_text("report.html", page.render())
-    context.output.write_text("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in training.records))
+    write_metrics(training, context.output)
     outcome = training_outcome(training)
     outcome.counts |= {"pairs": len(pairs), "pairs_too_long": details["too_long"]}
     outcome.licences = dict(base.licences) | (dict(corpus.licences) if corpus else {})

@@ -25,6 +25,7 @@ def build_gpt2(
         resid_pdrop=shape.dropout,
         embd_pdrop=shape.dropout,
         attn_pdrop=shape.dropout,
+        activation_function="gelu_pytorch_tanh",  # gelu_new's function in one kernel, which eager training notices
         layer_norm_epsilon=shape.norm_epsilon,
         tie_word_embeddings=shape.tie_embeddings,
         bos_token_id=bos_id,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -45,27 +46,50 @@ class EncodedBatch:
 
 
 def encode_splits(
-    store: Store, corpus: Artifact, tokenizer_json: str, marks: Marks, workers: int | None = None
+    store: Store,
+    corpus: Artifact,
+    tokenizer_json: str,
+    marks: Marks,
+    workers: int | None = None,
+    done: Sequence[str] = (),
 ) -> Iterator[EncodedBatch]:
-    """The curated corpus's documents, encoded, in whatever order they become ready."""
-    keys = [corpus.key(path) for path in parquet_files(corpus)]
+    """The curated corpus's documents, encoded, in whatever order they become ready.
+
+    Args:
+        done: ids of documents to leave out.
+    """
+    paths = parquet_files(corpus)
+    keys = [corpus.key(path) for path in paths]
     filesystem = store.arrow(corpus.data_prefix)[0]
     dataset = ray.data.read_parquet(
         [store.arrow(key)[1] for key in keys],
         filesystem=filesystem,
         include_paths=True,
+        override_num_blocks=block_count(sum(entry.size_bytes for entry in corpus.files if entry.path in paths)),
     ).select_columns([*COLUMNS, "path"])
     encoded = dataset.map_batches(
         encode_table,
         batch_format="pyarrow",
         batch_size=None,
         zero_copy_batch=True,
-        fn_kwargs={"tokenizer": ray.put(tokenizer_json), "marks": marks},
+        fn_kwargs={
+            "tokenizer": ray.put(tokenizer_json),
+            "marks": marks,
+            "done": ray.put(pa.array(done, pa.string())) if done else None,
+        },
         concurrency=workers,
     )
     for table in encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
         if table.num_rows:
             yield _unpack(table, marks.around)
+
+
+def block_count(stored_bytes: int) -> int:
+    """In how many blocks to read so much Parquet: of about 1 MiB, and where that were more than 2,000, up to 64 MiB.
+
+    Left to itself Ray Data reads a small corpus as one block, which one core then encodes.
+    """
+    return max(1, min(stored_bytes >> 20, 2000), stored_bytes >> 26)
 
 
 def parquet_files(corpus: Artifact) -> list[str]:
@@ -75,12 +99,15 @@ def parquet_files(corpus: Artifact) -> list[str]:
     )
 
 
-def encode_table(table: pa.Table, tokenizer: Any, marks: Marks) -> pa.Table:
+def encode_table(table: pa.Table, tokenizer: Any, marks: Marks, done: Any = None) -> pa.Table:
     """Columns ``id``, ``text``, ``source``, ``language``, ``path`` to encoded documents; ``tokens`` is a list column.
 
     Args:
         tokenizer: the text of ``tokenizer.json``, or Ray's reference to it.
+        done: Ray's reference to ids of documents to leave out.
     """
+    if done is not None:
+        table = table.filter(pc.invert(pc.is_in(table["id"].cast(pa.string()), value_set=ray.get(done))))
     encoder = _encoder(ray.get(tokenizer) if isinstance(tokenizer, ray.ObjectRef) else tokenizer)
     texts = table["text"].to_pylist()
     tokens, offsets = encode_texts(encoder, texts, marks)
@@ -101,12 +128,16 @@ def encode_texts(
     encoder: Tokenizer, texts: list[str], marks: Marks
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """The tokens of all texts one after another, and the n + 1 offsets at which each begins and ends."""
-    before = [] if marks.bos is None else [marks.bos]
     encodings = encoder.encode_batch_fast(texts, add_special_tokens=False)
-    pieces = [np.asarray([*before, *encoding.ids, marks.eos], np.uint32) for encoding in encodings]
-    offsets = np.zeros(len(pieces) + 1, np.int64)
-    np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
-    return (np.concatenate(pieces) if pieces else np.empty(0, np.uint32)), offsets
+    # An array takes a list of whole numbers six times faster than numpy does.
+    tokens, offsets = array("I"), np.zeros(len(texts) + 1, np.int64)
+    for place, encoding in enumerate(encodings, 1):
+        if marks.bos is not None:
+            tokens.append(marks.bos)
+        tokens.fromlist(encoding.ids)
+        tokens.append(marks.eos)
+        offsets[place] = len(tokens)
+    return np.frombuffer(tokens, np.uint32), offsets
 
 
 @lru_cache(maxsize=2)

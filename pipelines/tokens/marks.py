@@ -43,6 +43,11 @@ class Marks:
         return 1 if self.bos is None else 2
 
 
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """One more than the largest id: some tokenizers leave numbers out."""
+    return int(max(tokenizer.get_vocab().values())) + 1
+
+
 def read_marks(folder: Path) -> Marks:
     """The marks of a tokenizer's folder; see :func:`find_marks`."""
     from tokenizers import Tokenizer

@@ -10,6 +10,7 @@ reset at them.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,17 +70,51 @@ class Packer:
 
     Args:
         folder: where the split's files go; it must exist.
+        scratch: the scratch file, by default in that folder. What it holds counts only as far as :meth:`restore` says.
     """
 
-    def __init__(self, folder: Path, *, vocab_size: int, bos_id: int | None, eos_id: int, pad_id: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        vocab_size: int,
+        bos_id: int | None,
+        eos_id: int,
+        pad_id: int,
+        scratch: Path | None = None,
+    ) -> None:
         self._folder = folder
         self._dtype = stream_dtype(vocab_size)
         self._ids: dict[str, Any] = {"bos_id": bos_id, "eos_id": eos_id, "pad_id": pad_id}
         self._vocab_size = vocab_size
-        self._scratch_path = folder / ".scratch"
-        self._scratch = self._scratch_path.open("wb")
+        self._scratch_path = scratch or folder / ".scratch"
+        self._scratch = self._scratch_path.open("ab")
         self._documents: list[tuple[int, str, int, int]] = []
         self._written = 0
+
+    def restore(self, documents: Iterable[tuple[str, int]]) -> bool:
+        """Go on after documents whose tokens the scratch file holds already, and forget what follows them.
+
+        Args:
+            documents: ids and lengths in the order of writing.
+
+        Returns:
+            whether the file holds that much; if not, nothing of it is used.
+        """
+        self._documents, place = [], 0
+        for document_id, length in documents:
+            self._documents.append((order_key(document_id), document_id, place, length))
+            place += length
+        whole = self._scratch_path.stat().st_size >= place * self._dtype.itemsize
+        if not whole:
+            self._documents, place = [], 0
+        self._scratch.truncate(place * self._dtype.itemsize)
+        self._written = place
+        return whole
+
+    def flush(self) -> None:
+        """Hand what was added to the operating system, where it survives the end of this process."""
+        self._scratch.flush()
 
     def add(self, document_id: str, tokens: np.ndarray[Any, Any]) -> None:
         """One document: its tokens with ``bos`` and ``eos``."""

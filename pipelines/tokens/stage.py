@@ -6,13 +6,18 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.artifact import Artifact
 from cluster.errors import UserError
 from cluster.report import Page
 from cluster.stage import Outcome, StageContext
 from pipelines.tokens.config import TokensConfig
+
+if TYPE_CHECKING:
+    from pipelines.tokens.ledger import Ledger
+    from pipelines.tokens.packing import Packer
+    from pipelines.tokens.statistics import CorpusStatistics
 
 
 def encode(config: TokensConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
@@ -24,7 +29,8 @@ def encode(config: TokensConfig, inputs: Mapping[str, Artifact], context: StageC
     from tokenizers import Tokenizer
 
     from pipelines.tokens.encode import SPLITS, encode_splits
-    from pipelines.tokens.marks import find_marks
+    from pipelines.tokens.ledger import Ledger, take_over
+    from pipelines.tokens.marks import find_marks, vocabulary_size
     from pipelines.tokens.packing import Packer, TokenBlocks
     from pipelines.tokens.statistics import CorpusStatistics, rank_frequency, token_counts, unigram_loss
 
@@ -33,18 +39,31 @@ def encode(config: TokensConfig, inputs: Mapping[str, Artifact], context: StageC
     settings = json.loads(context.store.read(tokenizer_artifact.key("tokenizer_config.json")))
     tokenizer = Tokenizer.from_str(tokenizer_json)
     marks = find_marks(tokenizer, settings, tokenizer_artifact.id)
-    vocab_size = tokenizer.get_vocab_size()
+    vocab_size = vocabulary_size(tokenizer)
     ids: dict[str, Any] = {"bos_id": marks.bos, "eos_id": marks.eos, "pad_id": marks.pad}
     folders = {split: context.output.path(f"{split}/index.json").parent for split in SPLITS}
-    packers = {split: Packer(folder, vocab_size=vocab_size, **ids) for split, folder in folders.items()}
+    spool = take_over(context.store, context.output)
+    packers = {
+        split: Packer(folder, vocab_size=vocab_size, scratch=spool and spool / f"{split}.bin", **ids)
+        for split, folder in folders.items()
+    }
     statistics = CorpusStatistics()
+    ledger = Ledger(spool, marks.around) if spool else None
+    done = _restore(ledger, packers, statistics) if ledger else []
+    if done:
+        context.progress.note(f"{len(done):,} documents were encoded before this stage was stopped, and are kept")
     with context.progress.step("encode", corpus.counts.get("documents"), "documents") as tracker:
         tokens = 0
-        for batch in encode_splits(context.store, corpus, tokenizer_json, marks, config.workers):
+        tracker.update(advance=len(done), tokens=tokens)
+        for batch in encode_splits(context.store, corpus, tokenizer_json, marks, config.workers, done):
             start = 0
             for split, document_id, length in zip(batch.splits, batch.ids, batch.lengths, strict=True):
                 packers[split].add(document_id, batch.tokens[start : start + length])
                 start += int(length)
+            if ledger:
+                for packer in packers.values():
+                    packer.flush()
+                ledger.write(batch)
             statistics.add(batch)
             tokens += start
             tracker.update(advance=len(batch.ids), tokens=tokens)
@@ -85,6 +104,24 @@ def encode(config: TokensConfig, inputs: Mapping[str, Artifact], context: StageC
             },
         },
     )
+
+
+def _restore(ledger: Ledger, packers: Mapping[str, Packer], statistics: CorpusStatistics) -> list[str]:
+    """Count what an ended try packed; the ids of its documents."""
+    batches = list(ledger.batches())
+    rows = [row for batch in batches for row in zip(batch.splits, batch.ids, batch.lengths.tolist(), strict=True)]
+    kept = [
+        packer.restore((document_id, length) for place, document_id, length in rows if place == split)
+        for split, packer in packers.items()
+    ]
+    if not all(kept):  # the machine stopped, and the file system kept less than it had taken
+        for packer in packers.values():
+            packer.restore([])
+        ledger.forget()
+        return []
+    for batch in batches:
+        statistics.add(batch)
+    return [document_id for _, document_id, _ in rows]
 
 
 def _sizes(index: Any) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,12 +35,16 @@ class Tally:
 
 @dataclass
 class CorpusStatistics:
-    """Adds up batches as they are encoded."""
+    """Adds up batches as they are encoded.
+
+    Attributes:
+        by_power: documents of at most 2^power tokens, and more than half of it.
+    """
 
     by_split: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     by_source: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     by_language: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
-    lengths: list[int] = field(default_factory=list)
+    by_power: Counter[int] = field(default_factory=Counter)
 
     def add(self, batch: EncodedBatch) -> None:
         """Count one batch."""
@@ -61,16 +65,16 @@ class CorpusStatistics:
                 tally.text_bytes += int(text_bytes)
                 tally.words += int(words)
                 tally.text_tokens += int(tokens)
-        self.lengths.extend(batch.lengths.tolist())
+        powers = np.ceil(np.log2(np.maximum(batch.lengths, 2))).astype(int)
+        for power, documents in enumerate(np.bincount(powers)):
+            self.by_power[power] += int(documents)
 
     def length_histogram(self) -> dict[str, int]:
         """Documents by length, in powers of two of tokens."""
-        if not self.lengths:
+        powers = [power for power, documents in self.by_power.items() if documents]
+        if not powers:
             return {}
-        powers = np.ceil(np.log2(np.maximum(np.asarray(self.lengths), 2))).astype(int)
-        counts = np.bincount(powers)
-        first = int(powers.min())
-        return {f"≤ {1 << power:,} tokens": int(counts[power]) for power in range(first, len(counts))}
+        return {f"≤ {1 << power:,} tokens": self.by_power[power] for power in range(min(powers), max(powers) + 1)}
 
 
 def token_counts(blocks: TokenBlocks, vocab_size: int) -> np.ndarray[Any, Any]:

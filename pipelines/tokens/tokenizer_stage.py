@@ -27,7 +27,7 @@ def make_tokenizer(config: TokenizerConfig, inputs: Mapping[str, Artifact], cont
     """
     from tokenizers import Tokenizer
 
-    from pipelines.tokens.marks import read_marks
+    from pipelines.tokens.marks import read_marks, vocabulary_size
 
     corpus = inputs["corpus"]
     folder = context.output.path("tokenizer.json").parent
@@ -38,7 +38,7 @@ def make_tokenizer(config: TokenizerConfig, inputs: Mapping[str, Artifact], cont
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     marks = read_marks(folder)
     specials = {tokenizer.id_to_token(number): number for number in sorted(marks.special)}
-    size = tokenizer.get_vocab_size()
+    size = vocabulary_size(tokenizer)
     page = Page("Tokenizer", subtitle)
     page.figures({"tokens": size, **{name.replace("_", " "): value for name, value in counts.items()}})
     page.heading("Special tokens")

@@ -23,6 +23,12 @@ from pipelines.train.storage import reader
 COMPLETE = "complete.json"
 METADATA = ".metadata"
 MODEL, OPTIMIZER = "model/", "optimizer/"
+DESCRIBED = "model"
+"""Where a checkpoint's memory has the model's class and configuration."""
+
+WEIGHTS_ONLY = "weights_only"
+"""Marks a checkpoint without an optimiser's state: one made from a finished model."""
+
 State = Mapping[str, torch.Tensor]
 
 
@@ -67,10 +73,10 @@ def find(store: Store, prefixes: Iterable[str]) -> list[Checkpoint]:
     return sorted(found, key=lambda each: each.step, reverse=True)
 
 
-def damage(store: Store, checkpoint: Checkpoint, share: int = 0, shares: int = 1) -> list[str]:
-    """What is wrong with this share of a checkpoint's files; every process looks at one."""
+def damage(store: Store, checkpoint: Checkpoint) -> list[str]:
+    """What is wrong with a checkpoint's files; nothing where they are what was written."""
     problems = []
-    for name in sorted(checkpoint.files)[share::shares]:
+    for name in sorted(checkpoint.files):
         try:
             found = store.sha256(f"{checkpoint.key}/{name}")
         except FileNotFoundError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from statistics import fmean
 from typing import Any
 
@@ -104,6 +104,7 @@ class Course:
             name: math.inf if value is None and name.startswith("best_") else value for name, value in values.items()
         }
         known["best_step"] = values["best_step"]
+        known = {field.name: known[field.name] for field in fields(cls)}  # a checkpoint remembers more than this
         known["skips"] = [(int(first), int(count)) for first, count in values["skips"]]
         return cls(**known)
 

@@ -41,6 +41,13 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """What ``torch.manual_seed`` does for the devices that are used; asking for all others takes it longer."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the host."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (

@@ -7,11 +7,13 @@ takes back what earlier segments say of later steps.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import IO, Any
 
+from cluster.errors import InfraError
 from cluster.store import Store
 
 Record = dict[str, Any]
@@ -34,36 +36,66 @@ class Journal:
         self._lines: list[str] = []
         self._file: IO[str] | None = None
         self._put_at = time.monotonic()
+        self._behind = False  # whether lines are missing in the store
 
     def write(self, record: Record) -> None:
-        """Add a record; it has at least ``kind`` and ``step``."""
+        """Add a record; it has at least ``kind`` and ``step``. A store that fails now gets it later."""
         self._lines.append(json.dumps(record))
-        local = self._store.local_path(self._key())
-        if local is not None:
-            if self._file is None:
-                local.parent.mkdir(parents=True, exist_ok=True)
-                self._file = local.open("a", encoding="utf-8")
-            self._file.write(self._lines[-1] + "\n")
-            self._file.flush()
-        elif time.monotonic() - self._put_at >= REMOTE_INTERVAL_S:
-            self.flush()
-        if len(self._lines) >= SEGMENT_RECORDS:
+        if self._behind or self._store.local_path(self._key()) is None:
+            if time.monotonic() - self._put_at >= REMOTE_INTERVAL_S:
+                self.flush()
+        else:
+            self._try(self._append)
+        if len(self._lines) >= SEGMENT_RECORDS and not self._behind:
             self.close()
             self._number += 1
 
     def flush(self) -> None:
-        """Make everything written visible to readers."""
-        self._put_at = time.monotonic()
+        """Make everything written visible to readers, or keep it where the store fails."""
         if self._lines and self._file is None:
-            self._store.write(self._key(), ("\n".join(self._lines) + "\n").encode())
+            self._try(self._put)
 
     def close(self) -> None:
-        """Flush and end the segment."""
-        self.flush()
+        """Flush and end the segment.
+
+        Raises:
+            OSError, InfraError: the store fails; nothing is lost, and this may be tried again.
+        """
+        if self._lines and self._file is None:
+            self._put()
         if self._file is not None:
             self._file.close()
             self._file = None
         self._lines = []
+
+    def _append(self) -> None:
+        local = self._store.local_path(self._key())
+        assert local is not None
+        if self._file is None:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            self._file = local.open("a", encoding="utf-8")
+        self._file.write(self._lines[-1] + "\n")
+        self._file.flush()
+
+    def _put(self) -> None:
+        """Write the whole segment at once."""
+        self._put_at = time.monotonic()
+        self._store.write(self._key(), ("\n".join(self._lines) + "\n").encode())
+        self._behind = False
+
+    def _try(self, action: Callable[[], None]) -> None:
+        """A full disk or a server that refuses must not end training: the segment is written whole when it can be."""
+        try:
+            action()
+        except (OSError, InfraError):
+            self._behind, self._put_at = True, time.monotonic()
+            self._drop_file()
+
+    def _drop_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # what it could not write is in memory
+                file.close()
 
     def _key(self) -> str:
         return f"{self._prefix}/{self._number:06d}.jsonl"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cluster.store import Store
@@ -20,12 +20,20 @@ class Keeper:
         prefix: the folder of this try's checkpoints.
         earlier: such folders of earlier tries, which count as well.
         keep: newest checkpoints to keep.
+        show: takes every record as well, where there is a journal.
     """
 
     def __init__(
-        self, store: Store, prefix: str, earlier: Sequence[str], group: Group, journal: Journal | None, keep: int
+        self,
+        store: Store,
+        prefix: str,
+        earlier: Sequence[str],
+        group: Group,
+        journal: Journal | None,
+        keep: int,
+        show: Callable[[Mapping[str, Any]], None] = lambda record: None,
     ) -> None:
-        self._store, self._group, self._journal = store, group, journal
+        self._store, self._group, self._journal, self._show = store, group, journal, show
         self._prefixes = [prefix, *earlier]
         self._saver = Saver(store, prefix, group, keep)
 
@@ -33,6 +41,7 @@ class Keeper:
         """Take metrics or a note, which has ``kind`` and ``step``."""
         if self._journal:
             self._journal.write(dict(values))
+            self._show(values)
 
     def save(self, step: int, state: State, memory: Mapping[str, Any], best: int | None) -> None:
         """Begin a checkpoint; see :meth:`pipelines.train.saver.Saver.save`."""
@@ -59,21 +68,21 @@ class Keeper:
         """Return when the last checkpoint counts."""
         self._saver.finish()
 
-    def restore(self, state: State, below: int | None = None, exactly: int | None = None) -> Checkpoint | None:
+    def restore(self, state: State, below: int | None = None) -> Checkpoint | None:
         """Fill a state with the newest sound checkpoint's, and say which that is; None where there is none.
 
         Args:
             below: only from one with fewer steps.
-            exactly: only from the one with so many steps.
         """
         found = None
         if self._group.leads:
-            limit = exactly + 1 if exactly is not None else below
-            found = checkpoint.newest_sound(self._store, self._prefixes, limit)
+            found = checkpoint.newest_sound(self._store, self._prefixes, below)
         newest, damaged = self._group.agree(found)
         for text in damaged:
             self.record({"kind": "note", "step": newest.step if newest else 0, "text": text})
-        if newest is None or (exactly is not None and newest.step != exactly):
+        if newest is None:
             return None
+        if newest.memory.get(checkpoint.WEIGHTS_ONLY):
+            state = {name: tensor for name, tensor in state.items() if name.startswith(checkpoint.MODEL)}
         checkpoint.load(self._store, newest, state, self._group.saving, alone=self._group.world == 1)
         return newest

@@ -44,6 +44,7 @@ class Training:
     where: str
     summary: dict[str, Any]
     records: list[Record]
+    tensorboard: bool = False
 
     def curve(self, kind: str, value: str) -> list[tuple[float, float]]:
         """(step, value) of every record of a kind."""
@@ -84,7 +85,8 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
             _show(tracker, follower.poll(), done, noted)
     summary = _outcome(fit, job)
     summary["start_seconds"] = {"Ray's workers, and all below": started - began, **summary["start_seconds"]}
-    return Training(task.where, summary, [record for record in follower.poll() if record["kind"] != "note"])
+    records = [record for record in follower.poll() if record["kind"] != "note"]
+    return Training(task.where, summary, records, config.tensorboard)
 
 
 class _Fit(threading.Thread):

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import nn
 
 from cluster.errors import UserError
 from pipelines.train.arithmetic import Arithmetic, Stopwatch
 from pipelines.train.batches import accumulate, evaluate, validation_indices
-from pipelines.train.checkpoint import MODEL, OPTIMIZER, Checkpoint, State
+from pipelines.train.checkpoint import DESCRIBED, MODEL, OPTIMIZER, Checkpoint, State
 from pipelines.train.config import TrainConfig
 from pipelines.train.course import Course
+from pipelines.train.describe import describe
 from pipelines.train.gradients import clip, gradient_norm
 from pipelines.train.group import Group
-from pipelines.train.hardware import is_out_of_memory, peak_memory_bytes
+from pipelines.train.hardware import is_out_of_memory, peak_memory_bytes, seed_generators
 from pipelines.train.optimizer import Optimizer, undecayed, unorthogonal
-from pipelines.train.order import sample_visits
+from pipelines.train.order import BatchOrder
 from pipelines.train.parallel import arrange
 from pipelines.train.runner import Runner
 from pipelines.train.schedule import learning_rate
@@ -44,7 +44,7 @@ class Surroundings(Protocol):
     def tell(self, step: int) -> None: ...
     def wait(self) -> None: ...
     def finish(self) -> None: ...
-    def restore(self, state: State, below: int | None = None, exactly: int | None = None) -> Checkpoint | None: ...
+    def restore(self, state: State, below: int | None = None) -> Checkpoint | None: ...
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,11 @@ class Run:
         self.config, self.group, self.around, self.where = config, group, around, where
         kept, adamw_only = undecayed(model), unorthogonal(model)
         self.arithmetic = Arithmetic.of(model, group, config)
+        self.described = describe(model)
         self.runner: Runner = arrange(model, config, group)
         self.optimizer = Optimizer(self.runner.parameters, config, kept, adamw_only)
         self.course = Course()
+        self.order = BatchOrder(config.batch_sequences, len(training), config.seed)
         self.held_out = validation_indices(validation, config)
         self.validate_every = config.validation_every_steps or max(steps // 10, 1)
         self.save_every = config.checkpoint_every_steps or max(steps // 10, 1)
@@ -116,10 +118,9 @@ class Run:
         final: float | None = None
         while step < self.steps and not self.ends:
             busy.begin(counted=step - start >= WARM_STEPS)
-            batch = self.course.batch_of(step) * self.config.batch_sequences
-            indices = sample_visits(batch, self.config.batch_sequences, len(self.training), self.config.seed)
+            indices = self.order.visits(self.course.batch_of(step))
             rate = learning_rate(self.config, step, self.steps)
-            torch.manual_seed(_step_seed(self.config.seed, step, self.group))
+            seed_generators(_step_seed(self.config.seed, step, self.group), self.group.device)
             loss, targets = accumulate(self.runner, self.training, indices, self.config)
             norm = gradient_norm(self.runner)
             problem = self.course.problem(loss, float(norm), self.config)
@@ -188,7 +189,7 @@ class Run:
         """Begin a checkpoint."""
         keeps_best = self.config.keep_best or self.config.early_stopping is not None
         best = self.course.best_step if keeps_best else None
-        self.around.save(step, self.state(), self.course.to_json(), best)
+        self.around.save(step, self.state(), self.course.to_json() | {DESCRIBED: self.described}, best)
 
     def go_back(self, step: int, problem: str) -> int:
         """Return to a good checkpoint and leave out the data since; the step to go on with.

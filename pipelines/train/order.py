@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 ROUNDS = 6
+WINDOW = 64
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -34,6 +35,29 @@ def sample_visits(first: int, count: int, size: int, seed: int) -> Indices:
     """
     positions = np.arange(first, first + count, dtype=np.int64)
     return sample_indices(first, count, size, seed) + positions // size * size
+
+
+class BatchOrder:
+    """The visits of each batch of a run. They are worked out for many batches at once, which costs as much as for one.
+
+    Args:
+        batch: samples in a batch.
+        size: samples there are.
+    """
+
+    def __init__(self, batch: int, size: int, seed: int) -> None:
+        self._batch, self._size, self._seed = batch, size, seed
+        self._window = -1
+        self._visits: Indices = np.empty(0, np.int64)
+
+    def visits(self, number: int) -> Indices:
+        """:func:`sample_visits` of a batch counted from 0."""
+        window, place = divmod(number, WINDOW)
+        if window != self._window:
+            self._window = window
+            first, count = window * WINDOW * self._batch, WINDOW * self._batch
+            self._visits = sample_visits(first, count, self._size, self._seed)
+        return self._visits[place * self._batch : (place + 1) * self._batch]
 
 
 def permute(places: Indices, size: int, seed: int, epoch: int) -> Indices:

@@ -30,8 +30,8 @@ def refuse_layout(
     if parallel.tensor > 1:
         if architecture not in SPLITTABLE:
             raise ValueError(
-                f"parallel.tensor knows how to split {' and '.join(SPLITTABLE)}, not {architecture}: use parallel.shard, "
-                "which works with every model"
+                f"parallel.tensor knows how to split {' and '.join(SPLITTABLE)}, not {architecture}: use "
+                "parallel.shard, which works with every model"
             )
         for name, count in (("heads", heads), ("kv_heads", kv_heads), ("intermediate", intermediate)):
             if count % parallel.tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from statistics import fmean
 
+from cluster.attempt import Attempt
 from cluster.errors import InternalError
 from cluster.report import Page
 from cluster.stage import Outcome
@@ -48,6 +50,15 @@ def training_outcome(training: Training) -> Outcome:
             "tokens_per_second": float(summary["tokens_per_second"]),
         },
     )
+
+
+def write_metrics(training: Training, output: Attempt) -> None:
+    """Every record as a line of ``metrics.jsonl``, and TensorBoard events where the recipe asks for them."""
+    output.write_text("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in training.records))
+    if training.tensorboard:
+        from pipelines.train.tensorboard import write_events
+
+        write_events(training.records, output.path("tensorboard/events").parent)
 
 
 def write_report(training: Training, title: str, subtitle: str, more: Mapping[str, float]) -> Page:

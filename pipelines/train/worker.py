@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,15 +76,27 @@ def _train(job: Job) -> dict[str, Any] | None:
     import ray.train
     import ray.train.torch
 
+    from pipelines.train.gauges import Gauges
+
     place = ray.train.get_context()
-    return train_job(job, place.get_world_rank(), place.get_world_size(), ray.train.torch.get_device(), began)
+    rank, world = place.get_world_rank(), place.get_world_size()
+    show = Gauges(job.task.where).show if rank == 0 else None
+    return train_job(job, rank, world, ray.train.torch.get_device(), began, show)
 
 
-def train_job(job: Job, rank: int, world: int, device: Any, began: float) -> dict[str, Any] | None:
+def train_job(
+    job: Job,
+    rank: int,
+    world: int,
+    device: Any,
+    began: float,
+    show: Callable[[Mapping[str, Any]], None] | None = None,
+) -> dict[str, Any] | None:
     """Train as process ``rank`` of ``world``, which have a torch process group; the summary on rank 0.
 
     Args:
         began: when this process began its work, on the monotonic clock.
+        show: takes every record of the journal as well.
     """
     import torch
 
@@ -112,7 +125,7 @@ def train_job(job: Job, rank: int, world: int, device: Any, began: float) -> dic
     )
     steps = config.total_steps(len(training), tokens_per_sequence)
     prefix, *earlier = job.checkpoint_prefixes()
-    keeper = Keeper(job.store, prefix, earlier, group, journal, config.keep_checkpoints)
+    keeper = Keeper(job.store, prefix, earlier, group, journal, config.keep_checkpoints, show or _ignore)
     built = time.monotonic()
     finished, run = train(model, training, validation, steps, config, group, keeper, where=job.task.where)
     result = _result(job, model, run, finished, keeper, group)
@@ -139,6 +152,10 @@ def train_job(job: Job, rank: int, world: int, device: Any, began: float) -> dic
         "start_seconds": start | {"first step": run.first_step_at - built},
         "details": details,
     }
+
+
+def _ignore(record: Mapping[str, Any]) -> None:
+    return
 
 
 def _result(job: Job, model: Any, run: Any, finished: Any, keeper: Any, group: Any) -> Any:

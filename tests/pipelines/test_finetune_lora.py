@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from cluster.store_local import LocalStore
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.lora import add_adapters, export_adapter, load_base
 from pipelines.finetune.masking import EncodedPair, PairSamples
@@ -17,7 +18,8 @@ from pipelines.tokens.folder import write_folder
 from pipelines.tokens.learn import learn_bpe
 from pipelines.train.config import TrainConfig
 from pipelines.train.group import Group
-from pipelines.train.loop import Hooks, train
+from pipelines.train.keeper import Keeper
+from pipelines.train.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +42,14 @@ def test_only_adapters_move_and_the_written_adapter_loads_in_peft(base: Path, tm
     model = add_adapters(load_base(base), config)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     pairs = PairSamples([EncodedPair([0, 5 + n, 6], [7 + n, 8, 9]) for n in range(12)], 2)
-    hooks = Hooks(lambda record: None, lambda *state: None, lambda *state: 0)
-    train(model, pairs, pairs, 6, config, Group(), hooks, "finetune")
+    keeper = Keeper(LocalStore(tmp_path / "store"), "checkpoints", (), Group(), None, 2)
+    train(model, pairs, pairs, 6, config, Group(), keeper, "finetune")
     moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     assert moved == {name for name in before if "lora_" in name}
     assert len(moved) == 2 * 2 * 7  # two layers, seven matrices, A and B
 
     probe = pairs.batch(np.array([0, 1])).inputs
+    tmp_path = tmp_path / "adapter"
     assert export_adapter(model, base, "Model/pretrain-abc", tmp_path, probe) <= 1e-4
     settings = json.loads((tmp_path / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == "Model/pretrain-abc"

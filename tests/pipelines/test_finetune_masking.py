@@ -73,15 +73,14 @@ def test_padding_is_never_seen_by_what_carries_loss() -> None:
 
     from pipelines.models.llama import build_llama
     from pipelines.models.shapes import Shape
-    from pipelines.train.loop import summed_loss
+    from pipelines.train.config import TrainConfig
+    from pipelines.train.group import Group
+    from pipelines.train.parallel import arrange
 
     torch.manual_seed(0)
     shape = Shape(hidden=32, layers=2, heads=1, kv_heads=1, intermediate=48)
     model = build_llama(shape, vocab_size=40, max_positions=32, bos_id=0, eos_id=1, pad_id=2).eval()
     samples = PairSamples([EncodedPair([0, 5, 6], [7, 8]), EncodedPair(list(range(5, 25)), list(range(25, 35)))], 2)
-    with torch.no_grad():
-        losses = [
-            float(summed_loss(model, samples.batch(np.array(which)), torch.device("cpu")))
-            for which in ([0], [1], [0, 1])
-        ]
+    runner = arrange(model, TrainConfig(workers=1), Group())
+    losses = [float(runner.losses([samples.batch(np.array(which))])) for which in ([0], [1], [0, 1])]
     assert losses[0] + losses[1] == pytest.approx(losses[2], abs=1e-4)

@@ -26,8 +26,9 @@ def recipe(text: str) -> Recipe:
         (T5 + "tokens: {sequence_length: 1024}", "needs 51 sentinels"),
         (BERT + "evals:", "bert predicts no next token"),
         (T5 + "evals:", "t5 predicts no next token"),
-        (BERT + "finetune:", "adapters and chat are for decoders"),
-        (OWN + "finetune:", "Leave finetune out, or train llama or gpt2"),
+        (BERT + "finetune:", "get adapters are those of llama, not of bert"),
+        ("pretrain: {architecture: gpt2}\nfinetune:", "are those of llama, not of gpt2"),
+        (OWN + "finetune:", "Leave finetune out, or train llama"),
         (OWN + SERVED, "vLLM serves no pipelines.models.recurrent:LSTMModel .variant base"),
     ],
 )
@@ -43,7 +44,8 @@ def test_what_does_not_go_together(text: str, message: str) -> None:
         T5,
         OWN,
         OWN + "evals:",
-        "pretrain: {architecture: gpt2}\nfinetune:\nevals:\n" + SERVED,
+        "pretrain: {architecture: gpt2}\nevals:\n" + SERVED,
+        "pretrain: {architecture: llama}\nfinetune:\nevals:\n" + SERVED,
         "pretrain: {architecture: bert}\ntokenizer: {source: /some/tokenizer}",
     ],
 )

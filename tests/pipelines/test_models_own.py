@@ -102,6 +102,30 @@ def test_evaluation_loads_it_by_its_class(tmp_path: Path) -> None:
         load_own_model(tmp_path / "model", changed)
 
 
+def test_evaluation_scores_it(tmp_path: Path) -> None:
+    """Scorer and harness, without their Ray actors: the log-likelihood is the model's own."""
+    from cluster.progress import Progress
+    from evals.harness import ClusterLM
+    from evals.scorer import Group, Scorer
+
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    write_folder(learn_bpe(["some words to learn from"] * 3, 300, 2), tokenizer)
+    model = build_own(SHIPPED[1], {"hidden": 48, "layers": 2}, **SIZES)
+    folder = tmp_path / "model"
+    export_model(model, tokenizer, folder, torch.randint(0, 300, (1, 9)))
+    source: Any = SimpleNamespace(folders=lambda: (folder, None))
+    scorer = Scorer(source)
+    scorer.load()
+    [[[(likelihood, _)]]] = scorer.score([[Group([0, 50, 60, 70], [[60, 70, 80]])]])
+    with torch.no_grad():
+        rows = model.eval()(torch.tensor([[0, 50, 60, 70]])).logits[0].log_softmax(-1)
+    assert likelihood == pytest.approx(float(rows[1, 60] + rows[2, 70] + rows[3, 80]), abs=1e-5)
+    pool: Any = None
+    with Progress().track("evals") as tracker:
+        assert ClusterLM(folder, pool, 1, tracker).max_length == SIZES["max_positions"]
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -126,3 +150,12 @@ def test_what_is_not_a_model_is_refused(name: str, options: dict[str, Any], mess
 @pytest.mark.usefixtures("mine")
 def test_a_model_of_a_few_lines_is_accepted() -> None:
     check_own("mine:Plain", {}, **SIZES)
+
+
+def test_the_guides_model_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    (tmp_path / "bigram.py").write_text(guide.partition("```python\n")[2].partition("```")[0])
+    monkeypatch.chdir(tmp_path)  # where the command runs is where its modules are found
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    check_own("bigram:Bigram", {"width": 128}, **SIZES)
+    del sys.modules["bigram"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +73,14 @@ def test_published_models_have_the_published_number_of_parameters(
     architecture: str, shape: Shape, vocab_size: int, positions: int, published: int
 ) -> None:
     assert shape.parameters(vocab_size, architecture, positions) == published
+
+
+def test_the_guides_table_of_sizes_is_the_formulas() -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    for architecture in ARCHITECTURES:
+        row = next(line for line in guide.splitlines() if re.match(rf"\| {architecture} \| [0-9]", line))
+        counted = [shape.parameters(32_000, architecture, 1024) / 1e6 for shape in PRESETS[architecture].values()]
+        assert row.strip("| ").split(" | ")[1:] == [f"{count:,.1f}" for count in counted]
 
 
 @pytest.mark.parametrize(

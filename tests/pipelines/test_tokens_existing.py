@@ -13,7 +13,7 @@ from cluster.errors import UserError
 from cluster.store import open_store
 from pipelines.tokens.config import TOKENIZER_STAGE, TokenizerConfig, resolve_tokenizer
 from pipelines.tokens.existing import source_identity, take_tokenizer
-from pipelines.tokens.marks import Marks, read_marks
+from pipelines.tokens.marks import Marks, read_marks, vocabulary_size
 
 TEXTS = ["the cat sat on the mat and looked at the other cat", "where a word follows a word"] * 4
 
@@ -90,6 +90,31 @@ def test_every_number_is_kept_and_transformers_loads_the_folder(tmp_path: Path, 
     assert Tokenizer.from_file(str(folder / "tokenizer.json")).truncation is None
 
 
+def test_an_artifacts_tokenizer_is_taken_by_its_id(tmp_path: Path) -> None:
+    from cluster.artifact import Artifact, Identity
+    from cluster.attempt import Attempt
+
+    store = open_store(tmp_path / "store")
+    identity = Identity("Model", "pretrain", 1, {}, {})
+    with Attempt(store, identity.id) as attempt:
+        t5_like(attempt.path("tokenizer.json").parent)
+        attempt.path("model.safetensors").write_bytes(b"weights")
+        record = Artifact(
+            kind="Model",
+            name="pretrain",
+            fingerprint=identity.fingerprint,
+            identity=identity.fields(),
+            attempt=attempt.name,
+            files=attempt.seal(),
+        )
+        artifact = attempt.publish(record)
+    folder = tmp_path / "taken"
+    folder.mkdir()
+    take_tokenizer(artifact.id, store, folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+    assert read_marks(folder).eos == 1
+
+
 def test_the_marks_of_each_kind(tmp_path: Path) -> None:
     found = {}
     for make in (gpt2_like, bert_like, t5_like):
@@ -143,6 +168,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
         (str(broken), "tokenizer.json cannot be read"),
         (str(endless), "no token that ends a document"),
         ("Tokenizer/tokenizer-0123456789ab", "no such artifact"),
+        ("hf://nobody/has-this@v1", "cannot be had from the Hub"),
     ):
         target = tmp_path / "target"
         target.mkdir(exist_ok=True)
@@ -161,3 +187,9 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_mistakes_in_the_section(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TokenizerConfig(**settings)
+
+
+def test_a_vocabulary_that_leaves_numbers_out_is_as_large_as_its_largest() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "one": 1, "two": 9}, unk_token="[UNK]"))
+    assert tokenizer.get_vocab_size() == 3
+    assert vocabulary_size(tokenizer) == 10

@@ -183,3 +183,42 @@ def test_a_file_that_reads_back_otherwise_does_not_count(store: Store, monkeypat
 def test_markers_of_an_earlier_version_are_passed_over(store: Store, tmp_path: Path) -> None:
     store.write("run/step-000000003/complete.json", json.dumps({"step": 3, "sha256": "x", "size_bytes": 3}).encode())
     assert checkpoint.find(store, ["run"]) == []
+
+
+@pytest.mark.slow  # the S3 client tries several times before it gives up
+def test_an_s3_server_that_is_away_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real server that stops and comes back: the checkpoint meanwhile is lost and said so, the last one waits."""
+    import threading
+    import time
+
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    from cluster.store import open_store
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in (credentials | {"AWS_ENDPOINT_URL": endpoint}).items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="away")
+    store = open_store("s3://away/prefix")
+    made = Saver(store, "run", Group(), keep=2)
+    state = trained(1)
+    made.save(1, state, {})
+    made.wait()
+    server.stop()
+    made.save(2, state, {})
+    made.wait()
+    again = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    made.save(3, state, {})
+    back = threading.Thread(target=lambda: (time.sleep(5), again.start()))
+    back.start()
+    made.finish()
+    back.join()
+    outcomes = [(each.step, bool(each.problem)) for each in made.news()]
+    assert outcomes[:2] == [(1, False), (2, True)] and outcomes[-1] == (3, False)
+    assert [each.step for each in checkpoint.find(store, ["run"])] == [3, 1]
+    again.stop()

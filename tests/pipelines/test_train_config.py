@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cluster.config import identity_fields, parse_document, validate
 from cluster.errors import UserError
 from cluster.stage import identify
 from pipelines.pretrain import STAGE, PretrainConfig, resolve
 from pipelines.train.config import TrainConfig
+from pipelines.train.layout import Layout, ParallelConfig, plan_layout
 
 
 def pretrain(text: str) -> PretrainConfig:
@@ -60,3 +65,70 @@ def test_a_size_is_known_by_the_shape_that_it_gives() -> None:
 
 def test_precision_can_be_forced() -> None:
     assert TrainConfig(precision="fp32", gpus_per_worker=1).resolved_precision() == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("workers: 4\nparallel: {shard: 3}", "set workers to a multiple of 3"),
+        ("workers: 4\nparallel: {data: 2, shard: 4}", "= 8 workers, and workers is 4: set workers: 8"),
+        ("parallel: {tensor: 2}\narchitecture: gpt2", "parallel.tensor knows how to split llama, not gpt2"),
+        ("parallel: {pipeline: 2}\narchitecture: bert", "parallel.pipeline knows how to cut llama and gpt2, not bert"),
+        ("parallel: {tensor: 4}\nworkers: 4", "parallel.tensor 4 does not divide kv_heads 2"),
+        ("parallel: {pipeline: 8}\nworkers: 8", "4 layers make no 8 stages"),
+        (
+            "parallel: {pipeline: 2}\nmicro_batch_sequences: 16",
+            "needs as many micro-batches, and a worker's 16 sequences make 1",
+        ),
+        (
+            "parallel: {pipeline: 2, schedule: interleaved}\nmicro_batch_sequences: 1\nbatch_sequences: 7",
+            "cannot run 7 micro-batches: make them a multiple of 2",
+        ),
+        ("parallel: {pipeline: 2}\nisolate_documents: true", "isolate_documents needs a mask"),
+        ("parallel: {shard: 2}\noptimizer: muon", "optimizer muon works on whole matrices"),
+        ("parallel: {shard: 2}\nprecision: fp8", "precision fp8 is for whole models"),
+        ("max_workers: 4\nparallel: {shard: 2}", "leave parallel out with it"),
+        ("max_workers: 1", "max_workers 1 is below workers 2"),
+        ("max_workers: 40", "workers 40 leaves some without a sequence"),
+    ],
+)
+def test_combinations_that_cannot_be_are_refused_when_the_recipe_is_read(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        pretrain(text)
+
+
+def test_plan_refuses_them_with_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipelines.cli import run_command
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "name: x\nstore: " + str(tmp_path / "store") + "\npretrain:\n  parallel: {tensor: 4}\n  workers: 4\n"
+    )
+    assert run_command(["plan", str(path)]) == 2
+    assert "parallel.tensor 4 does not divide kv_heads 2" in capsys.readouterr().err
+
+
+def test_adapters_are_not_cut() -> None:
+    from pipelines.finetune import FinetuneConfig
+
+    with pytest.raises(UserError, match=r"adapters train with parallel\.data or parallel\.shard"):
+        validate(FinetuneConfig, parse_document("parallel: {tensor: 2}", "recipe.yaml"))
+
+
+def test_early_stopping_depends_on_how_often_one_validates() -> None:
+    every_5, every_9 = (pretrain(f"early_stopping: 2\nvalidation_every_steps: {n}") for n in (5, 9))
+    assert resolve(every_5) != resolve(every_9)
+    assert resolve(pretrain("validation_every_steps: 5")) == resolve(pretrain("validation_every_steps: 9"))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_a_layouts_places_are_each_taken_once(data: int, shard: int, tensor: int, pipeline: int) -> None:
+    layout = plan_layout(
+        ParallelConfig(shard=shard, tensor=tensor, pipeline=pipeline), data * shard * tensor * pipeline
+    )
+    assert layout == Layout(data, shard, tensor, pipeline)
+    places = [layout.place(rank) for rank in range(layout.world)]
+    assert len(set(places)) == layout.world
+    for share in range(layout.shares):  # each part of a batch is worked on by one column of the grid
+        assert sum(place.share == share for place in places) == tensor * pipeline

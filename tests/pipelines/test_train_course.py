@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import UserError
@@ -28,6 +28,7 @@ CONFIG = TrainConfig(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), max_size=5), st.integers(1, 80))
 def test_batches_are_every_number_once_that_is_not_left_out(skips: list[tuple[int, int]], steps: int) -> None:
     """Against taking the windows out of a list: each window is counted in the data that is there."""

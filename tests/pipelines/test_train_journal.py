@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cluster.store import open_store
+import pytest
+
+from cluster.errors import InfraError
+from cluster.store import Store, open_store
 from pipelines.train import journal
 from pipelines.train.journal import Follower, Journal, carry_over, settle
 
@@ -67,3 +70,35 @@ def test_segments_stay_small(tmp_path: Path, monkeypatch: object) -> None:
     assert sizes == [3, 3, 2]
     assert [each["step"] for each in Follower(store, "j").poll()] == list(range(8))
     assert json.loads(sorted((tmp_path / "j").iterdir())[0].read_text().splitlines()[0])["step"] == 0
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), InfraError("the S3 store does not answer")])
+def test_a_store_that_fails_for_a_while_loses_no_line(
+    any_store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(journal, "REMOTE_INTERVAL_S", 0.0)
+    writer = Journal(any_store, "j")
+    writer.write(train(1, 1.0))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(any_store), "write", refuse)
+        broken.setattr(Journal, "_append", refuse)
+        for step in (2, 3):
+            writer.write(train(step, 1.0))
+        with pytest.raises(type(error)):
+            writer.close()
+    writer.write(train(4, 1.0))
+    writer.write(train(5, 1.0))
+    writer.close()
+    assert [each["step"] for each in Follower(any_store, "j").poll()] == [1, 2, 3, 4, 5]
+
+
+def test_a_rollback_takes_back_steps_and_keeps_why() -> None:
+    event = {"kind": "event", "step": 3, "text": "the loss jumped"}
+    records = [train(1, 5.0), train(2, 4.0), train(3, 3.5), event, {"kind": "rollback", "step": 1}, train(2, 4.1)]
+    settled = settle(records)
+    assert [each["loss"] for each in settled if each["kind"] == "train"] == [5.0, 4.1]
+    assert event in settled

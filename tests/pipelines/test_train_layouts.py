@@ -63,7 +63,7 @@ LAYOUTS: list[Any] = [
     ("llama", 2, {"parallel": {"tensor": 2}, "recompute": "selective"}),
     ("llama", 2, {"parallel": {"pipeline": 2}}),
     ("llama", 2, {"parallel": {"pipeline": 2, "schedule": "interleaved"}}),
-    ("gpt2", 2, {"parallel": {"pipeline": 2}}),
+    pytest.param("gpt2", 2, {"parallel": {"pipeline": 2}}, marks=pytest.mark.slow),
     pytest.param("llama", 4, {"parallel": {"shard": 2, "tensor": 2}}, marks=pytest.mark.slow),
     pytest.param("gpt2", 2, {"parallel": {"shard": 2}}, marks=pytest.mark.slow),
     pytest.param("llama", 4, {"parallel": {"data": 2, "shard": 2}}, marks=pytest.mark.slow),
@@ -141,7 +141,9 @@ def test_a_checkpoint_of_another_shape_is_refused_on_every_rank(ask: Ask, tmp_pa
         assert "the checkpoint is of another model" in reply["error"]
 
 
-@pytest.mark.parametrize(("world", "parallel"), [(2, {"pipeline": 2}), (2, {"shard": 2})])
+@pytest.mark.parametrize(
+    ("world", "parallel"), [(2, {"pipeline": 2}), pytest.param(2, {"shard": 2}, marks=pytest.mark.slow)]
+)
 def test_a_worker_writes_the_whole_model_whatever_the_layout(
     ask: Ask, tmp_path: Path, world: int, parallel: dict[str, int]
 ) -> None:

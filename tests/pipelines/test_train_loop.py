@@ -83,7 +83,7 @@ class Surroundings:
     def finish(self) -> None:
         pass
 
-    def restore(self, state: State, below: int | None = None, exactly: int | None = None) -> Checkpoint | None:
+    def restore(self, state: State, below: int | None = None) -> Checkpoint | None:
         steps = [step for step in self.saved if below is None or step < below]
         if not steps:
             return None

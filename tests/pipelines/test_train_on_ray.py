@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -107,6 +108,44 @@ def test_encoding_is_the_same_for_any_layout(
     assert again.metrics == pytest.approx(inputs.tokens.metrics)
 
 
+def first_documents(batch: Any, count: int) -> Any:
+    """The beginning of an encoded batch: as much as a killed encoding had written."""
+    columns = {
+        name: getattr(batch, name)[:count]
+        for name in ("splits", "ids", "sources", "languages", "text_bytes", "words", "lengths")
+    }
+    return dataclasses.replace(batch, **columns, tokens=batch.tokens[: int(columns["lengths"].sum())])
+
+
+def test_a_stopped_encoding_continues_and_gives_the_same_bytes(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.tokens import encode
+
+    store = open_store(tmp_path)
+    copy_inputs(inputs, store)
+    both = {"corpus": inputs.corpus, "tokenizer": inputs.tokenizer}
+    for entry in store.files(f"{inputs.tokens.id}/"):
+        store.delete(entry.key)
+    real = encode.encode_splits
+    asked: list[int] = []
+
+    def stop_after_one(*arguments: Any) -> Iterator[Any]:
+        asked.append(len(arguments[-1]))
+        for batch in real(*arguments):
+            if len(asked) == 1:
+                yield first_documents(batch, 20)
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(encode, "encode_splits", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        run(TOKENS_STAGE, TokensConfig(sequence_length=48), both, store)
+    again = run(TOKENS_STAGE, TokensConfig(sequence_length=48), both, store).artifact
+    assert asked == [0, 20]
+    assert {each.path: each.sha256 for each in again.files} == {each.path: each.sha256 for each in inputs.tokens.files}
+
+
 def test_the_index_says_what_the_files_hold(inputs: Inputs) -> None:
     index = read_json(inputs.store, inputs.tokens, "train/index.json")
     assert index["sequence_length"] == 48
@@ -136,7 +175,8 @@ def test_two_workers_give_the_losses_of_one_plain_process(inputs: Inputs, undist
     config = PretrainConfig(**CONFIG)
     blocks = TokenBlocks(local_copy(inputs.store, inputs.tokens) / "train")
     torch.manual_seed(config.seed)
-    model = build_llama(config.shape(), vocab_size=600, max_positions=48, bos_id=0, eos_id=1, pad_id=2)
+    rows = config.embedding_rows(600)
+    model = build_llama(config.shape(), vocab_size=rows, max_positions=48, bos_id=0, eos_id=1, pad_id=2)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizer = torch.optim.AdamW(

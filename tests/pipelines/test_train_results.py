@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,3 +37,24 @@ def test_a_runs_figures() -> None:
 def test_a_validation_loss_that_is_no_number_is_an_error_whatever_is_trained(losses: tuple[float, ...]) -> None:
     with pytest.raises(InternalError, match=r"finetune: the validation loss at step \d is (nan|inf), not a number"):
         training_outcome(training(*losses))
+
+
+def test_the_page_and_the_events_hold_the_curves(tmp_path: Path) -> None:
+    from cluster.attempt import Attempt
+    from cluster.store import open_store
+    from pipelines.train.results import write_metrics, write_report
+
+    figures = {"learning_rate": 0.1, "gradient_norm": 1.0, "tokens_per_second": 5.0, "mfu": 0.4, "memory_bytes": 9}
+    run = training(4.0, 3.5)
+    records = [each | figures if each["kind"] == "train" else each for each in run.records]
+    records.append({"kind": "event", "step": 2, "text": "the loss jumped"})
+    summary = run.summary | {"start_seconds": {"import": 1.5}}
+    page = write_report(Training("pretrain", summary, records), "Pretraining", "a model", {}).render()
+    for text in ("learning rate", "MFU", "the loss jumped", "import"):
+        assert text in page
+    with Attempt(open_store(tmp_path), "Model/x-1") as attempt:
+        write_metrics(Training("pretrain", summary, records, tensorboard=True), attempt)
+        names = [entry.path for entry in attempt.seal()]
+    assert "metrics.jsonl" in names
+    (events,) = [name for name in names if name.startswith("tensorboard/")]
+    assert "tfevents" in events

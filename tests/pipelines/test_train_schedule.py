@@ -28,3 +28,12 @@ def test_linear_and_constant() -> None:
 
 def test_one_step_is_enough() -> None:
     assert learning_rate(TrainConfig(learning_rate=1.0), 0, 1) == 1.0
+
+
+def test_wsd_stays_and_then_falls() -> None:
+    """By hand: warm-up of two steps, the top until 6 of 10, then a line over the last 4 to a tenth."""
+    config = TrainConfig(
+        learning_rate=1.0, schedule="wsd", warmup_fraction=0.2, decay_fraction=0.4, final_learning_rate_fraction=0.1
+    )
+    rates = [learning_rate(config, step, 10) for step in range(10)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.775, 0.55, 0.325, 0.1])

@@ -1,0 +1,95 @@
+"""Between sharded checkpoints and Hugging Face folders, on a machine without a GPU and without a cluster."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from cluster.errors import UserError
+from cluster.store import Store
+from pipelines.train.checkpoint import COMPLETE, DESCRIBED, MODEL, WEIGHTS_ONLY, Checkpoint, damage, find, load
+from pipelines.train.course import Course
+from pipelines.train.describe import describe
+from pipelines.train.group import Group
+from pipelines.train.saver import Saver
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
+
+
+def find_checkpoint(store: Store, folder: str) -> Checkpoint:
+    """The sound checkpoint in a folder of the store, or the newest one of those below it.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    parent, _, name = folder.rpartition("/")
+    exact = [each for each in find(store, [parent]) if each.key == folder] if name.startswith("step-") else []
+    found = exact or find(store, [folder])
+    if not found:
+        raise UserError(
+            f"there is no complete checkpoint here (no {COMPLETE})",
+            where=store.uri(folder),
+            next_step="name a folder step-… of a run's checkpoints, or the folder that holds them",
+        )
+    problems = damage(store, found[0])
+    if problems:
+        raise UserError(
+            f"the checkpoint is damaged: {problems[0]}", where=store.uri(found[0].key), next_step="use an earlier one"
+        )
+    return found[0]
+
+
+def to_hugging_face(store: Store, checkpoint: Checkpoint, folder: Path, tokenizer: Path | None) -> int:
+    """Write a checkpoint's model as a Hugging Face folder; the number of parameters.
+
+    Raises:
+        UserError: the checkpoint does not hold a whole model of transformers' classes.
+    """
+    described: Mapping[str, Any] = checkpoint.memory.get(DESCRIBED) or {}
+    kind = getattr(transformers, str(described.get("class")), None)
+    if kind is None:
+        raise UserError(
+            "the checkpoint is not of a model that transformers knows (adapters and own classes are not converted)",
+            where=store.uri(checkpoint.key),
+            next_step="let the run finish: its artifact holds the exported model",
+        )
+    model = kind(kind.config_class.from_dict(dict(described["config"])))
+    wanted = {f"{MODEL}{name}": each.detach() for name, each in model.named_parameters()}
+    load(store, checkpoint, wanted)
+    model.save_pretrained(folder, safe_serialization=True)
+    for name in TOKENIZER_FILES:
+        if tokenizer is not None and (tokenizer / name).exists():
+            shutil.copyfile(tokenizer / name, folder / name)
+    return sum(each.numel() for each in model.parameters())
+
+
+def from_hugging_face(folder: Path, store: Store, prefix: str) -> tuple[Checkpoint, int]:
+    """Write a Hugging Face folder's weights (fp32, no optimiser's state) as a checkpoint before the first step.
+
+    Returns:
+        the checkpoint, and the number of parameters.
+
+    Raises:
+        UserError: the folder is not a model's.
+    """
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        kind = getattr(transformers, (config.architectures or [""])[0])
+        model = kind.from_pretrained(folder, dtype=torch.float32)
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"is not a model that transformers reads: {str(error).splitlines()[0]}",
+            where=str(folder),
+            next_step="name a folder with config.json and safetensors",
+        ) from None
+    state = {f"{MODEL}{name}": each.detach() for name, each in model.named_parameters()}
+    saver = Saver(store, prefix, Group(), keep=1 << 30)
+    saver.save(0, state, Course().to_json() | {DESCRIBED: describe(model), WEIGHTS_ONLY: True})
+    saver.finish()
+    checkpoint = next(each for each in find(store, [prefix]) if each.step == 0)
+    return checkpoint, sum(each.numel() for each in model.parameters())

@@ -1,0 +1,81 @@
+"""`raymill convert` between checkpoints and Hugging Face folders, in this process and on the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from cluster.store_local import LocalStore
+from pipelines.cli import run_command
+from pipelines.models.gpt2 import build_gpt2
+from pipelines.models.llama import build_llama
+from pipelines.models.shapes import Shape
+from pipelines.train.config import TrainConfig
+from pipelines.train.group import Group
+from pipelines.train.keeper import Keeper
+from pipelines.train.loop import train
+from pipelines.train.order import Indices
+from pipelines.train.task import Batch
+
+SHAPE = Shape(hidden=32, layers=2, heads=1, kv_heads=1, intermediate=48)
+CONFIG = TrainConfig(batch_sequences=4, workers=1, validation_sequences=4)
+
+
+class Random:
+    def __len__(self) -> int:
+        return 16
+
+    def batch(self, indices: Indices) -> Batch:
+        tokens = torch.randint(0, 50, (16, 9), generator=torch.Generator().manual_seed(0))[indices % 16]
+        return Batch(tokens[:, :-1], tokens[:, 1:])
+
+    def targets(self, indices: Indices) -> int:
+        return 8 * len(indices)
+
+
+@pytest.mark.parametrize("build", [build_llama, build_gpt2])
+def test_there_and_back_is_the_same_model(
+    tmp_path: Path, build: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = build(SHAPE, vocab_size=50, max_positions=16, bos_id=0, eos_id=1, pad_id=2)  # type: ignore[operator]
+    keeper = Keeper(LocalStore(tmp_path), "run/checkpoints", (), Group(), None, 2)
+    train(model, Random(), Random(), 3, CONFIG, Group(), keeper, "here")
+
+    assert run_command(["convert", "run/checkpoints", "hf", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 3
+    copy = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    probe = torch.arange(10)[None]
+    with torch.no_grad():
+        assert torch.equal(copy.eval()(probe).logits, model.eval()(probe).logits)
+
+    # Back, and a run begins with these weights.
+    assert run_command(["convert", "hf", "next/checkpoints"]) == 0
+    other = build(SHAPE, vocab_size=50, max_positions=16, bos_id=0, eos_id=1, pad_id=2)  # type: ignore[operator]
+    keeper = Keeper(LocalStore(tmp_path), "next/checkpoints", (), Group(), None, 2)
+    config = CONFIG.model_copy(update={"learning_rate": 1e-12})
+    finished, _ = train(other, Random(), Random(), 1, config, Group(), keeper, "here")
+    assert finished.resumed_at == 0
+    with torch.no_grad():
+        assert torch.allclose(other.eval()(probe).logits, model(probe).logits, atol=1e-5)
+
+
+def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    for words, message in (
+        (["nowhere", str(tmp_path / "out")], "no such folder"),
+        ([str(tmp_path / "empty"), str(tmp_path / "out")], "there is no complete checkpoint here"),
+        ([str(tmp_path / "empty"), str(tmp_path)], "is not empty"),
+    ):
+        assert run_command(["convert", *words]) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    assert run_command(["convert", str(tmp_path / "empty"), str(tmp_path / "out")]) == 2
+    assert "is not a model that transformers reads" in capsys.readouterr().err
+    assert sys.exc_info() == (None, None, None)

@@ -1,0 +1,131 @@
+"""Small parts of training against formulas written out here: losses, clipping, recomputation, memory errors."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from cluster.errors import UserError
+from pipelines.models.llama import build_llama
+from pipelines.models.shapes import Shape
+from pipelines.train.anatomy import blocks, output_names
+from pipelines.train.arithmetic import Arithmetic
+from pipelines.train.config import TrainConfig
+from pipelines.train.gradients import clip, gradient_norm
+from pipelines.train.group import Group
+from pipelines.train.hardware import flops_per_token, matmul_rate
+from pipelines.train.loop import explained
+from pipelines.train.loss import sums
+from pipelines.train.parallel import arrange
+from pipelines.train.pipeline import layer_range
+from pipelines.train.task import IGNORED, Batch
+from pipelines.train.worker import require_precision
+
+CONFIG = TrainConfig(workers=1)
+
+
+def llama() -> nn.Module:
+    torch.manual_seed(0)
+    shape = Shape(hidden=32, layers=3, heads=1, kv_heads=1, intermediate=48)
+    return build_llama(shape, vocab_size=50, max_positions=16, bos_id=0, eos_id=1, pad_id=2)
+
+
+def test_the_z_loss_is_its_formula_and_is_not_reported() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(2, 3, 5)
+    labels = torch.tensor([[1, 2, IGNORED], [0, IGNORED, 4]])
+    entropy = normaliser = 0.0
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 2)):
+        values = [math.exp(float(value)) for value in logits[row, column]]
+        entropy -= math.log(values[int(labels[row, column])] / sum(values))
+        normaliser += math.log(sum(values)) ** 2
+    objective, reported = sums(logits, labels, 0.01)
+    assert float(reported) == pytest.approx(entropy, abs=1e-5)
+    assert float(objective) == pytest.approx(entropy + 0.01 * normaliser, abs=1e-5)
+    assert float(sums(logits, labels, 0.0)[0]) == pytest.approx(entropy, abs=1e-5)
+
+
+def batch() -> Batch:
+    tokens = torch.randint(0, 50, (4, 9), generator=torch.Generator().manual_seed(3))
+    return Batch(tokens[:, :-1], tokens[:, 1:])
+
+
+def test_clipping_is_torchs_own() -> None:
+    ours, theirs = arrange(llama(), CONFIG, Group()), llama()
+    ours.backward([batch()], 32)
+    logits = theirs(input_ids=batch().inputs).logits
+    nn.functional.cross_entropy(logits.reshape(-1, 50), batch().labels.reshape(-1)).backward()
+    norm = gradient_norm(ours)
+    clip(ours, norm, 0.1)
+    assert float(norm) == pytest.approx(float(nn.utils.clip_grad_norm_(theirs.parameters(), 0.1)), rel=1e-5)
+    for (name, parameter), other in zip(ours.parameters.items(), theirs.parameters(), strict=True):
+        assert torch.allclose(parameter.grad, other.grad, atol=1e-6), name  # type: ignore[arg-type]
+    assert float(gradient_norm(ours)) == pytest.approx(0.1, rel=1e-4)
+
+
+@pytest.mark.parametrize("how", ["selective", "full"])
+def test_recomputing_changes_no_gradient_and_keeps_less(how: str) -> None:
+    kept: dict[str, int] = {}
+    gradients = {}
+    for name in ("none", how):
+        runner = arrange(llama(), CONFIG.model_copy(update={"recompute": name}), Group())
+        size = 0
+
+        def hold(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal size
+            size += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+            runner.backward([batch()], 32)
+        kept[name] = size
+        gradients[name] = [each.grad for each in runner.parameters.values()]
+        assert list(runner.parameters) == [name for name, _ in llama().named_parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(gradients["none"], gradients[how], strict=True))  # type: ignore[arg-type]
+    assert kept[how] < kept["none"]
+
+
+def test_layers_and_outputs_are_found() -> None:
+    model = llama()
+    assert blocks(model) == list(model.model.layers)  # type: ignore[union-attr, arg-type]
+    assert output_names(model) == {"model.embed_tokens.weight", "lm_head.weight"}
+    assert blocks(nn.LSTM(3, 3)) == []
+
+
+@pytest.mark.parametrize(("layers", "stages"), [(4, 2), (5, 2), (7, 3), (12, 8)])
+def test_stages_have_every_layer_once_in_order(layers: int, stages: int) -> None:
+    ranges = [layer_range(layers, stages, stage) for stage in range(stages)]
+    assert [layer for each in ranges for layer in each] == list(range(layers))
+    assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
+
+
+def test_mfu_counts_what_multiplies() -> None:
+    """By hand for a tied model: every matrix once, the embedding as the output, 12 * layers * width * length."""
+    model = llama()
+    counted = sum(each.numel() for each in model.parameters())
+    arithmetic = Arithmetic.of(model, Group(), CONFIG)
+    assert arithmetic.flops_per_token == flops_per_token(counted, 0, 3, 32, 16) == 6 * counted + 12 * 3 * 32 * 16
+    assert arithmetic.mfu(100, 2.0) == pytest.approx(
+        50 * arithmetic.flops_per_token / arithmetic.flops_per_second, rel=1e-9
+    )
+    assert matmul_rate(torch.device("cpu"), torch.float32) > 1e8
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), MemoryError("9 bytes")]
+)
+def test_running_out_of_memory_names_the_knobs(error: Exception) -> None:
+    with pytest.raises(UserError, match="out of memory") as raised, explained("pretrain", CONFIG):
+        raise error
+    assert "micro_batch_sequences" in raised.value.next_step and "recompute: full" in raised.value.next_step
+    with pytest.raises(RuntimeError, match="another"), explained("pretrain", CONFIG):
+        raise RuntimeError("another")
+
+
+def test_a_precision_that_the_hardware_lacks_is_refused() -> None:
+    with pytest.raises(UserError, match="fp8 needs a GPU of the Hopper generation"):
+        require_precision("fp8", torch.device("cpu"), "pretrain")
+    require_precision("bf16", torch.device("cpu"), "pretrain")
