@@ -91,6 +91,7 @@ def _embedded(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[Non
         cpus = config.logical_cpus or max(MIN_LOGICAL_CPUS, cores)
         try:
             _initialise(
+                address="local",  # said, because Ray would otherwise join one that somebody started on this machine
                 num_cpus=cpus,
                 include_dashboard=False,
                 object_store_memory=min(config.object_store_bytes, _shared_memory_bytes()),

@@ -50,7 +50,7 @@ def serving(*options: str, port: int = 0) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "PAUSES_S", FAST)
-    monkeypatch.setattr(Endpoint.__init__, "__defaults__", (FAST,))
+    monkeypatch.setattr(Endpoint.__init__, "__defaults__", (FAST, ""))
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,15 @@ def test_a_server_that_is_gone_is_an_infrastructure_error_that_says_what_was_tri
     with pytest.raises(InfraError, match="does not answer") as caught:
         pool_of(url).score([[Group([2], [[3]])]], lambda _: None)
     assert len(caught.value.attempts) == len(FAST) + 1
+
+
+def test_only_the_variant_that_was_asked_for_counts() -> None:
+    with serving("--variants", "base,base,tuned") as url:
+        pool = EndpointPool(Endpoint(url, "tiny", FAST, "tuned"), 1, "<eos>")
+        assert pool.score([[Group([2], [[3]])]], lambda _: None) == [[[(pytest.approx(log_probability(3, 1)), True)]]]
+        with pytest.raises(InfraError) as caught:
+            EndpointPool(Endpoint(url, "tiny", FAST, "other"), 1, "<eos>").score([[Group([2], [[3]])]], lambda _: None)
+        assert any("answered in place of other" in attempt for attempt in caught.value.attempts)
 
 
 def test_a_wrong_key_is_the_users_mistake_and_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
