@@ -11,8 +11,8 @@ import pytest
 from evals.benchmarks import open_benchmarks
 from evals.config import EvalsConfig
 from evals.official import HUB_REVISIONS, official_tasks
-from evals.prompts import WRITTEN
 from evals.offline import offline
+from evals.prompts import WRITTEN
 from evals.tasks import load_tasks, quick_and_quiet, write_overlay
 
 from .conftest import write_benchmarks
