@@ -1,7 +1,7 @@
 """Evaluation against the stock `lm_eval` command: the same model, tasks, questions, batch size and cores, equal scores.
 
 Every measurement is a fresh process; the sides take turns. `startup` ends when the tasks of ARC, MMLU and TruthfulQA
-are loaded, imports included; `build` is making the requests of MMLU 5-shot and ARC-Challenge 25-shot; `arc_easy` and
+are loaded, imports included, on a machine whose cache of prepared datasets is empty (`startup_warm`: it is full); `build` is making the requests of MMLU 5-shot and ARC-Challenge 25-shot; `arc_easy` and
 `mmlu` are whole commands, from start to exit, with both sides on the same two cores. `two_workers` is the scoring of arc_easy
 by two workers against one, each on a core of its own (the peer is Raymill itself).
 
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 SUITES = ("arc_easy", "arc_challenge", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2")
-PARTS = ("startup", "build", "arc_easy", "mmlu", "two_workers")
+PARTS = ("startup", "startup_warm", "build", "arc_easy", "mmlu", "two_workers")
 SHOTS = {"mmlu": 5, "arc_challenge": 25, "arc_easy": 0}
 BATCH_SIZE = 8
 CORES = 2
@@ -216,9 +217,12 @@ def measure(part: str, arguments: argparse.Namespace, model: Path, data: Path, o
             seconds = dict(scoring_seconds(model, data, arguments.limit))
             ours.append(seconds[CORES])
             peer.append(seconds[1])
-        elif part in ("startup", "build"):
-            own = measure_side("ours", part, data, arguments.limit)
-            theirs = measure_side("stock", part, overlay, arguments.limit)
+        elif part in ("startup", "startup_warm", "build"):
+            if part == "startup":
+                shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+            kind = part.partition("_")[0]
+            own = measure_side("ours", kind, data, arguments.limit)
+            theirs = measure_side("stock", kind, overlay, arguments.limit)
             ours.append(own["seconds"])
             peer.append(theirs["seconds"])
             equal = equal and own["sha256"] == theirs["sha256"]
