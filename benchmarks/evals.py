@@ -1,9 +1,10 @@
 """Evaluation against the stock `lm_eval` command: the same model, tasks, questions, batch size and cores, equal scores.
 
 Every measurement is a fresh process; the sides take turns. `startup` ends when the tasks of ARC, MMLU and TruthfulQA
-are loaded, imports included, on a machine whose cache of prepared datasets is empty (`startup_warm`: it is full); `build` is making the requests of MMLU 5-shot and ARC-Challenge 25-shot; `arc_easy` and
-`mmlu` are whole commands, from start to exit, with both sides on the same two cores. `two_workers` is the scoring of arc_easy
-by two workers against one, each on a core of its own (the peer is Raymill itself).
+are loaded, imports included, on a machine whose cache of prepared datasets is empty (`startup_warm`: it is full);
+`build` is making the requests of MMLU 5-shot and ARC-Challenge 25-shot; `arc_easy` and `mmlu` are whole commands, from
+start to exit, with both sides on the same two cores. `two_workers` is the scoring of arc_easy by two workers against
+one, each on a core of its own (the peer is Raymill itself).
 
     python benchmarks/evals.py [--model FOLDER] [--data FOLDER] [--rounds N] [--only NAME]... [--limit N] [--quick]
 """
