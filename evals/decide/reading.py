@@ -26,7 +26,7 @@ class Document:
 
     Attributes:
         metrics: the task's values for this document.
-        prompt: the end of what the model read.
+        prompt: the end of what the model read; all of it where it wrote, since a judge has to know it.
         answers: each choice with its log-probability; empty where the model wrote.
         output: what the model wrote; empty where it chose.
         target: the right choice's number, or the reference.
@@ -157,7 +157,7 @@ def _documents(path: str, data: bytes) -> dict[Key, Document]:
             task=task,
             doc_hash=row["doc_hash"],
             metrics=row["metrics"],
-            prompt=str(row.get("prompt", ""))[-SHOWN_CHARACTERS:],
+            prompt=str(row.get("prompt", ""))[-SHOWN_CHARACTERS if row.get("answers") else 0 :],
             answers=tuple((each["text"], each["logprob"]) for each in row.get("answers") or ()),
             output=str(row.get("output", "")),
             target=row.get("target"),
