@@ -15,7 +15,7 @@ from typing import Any
 from evals.answers import AnswerBook
 from evals.scorer import Scorer
 
-CHUNK_TOKENS = 700
+CHUNK_TOKENS = 400
 
 
 class SlowScorer(Scorer):
