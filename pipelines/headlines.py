@@ -35,6 +35,10 @@ def headline(artifact: Artifact) -> str:
     if artifact.kind == "RolloutRecord" and "outcome" in artifact.details:
         told = artifact.details
         return f"{told['candidate']} against {told['baseline']}: {told['outcome'].replace('_', ' ')}; {told['why']}"
+    if artifact.kind == "Decision" and "verdict" in artifact.details:
+        told = artifact.details
+        against = f" against {told['baseline']}" if told.get("baseline") else ""
+        return f"{told['verdict'].replace('_', ' ')}: {told['candidate']}{against}"
     plain = {name: value for name, value in counts.items() if "." not in name}
     return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in plain.items())
 
