@@ -125,6 +125,7 @@ def compare(
         for name in each.suites
         if name not in other.suites
     ]
+    left_out += [f"{each.name} is PARTIAL: {each.partial}" for each in (a, b) if each.partial]
     if not any_settings:
         require_same_settings(a, b, suites)
     rows: list[Row] = []

@@ -117,6 +117,9 @@ def decide(
     if baseline is not None and margins:
         require_same_settings(baseline, candidate, common(baseline.suites, candidate.suites))
         checks += [check_not_worse(baseline, candidate, name, d, alpha, claims) for name, d in margins.items()]
+    for each in (candidate, baseline):
+        if each is not None and each.partial:
+            checks.append(Check(f"evaluation of {each.name}", "complete", "no_evidence", None, note=each.partial))
     said = {check.verdict for check in checks}
     verdict: Verdict = "fail" if "fail" in said else "no_evidence" if "no_evidence" in said else "pass"
     return GateResult(verdict, checks)

@@ -75,6 +75,22 @@ class Measured:
     artifact: Artifact | None
     metrics: Mapping[str, float]
 
+    @property
+    def questions(self) -> str:
+        """Which set the suites' questions are of: ``sample``, ``mirror``, ``hub``."""
+        return str(self.results.get("benchmarks", ""))
+
+    @property
+    def partial(self) -> str:
+        """What was not answered, in words; empty where everything was."""
+        return str(self.results.get("unanswered", ""))
+
+    def label(self, name: str) -> str:
+        """A suite's, task's or metric's name with its set of questions; held-out sets of one's own have none."""
+        suite = name.partition(".")[0]
+        known = suite in self.results["tasks"] or any(suite in tasks for tasks in self.results["subtasks"].values())
+        return f"{name} ({self.questions})" if known and self.questions else name
+
     def recorded(self, suite: str, metric: str) -> float | None:
         """The suite's score as the evaluation reported it."""
         figures = self.results["tasks"].get(suite, {}).get(metric)

@@ -33,11 +33,11 @@ def compare(arguments: Namespace) -> int:
         print(json.dumps(as_json(found), indent=1))
         return 0
     print(f"A: {a.name} ({a.model})\nB: {b.name} ({b.model})\n\n{sentence(found)}\n")
-    print(table(table_rows(found.rows)))
+    print(table(table_rows(found)))
     print("\nB - A and what is detectable in percentage points; the verdict rests on p (Holm)")
     if arguments.tasks:
         for suite, rows in found.tasks.items():
-            print(f"\n{suite} by task\n{table(table_rows(rows))}")
+            print(f"\n{suite} by task\n{table(table_rows(found, rows))}")
     for suite, flipped in found.flipped.items():
         gained = sum(flip.gained for flip in flipped)
         print(f"\n{suite}: {gained:,} answers became right, {len(flipped) - gained:,} became wrong")

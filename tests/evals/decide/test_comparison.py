@@ -138,6 +138,14 @@ def test_a_metric_that_no_mean_of_documents_gives_is_left_out(tmp_path: Path, st
     assert "wmt: acc is not the mean of its documents' values" in found.left_out
 
 
+def test_what_is_partial_says_so(tmp_path: Path, store: Store) -> None:
+    easy = {"arc_easy": {"arc_easy": coin(1, 50, 0.5)}}
+    write_evaluation(tmp_path / "a", easy)
+    write_evaluation(tmp_path / "b", easy, more={"unanswered": "3 of 53 questions were not answered"})
+    found = compare(load_measured(store, str(tmp_path / "a")), load_measured(store, str(tmp_path / "b")))
+    assert "b is PARTIAL: 3 of 53 questions were not answered" in found.left_out
+
+
 def test_a_stereotypes_share_has_no_better_side(tmp_path: Path, store: Store) -> None:
     pairs = coin(1, 400, 0.5)
     a, b = two(
@@ -185,6 +193,7 @@ def test_the_command(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert "tuned is better than base" in out
     assert "40 answers became right, 10 became wrong" in out
+    assert "arc_easy (mirror)" in out
     assert "Answers that changed" in page.read_text()
     assert "lm_eval --model hf --model_args pretrained=Model/base" in page.read_text()
     assert run_command([*words, "--json"]) == 0
@@ -203,14 +212,14 @@ def test_json_holds_only_numbers_that_json_knows(tmp_path: Path, store: Store) -
     a, b = two(tmp_path, store, {"x": {"x": [0.2]}}, {"x": {"x": [0.4]}})
     text = json.dumps(as_json(compare(a, b)), allow_nan=False)
     assert json.loads(text)["rows"][0]["interval"] == [None, None]
-    assert table_rows(compare(a, b).rows)
+    assert table_rows(compare(a, b))
 
 
 def test_equal_models_are_called_different_as_rarely_as_promised(tmp_path: Path, store: Store) -> None:
-    """The whole path, correction included: 60 pairs of equal models, three suites and their average each."""
+    """The whole path, correction included: 30 pairs of equal models, two suites and their average each."""
     rng = np.random.default_rng(4)
     said = 0
-    for run in range(60):
+    for run in range(30):
         base = {"a": {"a": coin(run, 150, 0.5)}, "b": {f"b{n}": coin(run + n, 30, 0.4) for n in range(4)}}
         flip = lambda values: [1 - v if rng.uniform() < 0.15 else v for v in values]  # noqa: E731
         other = {suite: {task: flip(values) for task, values in tasks.items()} for suite, tasks in base.items()}
@@ -218,4 +227,4 @@ def test_equal_models_are_called_different_as_rarely_as_promised(tmp_path: Path,
         third = {suite: {task: flip(values) for task, values in tasks.items()} for suite, tasks in base.items()}
         folder = tmp_path / str(run)
         said += compare(*two(folder, store, other, third)).verdict != "no evidence"
-    assert said <= 8
+    assert said <= 5

@@ -144,6 +144,15 @@ def test_a_model_at_the_margin_gets_past_as_rarely_as_promised(store: Store, tmp
     assert passed >= 2
 
 
+def test_a_partial_evaluation_never_passes(store: Store, tmp_path: Path) -> None:
+    folder = write_evaluation(
+        tmp_path / "a", {"arc_easy": {"arc_easy": half(90, 100)}}, more={"unanswered": "the endpoint stopped answering"}
+    )
+    found = decide(load_measured(store, str(folder)), None, [Condition("arc_easy.acc", ">=", 0.3)], {})
+    assert [check.verdict for check in found.checks] == ["pass", "no_evidence"]
+    assert found.verdict == "no_evidence"
+
+
 def test_mistakes(store: Store, tmp_path: Path) -> None:
     a = measured(store, tmp_path / "a", coin(1, 50, 0.5))
     with pytest.raises(UserError, match="nothing to decide by"):

@@ -28,6 +28,10 @@ from .conftest import coin, sample_row, write_evaluation
 Opinion = Callable[[str], str]
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 64  # a refused connection is tried again a second later
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[[Opinion], Endpoint]]:
     """Starts judges with an opinion: prompt -> words."""
@@ -48,7 +52,7 @@ def serve() -> Iterator[Callable[[Opinion], Endpoint]]:
                 self.end_headers()
                 self.wfile.write(data)
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
         return Endpoint(f"http://127.0.0.1:{server.server_port}", "judge", pauses_s=(0.01,))
