@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +102,37 @@ def load_measured(store: Store, reference: str) -> Measured:
 
     Args:
         reference: a folder with ``results.json`` and ``samples/``, an EvalReport's id or name (newest), or a model
-            whose newest evaluation in the store is meant.
+            (artifact, or folder of weights) whose newest evaluation in the store is meant.
 
     Raises:
         UserError: there is none, or it lacks its documents.
     """
-    folder = Path(reference)
+    folder = Path(reference).expanduser()
+    if folder.is_dir() and (folder / "config.json").is_file() and not (folder / "results.json").is_file():
+        return _of_model_folder(store, folder.resolve())
     if folder.is_dir():
         return _from_folder(folder)
-    artifact = _report_of(store, reference)
+    return _from_artifact(store, _report_of(store, reference), reference)
+
+
+def _of_model_folder(store: Store, folder: Path) -> Measured:
+    """The newest evaluation of just these weights, under the name that serving has for a folder: its path."""
+    from evals.sources import FolderSource
+
+    content = FolderSource(folder).content_sha256
+    for report in reversed(list_artifacts(store, KIND)):
+        if report.details.get("model") == folder.name:
+            found = _from_artifact(store, report, folder.name)
+            if found.results["model"].get("content_sha256") == content:
+                return replace(found, model=str(folder))
+    raise UserError(
+        "nothing in the store has evaluated these weights",
+        where=str(folder),
+        next_step=f"`raymill eval {folder}` does; one of other weights in this folder does not count",
+    )
+
+
+def _from_artifact(store: Store, artifact: Artifact, reference: str) -> Measured:
     names = [entry.path for entry in artifact.files]
     return _measured(
         reference,

@@ -122,7 +122,7 @@ def publish_evaluation(store: Store, folder: Path, name: str, model: Artifact | 
                 attempt=attempt.name,
                 files=attempt.seal(),
                 metrics=metrics,
-                details={"tasks": results["tasks"], "benchmarks": "mirror"},
+                details={"tasks": results["tasks"], "benchmarks": "mirror", "model": results["model"]["id"]},
                 provenance=provenance(0.0),
             )
         )

@@ -177,6 +177,24 @@ def test_an_evaluation_is_found_by_its_own_name_its_models_or_its_folder(tmp_pat
         load_measured(store, str(folder))
 
 
+def test_a_folder_of_weights_means_the_evaluation_of_these_very_weights(tmp_path: Path, store: Store) -> None:
+    from evals.sources import FolderSource
+
+    weights = tmp_path / "models" / "mine"
+    weights.mkdir(parents=True)
+    (weights / "config.json").write_text("{}")
+    (weights / "model.safetensors").write_bytes(b"first")
+    folder = write_evaluation(tmp_path / "a", {"arc_easy": {"arc_easy": coin(1, 50, 0.5)}}, model="mine")
+    results = json.loads((folder / "results.json").read_text())
+    results["model"]["content_sha256"] = FolderSource(weights).content_sha256
+    (folder / "results.json").write_text(json.dumps(results))
+    publish_evaluation(store, folder, "evals-mine")
+    assert load_measured(store, str(weights)).model == str(weights)
+    (weights / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(UserError, match="nothing in the store has evaluated these weights"):
+        load_measured(store, str(weights))
+
+
 def test_repeated_documents_are_told_apart_by_their_order(tmp_path: Path, store: Store) -> None:
     folder = write_evaluation(tmp_path / "a", {"arc_easy": {"arc_easy": [1.0, 0.0]}})
     rows = [sample_row("arc_easy", 7, "acc", value) for value in (1.0, 0.0)]
