@@ -59,17 +59,17 @@ def table_rows(compared: Comparison, rows: list[Row] | None = None) -> list[dict
         {
             "suite": compared.b.label(row.name),
             "metric": row.metric,
-            "documents": row.documents,
-            "A": round(row.a, 4),
-            "B": round(row.b, 4),
+            "verdict": row.verdict.replace(" ", _NARROW),
             "B - A": points(row, row.difference),
             "interval": f"{points(row, row.interval[0])}{_NARROW}to{_NARROW}{points(row, row.interval[1])}",
-            "p": probability(row.p_value),
             "p (Holm)": probability(row.adjusted),
+            "p": probability(row.p_value),
+            "A": round(row.a, 4),
+            "B": round(row.b, 4),
+            "documents": row.documents,
             "up/down": f"{row.gained:,}/{row.lost:,}",
             "detectable": points(row, row.detectable).removeprefix("+"),
-            "verdict": row.verdict.replace(" ", _NARROW),
-            "would decide": "" if row.verdict != "no evidence" else row.decides,
+            "would decide": None if row.verdict != "no evidence" else row.decides,
         }
         for row in (compared.rows if rows is None else rows)
     ]

@@ -226,6 +226,37 @@ def test_the_command(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture
     assert run_command([*words, "--page", str(tmp_path / "no" / "page.html")]) == 2
 
 
+def test_held_out_text_is_compared_by_its_bytes(tmp_path: Path, store: Store) -> None:
+    """Fewer bits are better; a long document weighs more; and the suites' average leaves it out."""
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(100, 5000, 60)
+    measured = []
+    for name, better in (("base", 0.0), ("tuned", 0.1)):
+        easy = coin(1, 50, 0.5)
+        folder = write_evaluation(tmp_path / name, {"arc_easy": {"arc_easy": easy}, "x": {"x": easy}}, model=name)
+        rows = []
+        for number, size in enumerate(sizes.tolist()):
+            bits = 1.2 + (number % 7) / 10 - better * (1 + size / 5000) + rng.normal(0, 0.02)
+            row = sample_row("heldout", number, "bits_per_byte", bits)
+            del row["answers"]
+            rows.append({**row, "weight": size})
+        (folder / "samples" / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        measured.append((load_measured(store, str(folder)), rows))
+    (a, first), (b, second) = measured
+    found = compare(a, b)
+    rows_by_name = {row.name: row for row in found.rows}
+    row = rows_by_name["heldout"]
+    expected = sum(
+        (after["metrics"]["bits_per_byte"] - before["metrics"]["bits_per_byte"]) * before["weight"]
+        for before, after in zip(first, second, strict=True)
+    ) / int(sizes.sum())
+    assert row.difference == pytest.approx(expected)
+    assert (row.metric, row.verdict, found.verdict) == ("bits_per_byte", "better", "better")
+    assert rows_by_name["average"].difference == 0
+    assert found.flipped["heldout"] == []
+    assert "heldout (-0." in sentence(found)
+
+
 def test_json_holds_only_numbers_that_json_knows(tmp_path: Path, store: Store) -> None:
     a, b = two(tmp_path, store, {"x": {"x": [0.2]}}, {"x": {"x": [0.4]}})
     text = json.dumps(as_json(compare(a, b)), allow_nan=False)
