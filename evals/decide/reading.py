@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from cluster.artifact import Artifact, find_artifact, list_artifacts
 from cluster.errors import UserError
 from cluster.store import Store
+from evals.decide.stock import find_stock, read_stock
 
 KIND = "EvalReport"
 SHOWN_CHARACTERS = 600
@@ -143,14 +144,23 @@ def _from_artifact(store: Store, artifact: Artifact, reference: str) -> Measured
 
 
 def _from_folder(folder: Path) -> Measured:
-    if not (folder / "results.json").is_file():
+    name = folder.resolve().name
+    if (folder / "results.json").is_file():
+        samples = sorted(path.relative_to(folder).as_posix() for path in (folder / "samples").glob("*.jsonl"))
+        return _measured(name, lambda path: (folder / path).read_bytes(), samples, None)
+    stock = find_stock(folder)
+    if stock is None:
         raise UserError(
-            "is not the folder of an evaluation: it has no results.json",
+            "is not the folder of an evaluation: it has no results.json, and none of lm-eval's results",
             where=str(folder),
             next_step="name a folder that holds results.json and samples/, or an evaluation of the store",
         )
-    samples = sorted(path.relative_to(folder).as_posix() for path in (folder / "samples").glob("*.jsonl"))
-    return _measured(folder.resolve().name, lambda path: (folder / path).read_bytes(), samples, None)
+    try:
+        results, rows = read_stock(stock)
+        suites = {suite: _keyed(suite, own) for suite, own in rows.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(str(stock[0]), error) from error
+    return Measured(name, str(results["model"]["id"]), results, suites, None, _metrics(results))
 
 
 def _report_of(store: Store, reference: str) -> Artifact:
@@ -174,22 +184,29 @@ def _measured(name: str, read: Callable[[str], bytes], samples: list[str], artif
         results = json.loads(read("results.json"))
         suites = {Path(path).stem: _documents(path, read(path)) for path in samples}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"cannot be read: {type(error).__name__} {error}",
-            where=name,
-            next_step="it may be damaged (`raymill verify`) or of an earlier version: evaluate the model again",
-        ) from error
+        raise _unreadable(name, error) from error
     model = str(results.get("model", {}).get("id", name))
     metrics = dict(artifact.metrics) if artifact else _metrics(results)
     return Measured(name, model, results, suites, artifact, metrics)
 
 
+def _unreadable(where: str, error: Exception) -> UserError:
+    return UserError(
+        f"cannot be read: {type(error).__name__} {error}",
+        where=where,
+        next_step="it may be damaged (`raymill verify`) or of an earlier version: evaluate the model again",
+    )
+
+
 def _documents(path: str, data: bytes) -> dict[Key, Document]:
+    return _keyed(Path(path).stem, [json.loads(line) for line in data.decode("utf-8").splitlines()])
+
+
+def _keyed(suite: str, rows: Iterable[Mapping[str, Any]]) -> dict[Key, Document]:
     seen: Counter[tuple[str, str]] = Counter()
     found: dict[Key, Document] = {}
-    for line in data.decode("utf-8").splitlines():
-        row = json.loads(line)
-        task = row.get("task", Path(path).stem)
+    for row in rows:
+        task = row.get("task", suite)
         place = (task, row["doc_hash"])
         found[(*place, seen[place])] = Document(
             task=task,
