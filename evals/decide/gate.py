@@ -16,17 +16,10 @@ from typing import Any, Literal
 
 from cluster.errors import UserError
 from evals.decide.bootstrap import paired_bootstrap
-from evals.decide.comparison import (
-    AVERAGE,
-    Pair,
-    chosen_metric,
-    is_right_or_wrong,
-    judge_average,
-    pair,
-    require_same_settings,
-)
+from evals.decide.comparison import AVERAGE, judge_average
 from evals.decide.metrics import common, direction
 from evals.decide.paired import tango_interval
+from evals.decide.pairing import Pair, chosen_metric, is_right_or_wrong, pair, require_same_settings
 from evals.decide.power import POWER
 from evals.decide.reading import Measured
 from evals.intervals import wilson

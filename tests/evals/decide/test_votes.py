@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
@@ -37,6 +37,7 @@ def test_agreement_of_two_nears_cohens_kappa() -> None:
     assert krippendorff_alpha([["a", "a"], ["a", "a"]]) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "tie"]), min_size=1, max_size=80))
 def test_the_tally_is_the_sign_test(votes: list[Choice]) -> None:
     found = tally(votes)
