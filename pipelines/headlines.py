@@ -52,8 +52,12 @@ def metric_label(artifact: Artifact, metric: str) -> str:
 
 def _scores(artifact: Artifact) -> str:
     metrics = artifact.metrics
+    tasks = artifact.details.get("tasks", {})
+    others = {suite: next(iter(scores)) for suite, scores in tasks.items() if suite not in SCORES and scores}
     named = [
-        f"{suite} {metrics[f'{suite}.{score}']:.2f}" for suite, score in SCORES.items() if f"{suite}.{score}" in metrics
+        f"{suite} {metrics[f'{suite}.{score}']:.2f}"
+        for suite, score in (SCORES | others).items()
+        if f"{suite}.{score}" in metrics
     ]
     parts = [f"{artifact.details.get('benchmarks', '?')}: {', '.join(named)}"] if named else []
     if "heldout.perplexity" in metrics:
