@@ -18,7 +18,7 @@ import pytest
 
 from .conftest import write_adapter, write_model
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow]  # two engines: about a minute and a half
+pytestmark = pytest.mark.vllm
 
 TOLERANCE = 1e-4
 
@@ -110,6 +110,7 @@ def server(base: Path) -> Iterator[str]:
         process.wait(30)
 
 
+@pytest.mark.slow
 def test_a_served_url_gives_the_log_probabilities_and_texts_of_transformers(server: str, base: Path) -> None:
     from evals.endpoint import Endpoint, EndpointPool
     from evals.scorer import Group, Prompt
