@@ -1,9 +1,11 @@
 """Evaluation against the stock `lm_eval` command: the same model, tasks, questions, batch size and cores, equal scores.
 
 Every measurement is a fresh process; the sides take turns. `startup` ends when the tasks of ARC, MMLU and TruthfulQA
-are loaded, imports included; `build` is making the requests of MMLU 5-shot and ARC-Challenge 25-shot; `arc_easy` and
-`mmlu` are whole commands, from start to exit, with both sides on the same two cores. `two_workers` is the scoring of arc_easy
-by two workers against one, each on a core of its own (the peer is Raymill itself).
+are loaded, imports included, on a machine whose cache of prepared datasets is empty (`startup_warm`: it is full);
+`build` is making the requests of MMLU 5-shot and ARC-Challenge 25-shot; of these also the ratio of CPU times is given,
+which a busy machine changes least. `arc_easy` and `mmlu` are whole commands, from
+start to exit, with both sides on the same two cores. `two_workers` is the scoring of arc_easy by two workers against
+one, each on a core of its own (the peer is Raymill itself).
 
     python benchmarks/evals.py [--model FOLDER] [--data FOLDER] [--rounds N] [--only NAME]... [--limit N] [--quick]
 """
@@ -14,6 +16,8 @@ import argparse
 import json
 import os
 import platform
+import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,7 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 SUITES = ("arc_easy", "arc_challenge", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2")
-PARTS = ("startup", "build", "arc_easy", "mmlu", "two_workers")
+PARTS = ("startup", "startup_warm", "build", "arc_easy", "mmlu", "two_workers")
 SHOTS = {"mmlu": 5, "arc_challenge": 25, "arc_easy": 0}
 BATCH_SIZE = 8
 CORES = 2
@@ -78,7 +82,7 @@ def side(arguments: argparse.Namespace) -> None:
     """One measurement of `startup` or `build` in this process; prints seconds and a hash of what was made."""
     from contextlib import nullcontext
 
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     suites = SUITES if arguments.part == "startup" else ("mmlu", "arc_challenge")
     if arguments.side == "ours":
         from evals.tasks import quick_and_quiet
@@ -90,24 +94,27 @@ def side(arguments: argparse.Namespace) -> None:
     with quick:
         tasks = load(arguments.place, suites)
         if arguments.part == "build":
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             for task in tasks.values():
                 task.build_all_requests(limit=arguments.limit)
         seconds = time.perf_counter() - began
+        own_cpu = {"cpu_seconds": time.process_time() - cpu} if arguments.part == "build" else {}
     import hashlib
 
     made = [request.args for task in tasks.values() for request in task.instances] if arguments.part == "build" else []
     counted = [(name, len(task.eval_docs)) for name, task in sorted(tasks.items())]
     digest = hashlib.sha256(json.dumps([counted, made]).encode()).hexdigest()
-    print(json.dumps({"seconds": seconds, "sha256": digest}))
+    print(json.dumps({"seconds": seconds, "sha256": digest} | own_cpu))
 
 
 def measure_side(name: str, part: str, place: Path, limit: int | None) -> dict[str, Any]:
     """A fresh process's measurement; `startup` counts from before the process begins."""
     words = [sys.executable, __file__, "--side", name, "--part", part, "--place", str(place)]
-    began = time.perf_counter()
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = run([*words, *(["--limit", str(limit)] if limit else [])])
     measured: dict[str, Any] = json.loads(done.splitlines()[-1])
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    measured.setdefault("cpu_seconds", after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     if part == "startup":
         measured["seconds"] = time.perf_counter() - began
     return measured
@@ -211,16 +218,21 @@ def measure(part: str, arguments: argparse.Namespace, model: Path, data: Path, o
     ours: list[float] = []
     peer: list[float] = []
     equal = True
+    processor: list[float] = []
     for _ in range(arguments.rounds):
         if part == "two_workers":
             seconds = dict(scoring_seconds(model, data, arguments.limit))
             ours.append(seconds[CORES])
             peer.append(seconds[1])
-        elif part in ("startup", "build"):
-            own = measure_side("ours", part, data, arguments.limit)
-            theirs = measure_side("stock", part, overlay, arguments.limit)
+        elif part in ("startup", "startup_warm", "build"):
+            if part == "startup":
+                shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+            kind = part.partition("_")[0]
+            own = measure_side("ours", kind, data, arguments.limit)
+            theirs = measure_side("stock", kind, overlay, arguments.limit)
             ours.append(own["seconds"])
             peer.append(theirs["seconds"])
+            processor.append(theirs["cpu_seconds"] / own["cpu_seconds"])
             equal = equal and own["sha256"] == theirs["sha256"]
         else:
             own_seconds, own_scores = whole_ours(part, model, data, arguments.limit)
@@ -230,7 +242,8 @@ def measure(part: str, arguments: argparse.Namespace, model: Path, data: Path, o
             equal = equal and all(abs(peer_scores[metric] - score) < 1e-12 for metric, score in own_scores.items())
     if part == "two_workers":
         return result(part, ours, peer, "raymill, one worker")
-    return result(part, ours, peer, f"lm_eval {version('lm-eval')}", equal=equal)
+    more = {"cpu_ratio": round(statistics.median(processor), 2)} if processor else {}
+    return result(part, ours, peer, f"lm_eval {version('lm-eval')}", equal=equal, **more)
 
 
 @contextmanager
@@ -278,6 +291,7 @@ def main() -> None:
             print(
                 f"{part:12} {measured['ours']:9.2f} s  {measured['peer']}: {measured['peer_value']:9.2f} s"
                 f"  ratio {measured['ratio']:.2f}  {measured['rounds']}"
+                + (f"  CPU time {measured['cpu_ratio']}" if "cpu_ratio" in measured else "")
                 + ("" if measured.get("equal", True) else "  RESULTS DIFFER"),
                 file=sys.stderr,
                 flush=True,

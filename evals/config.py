@@ -107,9 +107,10 @@ class EvalsConfig(StrictModel):
 
     @field_validator("sets")
     @classmethod
-    def _named(cls, value: dict[str, SetConfig]) -> dict[str, SetConfig]:
+    def _named(cls, value: dict[str, SetConfig], info: ValidationInfo) -> dict[str, SetConfig]:
+        taken = {*SUITES, *info.data.get("suites", ()), "heldout", "average"}
         for name in value:
-            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in (*SUITES, "heldout", "average"):
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in taken:
                 raise ValueError(
                     f"a set cannot be called {name!r}: lower-case letters, digits, - and _, and no suite's name"
                 )

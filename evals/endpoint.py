@@ -27,6 +27,9 @@ TIMEOUT_S = 120.0
 PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Waits between the tries of one request; then the endpoint counts as gone."""
 
+OVERRIDE, ANSWERED_BY = "X-Raymill-Override", "X-Raymill-Variant"
+"""Headers of Raymill's gateway: which variant is asked for (with a key of scope admin), and which one answered."""
+
 REPEATED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 CHANGED = 1e-3
 """An answer that moved by more, in nats, is another model's."""
@@ -39,11 +42,13 @@ class Endpoint:
     Attributes:
         url: up to and without ``/v1``.
         model: its name there.
+        variant: behind Raymill's gateway, the variant that has to answer; any where it is empty.
     """
 
     url: str
     model: str
     pauses_s: tuple[float, ...] = PAUSES_S
+    variant: str = ""
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """The answer to a request, tried again where that can help.
@@ -62,7 +67,7 @@ class Endpoint:
         tried: list[str] = []
         for pause in (*self.pauses_s, None):
             try:
-                return _send(address, data)
+                return self._send(address, data)
             except urllib.error.HTTPError as error:
                 said = error.read(2000).decode(errors="replace")
                 if error.code not in REPEATED:
@@ -85,14 +90,18 @@ class Endpoint:
             attempts=tuple(tried),
         )
 
-
-def _send(address: str, data: bytes | None) -> Any:
-    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
-    key = os.environ.get(KEY_VARIABLE)
-    if key:
-        request.add_header("Authorization", f"Bearer {key}")
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-        return json.loads(response.read())
+    def _send(self, address: str, data: bytes | None) -> Any:
+        request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+        key = os.environ.get(KEY_VARIABLE)
+        if key:
+            request.add_header("Authorization", f"Bearer {key}")
+        if self.variant:
+            request.add_header(OVERRIDE, self.variant)
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            answered = response.headers.get(ANSWERED_BY)
+            if self.variant and data is not None and answered != self.variant:
+                raise OSError(f"{answered or 'an unnamed variant'} answered in place of {self.variant}")
+            return json.loads(response.read())
 
 
 @dataclass

@@ -30,7 +30,10 @@ def interval(values: Sequence[float], score: float, stderr: float | None) -> tup
         return wilson(score * len(values), len(values))
     if stderr is None or not math.isfinite(stderr):
         return None
-    return normal(score, stderr)
+    low, high = normal(score, stderr)
+    if all(0 <= value <= 1 for value in values):
+        return max(0.0, low), min(1.0, high)  # a mean of shares is one
+    return low, high
 
 
 def verdict(bounds: tuple[float, float] | None, chance: float | None) -> str:

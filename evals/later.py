@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-SCORERS = frozenset({"rouge_score", "sacrebleu", "sklearn", "evaluate"})
+SCORERS = frozenset({"rouge_score", "sacrebleu"})
 
 
 class _Later(importlib.abc.MetaPathFinder):

@@ -53,7 +53,7 @@ def build_report(
             f" context of {results['context_tokens']:,} tokens and lost the beginning of their prompt"
             f" ({', '.join(f'{task} {count:,}' for task, count in sorted(results['truncated_by_task'].items()))})."
         )
-    _held_out(page, results.get("heldout"), results.get("fit"))
+    _held_out(page, results.get("heldout"), results.get("fit"), results.get("sets", {}))
     for name, found in results.get("sets", {}).items():
         _own_set(page, name, found)
     for suite, tasks in results["subtasks"].items():
@@ -130,7 +130,9 @@ def score_rows(
             }
 
 
-def _held_out(page: Page, heldout: Mapping[str, Any] | None, fit: Mapping[str, Any] | None) -> None:
+def _held_out(
+    page: Page, heldout: Mapping[str, Any] | None, fit: Mapping[str, Any] | None, sets: Mapping[str, Any]
+) -> None:
     page.heading("Held-out text")
     if heldout is None:
         page.paragraph("Not measured.")
@@ -148,8 +150,14 @@ def _held_out(page: Page, heldout: Mapping[str, Any] | None, fit: Mapping[str, A
     if fit is not None:
         page.paragraph(fit["sentence"])
         if fit["train"] is not None:
-            bits = {"training text": fit["train"], "held-out text": fit["heldout"]}
-            page.bar_chart("Bits a byte (less is better)", bits | {"word frequencies alone": fit["unigram"]})
+            bits = {"training text": fit["train"], "the corpus's validation text": fit["heldout"]}
+            bits |= {
+                name: found["metrics"]["bits_per_byte"]["score"]
+                for name, found in sets.items()
+                if found["kind"] == "text"
+            }
+            bits["word frequencies alone (training text)"] = fit["unigram"]
+            page.bar_chart("Bits a byte (less is better)", bits)
 
 
 def _own_set(page: Page, name: str, found: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,10 +22,12 @@ from evals.benchmarks import BenchmarkSet, open_benchmarks
 from evals.config import STAGE, EvalsConfig
 from evals.endpoint import Endpoint, EndpointPool
 from evals.offline import offline
+from evals.sources import MODEL_FILE
 from evals.stage import Evaluation, score_tasks, write_results
 
 IN_FLIGHT = 16
 PROMPTS_A_REQUEST = 4
+GUESSED_CONTEXT = 2048
 
 
 class ServedConfig(EvalsConfig):
@@ -36,11 +39,18 @@ class ServedConfig(EvalsConfig):
     context_tokens: int = Field(ge=8, description="the longest prompt and answer that it takes, in tokens")
     asked: str = Field(description="when, in UTC")
     tokenizer: str = execution(description="the folder of the model's tokenizer")
+    variant: str = Field("", description="behind Raymill's gateway, the variant that was asked")
     in_flight: int = execution(IN_FLIGHT, ge=1, description="requests at a time")
 
     @classmethod
     def of(
-        cls, config: EvalsConfig, url: str, model: str | None, tokenizer: str | None, in_flight: int | None
+        cls,
+        config: EvalsConfig,
+        url: str,
+        model: str | None = None,
+        tokenizer: str | None = None,
+        in_flight: int | None = None,
+        variant: str | None = None,
     ) -> ServedConfig:
         """The settings with an endpoint, which is asked what it serves.
 
@@ -58,12 +68,14 @@ class ServedConfig(EvalsConfig):
             )
         entry = _served(Endpoint(address, ""), model)
         settings = config.model_dump(exclude={"preset"}) | {"heldout": False}
+        folder = _tokenizer(entry, tokenizer)
         own = {
             "url": address,
             "model": entry["id"],
-            "context_tokens": int(entry.get("max_model_len") or 2048),
+            "context_tokens": int(entry.get("max_model_len") or _context(folder)),
             "asked": datetime.now(UTC).isoformat(timespec="microseconds"),
-            "tokenizer": str(_tokenizer(entry, tokenizer)),
+            "tokenizer": str(folder),
+            "variant": variant or "",
             "in_flight": in_flight or IN_FLIGHT,
         }
         return cls(**settings, **own)
@@ -99,20 +111,30 @@ def _tokenizer(entry: Mapping[str, Any], given: str | None) -> Path:
     )
 
 
+def _context(folder: Path) -> int:
+    """The model's longest sequence as its configuration says, for servers that do not tell."""
+    try:
+        settings = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return GUESSED_CONTEXT
+    return int(settings.get("max_position_embeddings") or GUESSED_CONTEXT)
+
+
 def run(config: ServedConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
     """Evaluate the model at ``config.url``; where it dies half-way, over what it answered, which the result says."""
     benchmarks = open_benchmarks(config)
     book = _book(context.store, config)
     evaluation = _evaluate(config, benchmarks, context, book)
-    model = {"id": config.model, "url": config.url, "asked": config.asked, "kind": "served"}
-    outcome = write_results(evaluation, model, benchmarks, config, context, f"Evaluation of {config.model}")
+    name = f"{config.model}:{config.variant}" if config.variant else config.model
+    model = {"id": name, "url": config.url, "asked": config.asked, "kind": "served"}
+    outcome = write_results(evaluation, model, benchmarks, config, context, f"Evaluation of {name}")
     if not evaluation.unanswered:
         book.forget()  # what is served may be another model tomorrow
     return outcome
 
 
 def _book(store: Store, config: ServedConfig) -> AnswerBook:
-    place = hashlib.sha256(f"{config.url}\0{config.model}".encode()).hexdigest()
+    place = hashlib.sha256(f"{config.url}\0{config.model}\0{config.variant}".encode()).hexdigest()
     return AnswerBook.of(store, place, {"context_tokens": config.context_tokens})
 
 
@@ -126,7 +148,7 @@ def _evaluate(config: ServedConfig, benchmarks: BenchmarkSet, context: StageCont
         if tokenizer.eos_token_id is not None
         else ""
     )
-    pool = EndpointPool(Endpoint(config.url, config.model), config.in_flight, eos, book)
+    pool = EndpointPool(Endpoint(config.url, config.model, variant=config.variant), config.in_flight, eos, book)
     with offline(benchmarks.root is not None):
         from evals.harness import ClusterLM
 

@@ -77,7 +77,8 @@ def _bootstrap(
     rng = np.random.Generator(np.random.PCG64(SEED))
     drawn = rng.integers(0, len(documents), size=(RESAMPLES, len(documents)))
     values = np.array([statistic([documents[index] for index in row]) for row in drawn.tolist()])
-    return [[float(low), float(high)] for low, high in np.quantile(values, (0.025, 0.975), axis=0).T]
+    ends = np.quantile(values, (0.025, 0.975), axis=0).T.tolist()
+    return [[low, high] if low < high else None for low, high in ends]  # equal values say nothing of their spread
 
 
 def answers(right: Sequence[str], given: Sequence[str]) -> tuple[Figures, list[dict[str, float]]]:

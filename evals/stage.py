@@ -204,7 +204,9 @@ def score_tasks(
             " tokens and lost the beginning of their prompt"
         )
     sets = {name: measure_set(lm, name, each) for name, each in config.sets.items()}
-    leaves = {suite: leaf_tasks(scores, suite) for suite in config.suites} | {name: [name] for name in sets}
+    leaves = {suite: leaf_tasks(scores, suite) for suite in config.suites} | {
+        name: [name] for name, found in sets.items() if found.kind != "text"
+    }
     usage = lm.usage.account(leaves, time.monotonic() - began, config.workers, config.prices)
     by_task = dict(lm.truncated_by_task)
     return Evaluation(scores, None, lm.requests, lm.truncated, by_task, lm.max_length, unanswered, usage, sets)

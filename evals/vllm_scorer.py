@@ -138,7 +138,12 @@ class VllmScorer:
             settings.append(SamplingParams(temperature=temperature, max_tokens=wanted["max_gen_toks"], stop=stops[-1]))
         outputs = self._engine.generate(asked, settings, use_tqdm=False)
         return [
-            postprocess_generated_text(generation=output.outputs[0].text, stop=stop, think_end_token=None)
+            # Decoded here, as transformers does it: vLLM leaves out a letter that the last token only begins.
+            postprocess_generated_text(
+                generation=self._tokenizer.decode(output.outputs[0].token_ids, skip_special_tokens=True),
+                stop=stop,
+                think_end_token=None,
+            )
             for output, stop in zip(outputs, stops, strict=True)
         ]
 

@@ -1,6 +1,7 @@
 """`raymill`: a table from command to function. Nothing heavy is imported until a command runs.
 
-Exit codes: 0 ok, 1 the run failed, 2 the user's mistake, 3 the infrastructure's, 4 no evidence (`gate`), 130 interrupted.
+Exit codes: 0 ok, 1 the run failed, 2 the user's mistake, 3 the infrastructure's, 4 a gate has no evidence, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -146,6 +147,15 @@ COMMANDS = (
         "may this model replace that one: a decision for rollouts",
         "pipelines.commands.gate:gate",
         deciding.gate,
+    ),
+    Command("judge", "a model compares two models' answers", "pipelines.commands.judge:judge", deciding.judge),
+    Command(
+        "review",
+        "people compare two models' answers, without knowing whose they are",
+        commands=(
+            Command("export", "write a sheet to fill in", "pipelines.commands.review:export", deciding.review_export),
+            Command("import", "count its votes", "pipelines.commands.review:read_back", deciding.review_import),
+        ),
     ),
     Command("serve", "deploy a recipe's variants, or models, until Ctrl-C", "pipelines.commands.serve:serve", _serve),
     Command(

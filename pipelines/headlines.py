@@ -35,6 +35,10 @@ def headline(artifact: Artifact) -> str:
     if artifact.kind == "RolloutRecord" and "outcome" in artifact.details:
         told = artifact.details
         return f"{told['candidate']} against {told['baseline']}: {told['outcome'].replace('_', ' ')}; {told['why']}"
+    if artifact.kind == "Decision" and "verdict" in artifact.details:
+        told = artifact.details
+        against = f" against {told['baseline']}" if told.get("baseline") else ""
+        return f"{told['verdict'].replace('_', ' ')}: {told['candidate']}{against}"
     plain = {name: value for name, value in counts.items() if "." not in name}
     return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in plain.items())
 
@@ -48,8 +52,12 @@ def metric_label(artifact: Artifact, metric: str) -> str:
 
 def _scores(artifact: Artifact) -> str:
     metrics = artifact.metrics
+    tasks = artifact.details.get("tasks", {})
+    others = {suite: next(iter(scores)) for suite, scores in tasks.items() if suite not in SCORES and scores}
     named = [
-        f"{suite} {metrics[f'{suite}.{score}']:.2f}" for suite, score in SCORES.items() if f"{suite}.{score}" in metrics
+        f"{suite} {metrics[f'{suite}.{score}']:.2f}"
+        for suite, score in (SCORES | others).items()
+        if f"{suite}.{score}" in metrics
     ]
     parts = [f"{artifact.details.get('benchmarks', '?')}: {', '.join(named)}"] if named else []
     if "heldout.perplexity" in metrics:

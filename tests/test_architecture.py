@@ -16,7 +16,9 @@ ON_DEPLOYMENTS = {
     f"pipelines/commands/{name}.py" for name in ("deployment", "keys", "rollout", "scale", "status", "undeploy")
 }
 """Commands on what is served: they may know `serving`, and nothing of models, training or evaluation."""
-ON_EVALUATIONS = {f"pipelines/commands/{name}.py" for name in ("benchmarks", "compare", "eval", "gate", "judge", "review")}
+ON_EVALUATIONS = {
+    f"pipelines/commands/{name}.py" for name in ("benchmarks", "compare", "eval", "gate", "judge", "review")
+}
 """Commands on what was measured: they may know `evals`, and nothing of serving."""
 HEAVY = ("torch", "ray", "vllm", "transformers", "datasets", "pyarrow", "numpy", "peft", "lm_eval", "boto3")
 LIGHT_MODULES = (
@@ -31,6 +33,9 @@ LIGHT_MODULES = (
     "pipelines.commands.serve",
     "pipelines.commands.eval",
     "pipelines.commands.compare",
+    "pipelines.commands.gate",
+    "pipelines.commands.judge",
+    "pipelines.commands.review",
     "pipelines.commands.keys",
     "pipelines.commands.rollout",
     "pipelines.commands.scale",

@@ -15,8 +15,17 @@ from typing import Literal
 from cluster.errors import UserError
 from evals.decide.bootstrap import Bootstrap, paired_bootstrap
 from evals.decide.holm import holm
-from evals.decide.metrics import common, direction, headline_metric
+from evals.decide.metrics import common, direction
 from evals.decide.paired import mcnemar_exact, tango_interval
+from evals.decide.pairing import (
+    Pair,
+    by_task,
+    chosen_metric,
+    is_mean,
+    is_right_or_wrong,
+    pair,
+    require_same_settings,
+)
 from evals.decide.power import detectable_difference, detectable_mean, documents_needed, documents_needed_mean
 from evals.decide.reading import Document, Key, Measured
 
@@ -24,16 +33,6 @@ Verdict = Literal["better", "worse", "different", "no evidence"]
 AVERAGE = "average"
 ALPHA = 0.05
 SEED = 1234
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One document with A's and B's value, and what it weighs in their mean (held-out text: its bytes)."""
-
-    key: Key
-    a: float
-    b: float
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +124,7 @@ def compare(
         for name in each.suites
         if name not in other.suites
     ]
+    left_out += [f"{each.name} is PARTIAL: {each.partial}" for each in (a, b) if each.partial]
     if not any_settings:
         require_same_settings(a, b, suites)
     rows: list[Row] = []
@@ -143,11 +143,11 @@ def compare(
         if not all(is_mean(each, suite, metric) for each in (a, b)):
             left_out.append(f"{suite}: {metric} is not the mean of its documents' values")
             continue
-        by_task = _by_task(pairs)
+        tasks_of = by_task(pairs)
         rows.append(judge_pairs(suite, metric, pairs, alpha, seed))
-        if len(by_task) > 1:
+        if len(tasks_of) > 1:
             tasks[suite] = corrected(
-                [judge_pairs(task, metric, own, alpha, seed) for task, own in sorted(by_task.items())], alpha
+                [judge_pairs(task, metric, own, alpha, seed) for task, own in sorted(tasks_of.items())], alpha
             )
         judged[suite] = pairs
         flipped[suite] = [
@@ -168,54 +168,6 @@ def compare(
     return Comparison(a, b, alpha, rows, tasks, flipped, left_out, overall(rows))
 
 
-def require_same_settings(a: Measured, b: Measured, suites: Sequence[str]) -> None:
-    """Raise UserError where the two were asked differently: other prompts are another test."""
-    ours, theirs = a.results["settings"], b.results["settings"]
-    different = [
-        f"{suite}: {words} {ours[key].get(suite)} against {theirs[key].get(suite)}"
-        for key, words in (("num_fewshot", "worked examples"), ("task_versions", "task version"))
-        for suite in suites
-        if isinstance(ours.get(key), dict)
-        and isinstance(theirs.get(key), dict)
-        and ours[key].get(suite) != theirs[key].get(suite)
-    ]
-    if different:
-        raise UserError(
-            f"they were not asked alike: {'; '.join(different)}",
-            where=f"{a.name}, {b.name}",
-            next_step="evaluate both with the same settings, or compare all the same with --any-settings",
-        )
-
-
-def chosen_metric(a: Measured, b: Measured, suite: str, wanted: str | None) -> str:
-    """The metric that judges a suite.
-
-    Raises:
-        UserError: the one wanted was not measured, or is not a mean of its documents' values.
-    """
-    names = [
-        sorted({metric for document in each.suites[suite].values() for metric in document.metrics}) for each in (a, b)
-    ]
-    both = common(names[0], names[1])
-    if (wanted and wanted not in both) or not both:
-        raise UserError(
-            f"{suite} has no {wanted} for each document of both" if wanted else f"{suite} has no metric of both",
-            where=f"{a.name}, {b.name}",
-            next_step=f"metrics of both: {', '.join(both) or 'none'}",
-        )
-    return wanted or headline_metric(suite, both)
-
-
-def pair(a: Measured, b: Measured, suite: str, metric: str) -> list[Pair]:
-    """The documents of a suite that both were asked, in A's order."""
-    theirs = b.suites[suite]
-    return [
-        Pair(key, float(document.metrics[metric]), float(theirs[key].metrics[metric]), document.weight)
-        for key, document in a.suites[suite].items()
-        if key in theirs and metric in document.metrics and metric in theirs[key].metrics
-    ]
-
-
 def judge_pairs(name: str, metric: str, pairs: Sequence[Pair], alpha: float, seed: int) -> Row:
     """One suite or task, not yet corrected for the others."""
     count = len(pairs)
@@ -225,7 +177,7 @@ def judge_pairs(name: str, metric: str, pairs: Sequence[Pair], alpha: float, see
     a = math.fsum(each.a * weight for each, weight in zip(pairs, weights, strict=True))
     b = math.fsum(each.b * weight for each, weight in zip(pairs, weights, strict=True))
     row = Row(name, metric, "mcnemar", count, a, b, b - a, math.nan, (-math.inf, math.inf), gained, lost, 1.0)
-    if is_right_or_wrong(pairs) and len(_by_task(pairs)) == 1:
+    if is_right_or_wrong(pairs) and len(by_task(pairs)) == 1:
         stderr = math.sqrt(gained + lost - (gained - lost) ** 2 / count) / count
         exact = tango_interval(gained, lost, count, 1 - alpha)
         return replace(row, stderr=stderr, interval=exact, p_value=mcnemar_exact(gained, lost))
@@ -301,27 +253,3 @@ def overall(rows: Sequence[Row]) -> str:
     """better, worse, mixed or no evidence: what Holm's method lets one say of all rows together."""
     said = {row.verdict for row in rows} & {"better", "worse"}
     return "mixed" if len(said) > 1 else next(iter(said), "no evidence")
-
-
-def is_mean(measured: Measured, suite: str, metric: str) -> bool:
-    """Whether the reported score is the mean of the documents' values: only then do their differences explain it."""
-    recorded = measured.recorded(suite, metric)
-    if recorded is None:
-        return True
-    rows = [each for each in measured.suites[suite].values() if metric in each.metrics]
-    weight = math.fsum(each.weight for each in rows)
-    return math.isclose(
-        math.fsum(each.metrics[metric] * each.weight for each in rows) / weight, recorded, rel_tol=1e-6, abs_tol=1e-9
-    )
-
-
-def is_right_or_wrong(pairs: Sequence[Pair]) -> bool:
-    """Whether every value is 0 or 1."""
-    return all(value in (0.0, 1.0) for each in pairs for value in (each.a, each.b))
-
-
-def _by_task(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    found: dict[str, list[Pair]] = {}
-    for each in pairs:
-        found.setdefault(each.key[0], []).append(each)
-    return found

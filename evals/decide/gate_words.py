@@ -17,11 +17,11 @@ SENTENCES = {
 }
 
 
-def table_rows(checks: list[Check]) -> list[dict[str, Any]]:
-    """One row a check."""
+def table_rows(checks: list[Check], candidate: Measured) -> list[dict[str, Any]]:
+    """One row a check, each naming the set of questions."""
     return [
         {
-            "check": check.name,
+            "check": candidate.label(check.name),
             "condition": check.condition,
             "value": "not measured" if check.value is None else f"{check.value:.4f}",
             "at least": _shown(check.low),
@@ -41,7 +41,7 @@ def gate_page(result: GateResult, candidate: Measured, baseline: Measured | None
     page = Page(f"Gate: {result.verdict.replace('_', ' ')}", subtitle)
     page.paragraph(SENTENCES[result.verdict])
     page.heading("What was asked")
-    page.table(table_rows(result.checks))
+    page.table(table_rows(result.checks, candidate))
     page.paragraph(
         "At least, at most: one-sided bounds. A check passes when its bound lies on the good side, and fails when"
         " the other one lies on the bad side. Would decide: documents with which it would be shown four times in five."

@@ -35,7 +35,7 @@ def add_comparison(page: Page, compared: Comparison) -> None:
         | {f"{row.name}: B − A": f"{row.difference:+.4f}" for row in compared.rows if row.name == AVERAGE}
     )
     page.heading("Suites")
-    page.table(table_rows(compared.rows))
+    page.table(table_rows(compared))
     page.paragraph(
         "B − A in percentage points, its interval uncorrected. p: McNemar's exact test where every answer is right or"
         " wrong, else the paired bootstrap, within subjects where there are several. p (Holm): corrected for all rows"
@@ -46,7 +46,7 @@ def add_comparison(page: Page, compared: Comparison) -> None:
     for line in compared.left_out:
         page.paragraph(f"Not compared: {line}.")
     shares = [row for row in compared.rows if row.name != AVERAGE and direction(row.metric) >= 0]
-    page.chart(interval_bars("Scores with 95 % intervals", {row.name: _bars(compared, row) for row in shares}))
+    page.chart(interval_bars("Scores with 95 % intervals", {b.label(row.name): _bars(compared, row) for row in shares}))
     page.chart(_differences([row for row in compared.rows if direction(row.metric) >= 0]))
     if len(shares) > 2:
         page.chart(
@@ -64,7 +64,7 @@ def add_comparison(page: Page, compared: Comparison) -> None:
         page.paragraph(
             f"Corrected among the {len(rows)} tasks alone, for looking: of so many, one may stand out by chance."
         )
-        page.table(table_rows(rows))
+        page.table(table_rows(compared, rows))
     _contamination(page, compared)
     page.heading("Answers that changed")
     for suite, flipped in compared.flipped.items():

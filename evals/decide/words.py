@@ -53,25 +53,25 @@ def probability(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0001 else "<0.0001"
 
 
-def table_rows(rows: list[Row]) -> list[dict[str, Any]]:
-    """The rows for a table; differences of shares in percentage points."""
+def table_rows(compared: Comparison, rows: list[Row] | None = None) -> list[dict[str, Any]]:
+    """The rows (by default the suites') for a table; differences of shares in percentage points."""
     return [
         {
-            "suite": row.name,
+            "suite": compared.b.label(row.name),
             "metric": row.metric,
-            "documents": row.documents,
-            "A": round(row.a, 4),
-            "B": round(row.b, 4),
+            "verdict": row.verdict.replace(" ", _NARROW),
             "B - A": points(row, row.difference),
             "interval": f"{points(row, row.interval[0])}{_NARROW}to{_NARROW}{points(row, row.interval[1])}",
-            "p": probability(row.p_value),
             "p (Holm)": probability(row.adjusted),
+            "p": probability(row.p_value),
+            "A": round(row.a, 4),
+            "B": round(row.b, 4),
+            "documents": row.documents,
             "up/down": f"{row.gained:,}/{row.lost:,}",
             "detectable": points(row, row.detectable).removeprefix("+"),
-            "verdict": row.verdict.replace(" ", _NARROW),
-            "would decide": "" if row.verdict != "no evidence" else row.decides,
+            "would decide": None if row.verdict != "no evidence" else row.decides,
         }
-        for row in rows
+        for row in (compared.rows if rows is None else rows)
     ]
 
 
@@ -82,8 +82,8 @@ def as_json(compared: Comparison, shown: int | None = None) -> dict[str, Any]:
         shown: at most so many flipped documents a suite; by default all.
     """
     return {
-        "a": {"name": compared.a.name, "model": compared.a.model},
-        "b": {"name": compared.b.name, "model": compared.b.model},
+        "a": {"name": compared.a.name, "model": compared.a.model, "benchmarks": compared.a.questions},
+        "b": {"name": compared.b.name, "model": compared.b.model, "benchmarks": compared.b.questions},
         "alpha": compared.alpha,
         "verdict": compared.verdict,
         "sentence": sentence(compared),

@@ -33,24 +33,28 @@ def compare(arguments: Namespace) -> int:
         print(json.dumps(as_json(found), indent=1))
         return 0
     print(f"A: {a.name} ({a.model})\nB: {b.name} ({b.model})\n\n{sentence(found)}\n")
-    print(table(table_rows(found.rows)))
+    print(table(table_rows(found)))
     print("\nB - A and what is detectable in percentage points; the verdict rests on p (Holm)")
     if arguments.tasks:
         for suite, rows in found.tasks.items():
-            print(f"\n{suite} by task\n{table(table_rows(rows))}")
+            print(f"\n{suite} by task\n{table(table_rows(found, rows))}")
     for suite, flipped in found.flipped.items():
         gained = sum(flip.gained for flip in flipped)
         print(f"\n{suite}: {gained:,} answers became right, {len(flipped) - gained:,} became wrong")
         for flip in flipped[:SHOWN_FLIPPED]:
-            question = flip.a.prompt.strip().splitlines()[-1 if len(flip.a.prompt.splitlines()) < 2 else -2]
-            print(
-                f"  {flip.key[0]} {flip.key[1][:12]} {question[:90]}\n    A: {flip.a.chosen[:60]}  B: {flip.b.chosen[:60]}"
-            )
+            print(f"  {flip.key[0]} {flip.key[1][:12]} {_question(flip.a.prompt)}")
+            print(f"    A: {flip.a.chosen[:60]}  B: {flip.b.chosen[:60]}")
     for line in found.left_out:
         print(f"not compared: {line}")
     if arguments.page:
         print(f"\neverything to look at: {arguments.page}")
     return 0
+
+
+def _question(prompt: str) -> str:
+    """The last line of a prompt that says more than "Answer:"."""
+    lines = [line for line in prompt.splitlines() if line.strip() and not line.strip().startswith("Answer")]
+    return lines[-1][:90] if lines else ""
 
 
 def checked_alpha(alpha: float) -> float:

@@ -75,3 +75,39 @@ def gate(parser: ArgumentParser) -> None:
     _page(parser)
     parser.add_argument("--store", metavar="URL", help="default: the recipe's, or ./raymill-store")
     _json(parser)
+
+
+def _two(parser: ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A", help="an evaluation, as for compare, whose answers are texts")
+    parser.add_argument("b", metavar="B", help="the same of the other model")
+    parser.add_argument(
+        "--suite", metavar="NAME", dest="suites", action="append", default=[], help="only this suite; may be repeated"
+    )
+
+
+def judge(parser: ArgumentParser) -> None:
+    _two(parser)
+    parser.add_argument("--url", required=True, help="the judge: an OpenAI API; its key comes from OPENAI_API_KEY")
+    parser.add_argument("--model-name", metavar="MODEL", required=True, help="what the judge is called there")
+    parser.add_argument("--rubric", action="store_true", help="grade each answer alone, 1 to 5, instead of comparing")
+    parser.add_argument("--criteria", metavar="TEXT", default="", help="what to look for besides, in a sentence or two")
+    parser.add_argument("--votes", metavar="FILE", help="write its votes to this .jsonl file")
+    parser.add_argument("--against", metavar="FILE", help="votes of people or another judge: report the agreement")
+    _store(parser)
+    _json(parser)
+
+
+def review_export(parser: ArgumentParser) -> None:
+    _two(parser)
+    parser.add_argument("--sheet", metavar="FILE", required=True, help="the .csv file for reviewers; models are hidden")
+    parser.add_argument("--key", metavar="FILE", required=True, help="which side is whose; not for reviewers")
+    parser.add_argument("--sample", metavar="N", type=int, help="so many documents at random; default: all")
+    parser.add_argument("--seed", type=int, default=1234, help="of the sample and of the sides (default: 1234)")
+    _store(parser)
+
+
+def review_import(parser: ArgumentParser) -> None:
+    parser.add_argument("sheets", metavar="SHEET", nargs="+", help="filled sheets, one a reviewer")
+    parser.add_argument("--key", metavar="FILE", required=True, help="the key that export wrote")
+    parser.add_argument("--votes", metavar="FILE", help="write the majority's votes to this .jsonl file")
+    _json(parser)

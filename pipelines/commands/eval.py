@@ -85,9 +85,14 @@ def _work(
 
         if arguments.base:
             raise UserError("a served model has its base already", where="--base", next_step="leave it out")
-        served = ServedConfig.of(config, arguments.model, arguments.model_name, arguments.tokenizer, arguments.requests)
-        return SERVED_STAGE, served, {}, _name(served.model)
-    for option, given in (("--tokenizer", arguments.tokenizer), ("--model-name", arguments.model_name)):
+        own = (arguments.model_name, arguments.tokenizer, arguments.requests, arguments.variant)
+        served = ServedConfig.of(config, arguments.model, *own)
+        return SERVED_STAGE, served, {}, _name(f"{served.model}-{served.variant}".rstrip("-"))
+    for option, given in (
+        ("--tokenizer", arguments.tokenizer),
+        ("--model-name", arguments.model_name),
+        ("--variant", arguments.variant),
+    ):
         if given:
             raise UserError("is for a served URL", where=option, next_step="leave it out")
     from evals.sources import ModelSource, find_model

@@ -40,6 +40,9 @@ def evaluate(parser: ArgumentParser) -> None:
     parser.add_argument("--tokenizer", metavar="FOLDER", help="of a URL: the served model's tokenizer")
     parser.add_argument("--model-name", metavar="NAME", help="of a URL: which of its models; default: the only one")
     parser.add_argument(
+        "--variant", metavar="NAME", help="of a Raymill URL: ask this variant alone (needs a key of scope admin)"
+    )
+    parser.add_argument(
         "--requests", metavar="N", type=count, help="of a URL: how many requests are in flight at a time (default: 16)"
     )
     parser.add_argument(

@@ -73,11 +73,12 @@ def gate(arguments: Namespace) -> int:
     if arguments.page:
         write_page(page, arguments.page)
     told = {"verdict": result.verdict, "candidate": models[0], "baseline": models[1], "decision": decision}
+    told |= {"benchmarks": candidate.questions}
     if arguments.json:
         print(json.dumps({**told, "alpha": alpha, "checks": [check.record() for check in result.checks]}, indent=1))
         return EXIT_CODES[result.verdict]
     print(f"candidate {models[0]}" + (f"\nbaseline  {models[1]}" if models[1] else "") + "\n")
-    print(table(table_rows(result.checks)))
+    print(table(table_rows(result.checks, candidate)))
     print(f"\n{result.verdict.replace('_', ' ')}: {SENTENCES[result.verdict]}")
     if baseline and not margins:
         print("nothing was asked of the difference from the baseline: --not-worse, or objective.not_worse, does")

@@ -32,6 +32,8 @@ class Handler(BaseHTTPRequestHandler):
         data = json.dumps(body).encode()
         self.send_response(code)
         self.send_header("Content-Length", str(len(data)))
+        if self.settings.variants and self.headers.get("X-Raymill-Override"):
+            self.send_header("X-Raymill-Variant", self.settings.variants.split(",")[(Handler.completions - 1) % 3])
         self.end_headers()
         self.wfile.write(data)
 
@@ -72,6 +74,7 @@ def main() -> None:
     parser.add_argument("--fail-first", type=int, default=0)
     parser.add_argument("--shift", type=float, default=0.0)
     parser.add_argument("--key")
+    parser.add_argument("--variants", help="three names; each completion is answered by the next one")
     parser.add_argument("--port", type=int, default=0)
     Handler.settings = parser.parse_args()
     server = ThreadingHTTPServer(("127.0.0.1", Handler.settings.port), Handler)

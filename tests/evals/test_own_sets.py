@@ -136,7 +136,7 @@ def test_the_content_of_a_set_is_part_of_the_identity_and_its_place_is_not(tmp_p
         identity(str(tmp_path / "nowhere.jsonl"))
 
 
-@pytest.mark.parametrize("name", ["mmlu", "heldout", "Tickets", "a b"])
+@pytest.mark.parametrize("name", ["mmlu", "hellaswag", "heldout", "Tickets", "a b"])
 def test_names_of_sets(name: str) -> None:
     with pytest.raises(ValidationError, match="a set cannot be called"):
-        EvalsConfig(sets={name: SetConfig(path="x", kind="text")})
+        EvalsConfig(suites=("hellaswag",), sets={name: SetConfig(path="x", kind="text")})

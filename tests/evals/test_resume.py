@@ -28,11 +28,14 @@ from evals.stage import score_tasks
 from .conftest import write_benchmarks
 
 HERE = Path(__file__).parent
-ROWS = 60
+ROWS = 80
 
 
-def start(log: Path, seconds: float, model: Path, questions: Path, store: Path, workers: int) -> subprocess.Popen[str]:
-    words = [sys.executable, str(HERE / "slow_scorer.py"), str(log), str(seconds), "eval", str(model), "--json"]
+def start(
+    log: Path, seconds: float, model: Path, questions: Path, store: Path, workers: int, ray: bool
+) -> subprocess.Popen[str]:
+    words = [sys.executable, str(HERE / "slow_scorer.py"), str(log), str(seconds), *([] if ray else ["--without-ray"])]
+    words += ["eval", str(model), "--json"]
     words += ["--suite", "arc_easy", "--benchmarks", str(questions), "--store", str(store), "--workers", str(workers)]
     path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
     return subprocess.Popen(
@@ -83,23 +86,25 @@ def uninterrupted(model: Path, questions: Path) -> tuple[Any, list[Any]]:
     return suite_scores(scores, config.suites), list(sample_rows(scores, "arc_easy"))
 
 
-@pytest.mark.ray
+@pytest.mark.parametrize(
+    "ray", [False, pytest.param(True, marks=[pytest.mark.ray, pytest.mark.slow])], ids=["own process", "two actors"]
+)
 def test_after_kill_9_at_most_one_chunk_a_worker_is_asked_again_and_the_result_is_the_same(
-    tiny_model: Path, tmp_path: Path
+    ray: bool, tiny_model: Path, tmp_path: Path
 ) -> None:
     questions = write_benchmarks(tmp_path / "questions", ("arc_easy",), rows=ROWS)
     store, logs = tmp_path / "store", (tmp_path / "first.log", tmp_path / "second.log")
-    first = start(logs[0], 0.3, tiny_model, questions, store, workers=2)
-    wait_for(lambda: len(calls(logs[0])) >= 9, first)
+    first = start(logs[0], 0.3, tiny_model, questions, store, 2, ray)
+    wait_for(lambda: len(calls(logs[0])) >= 7, first)
     first.send_signal(signal.SIGKILL)
     first.wait()
     time.sleep(1.5)  # its workers have ended, or end now that nobody owns them
     before, asked_first = kept(store), calls(logs[0])
     workers = {call["worker"] for call in asked_first}
-    assert len(workers) == 2
+    assert len(workers) == (2 if ray else 1)
     assert before
 
-    second = start(logs[1], 0.0, tiny_model, questions, store, workers=1)
+    second = start(logs[1], 0.0, tiny_model, questions, store, 1, ray)
     output, errors = second.communicate(timeout=200)
     assert second.returncode == 0, errors[-3000:]
     asked_second = {key for call in calls(logs[1]) for key in call["keys"]}

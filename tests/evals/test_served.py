@@ -50,7 +50,7 @@ def serving(*options: str, port: int = 0) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "PAUSES_S", FAST)
-    monkeypatch.setattr(Endpoint.__init__, "__defaults__", (FAST,))
+    monkeypatch.setattr(Endpoint.__init__, "__defaults__", (FAST, ""))
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,15 @@ def test_a_server_that_is_gone_is_an_infrastructure_error_that_says_what_was_tri
     assert len(caught.value.attempts) == len(FAST) + 1
 
 
+def test_only_the_variant_that_was_asked_for_counts() -> None:
+    with serving("--variants", "base,base,tuned") as url:
+        pool = EndpointPool(Endpoint(url, "tiny", FAST, "tuned"), 1, "<eos>")
+        assert pool.score([[Group([2], [[3]])]], lambda _: None) == [[[(pytest.approx(log_probability(3, 1)), True)]]]
+        with pytest.raises(InfraError) as caught:
+            EndpointPool(Endpoint(url, "tiny", FAST, "other"), 1, "<eos>").score([[Group([2], [[3]])]], lambda _: None)
+        assert any("answered in place of other" in attempt for attempt in caught.value.attempts)
+
+
 def test_a_wrong_key_is_the_users_mistake_and_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "not-this-one")
     with serving("--key", "right") as url:
@@ -134,6 +143,10 @@ def test_a_whole_evaluation_of_a_url_needs_no_ray_and_says_what_it_asked(
     artifact = find_artifact(store, "evals-tiny")
     rows = [json.loads(line) for line in store.read(artifact.key("samples/arc_easy.jsonl")).splitlines()]
     assert all(answer["logprob"] < 0 for row in rows for answer in row["answers"])
+    # TruthfulQA's six worked examples do not fit 256 tokens beside their question.
+    assert (found["truncated_requests"], found["truncated_by_task"]) == (36, {"truthfulqa_mc2": 36})
+    page = store.read(artifact.key("report.html")).decode()
+    assert "lost the beginning of their prompt (truthfulqa_mc2 36)" in page
     assert list(store.files("answers/")) == []  # tomorrow another model may be served there
 
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import sacrebleu
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
@@ -15,6 +15,7 @@ from evals import set_metrics
 LABELS = st.sampled_from(["bug", "feature", "question", "spam"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(LABELS, LABELS), min_size=1, max_size=40))
 def test_classification_is_scikit_learns(pairs: list[tuple[str, str]]) -> None:
     right, said = [a for a, _ in pairs], [b for _, b in pairs]

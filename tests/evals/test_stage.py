@@ -286,10 +286,9 @@ def test_sets_of_ones_own_are_asked_beside_the_suites(
     assert scored.metrics["own-labels.f1"] == results["sets"]["own-labels"]["metrics"]["f1"]["score"]
     assert math.log2(scored.metrics["own-text.perplexity"]) > 0
     rows = [json.loads(line) for line in evals_store.read(scored.key("samples/own-labels.jsonl")).splitlines()]
-    assert [max(row["answers"], key=lambda each: each["logprob"])["text"] for row in rows] == [
-        f" {('sun', 'star')[row['target'] == 0]}" if not row["metrics"]["acc"] else f" {row['doc']['label']}"
-        for row in rows
-    ]
+    for row in rows:
+        said = max(row["answers"], key=lambda each: each["logprob"])["text"]
+        assert row["metrics"]["acc"] == float(said == f" {row['doc']['label']}")
     usage = read(evals_store, scored, "usage.json")
     assert usage["tasks"]["own-labels"]["requests"] == 12
     assert usage["tasks"]["arc_easy"]["input_tokens"] > usage["tasks"]["arc_easy"]["requests"]

@@ -12,6 +12,7 @@ from evals.benchmarks import open_benchmarks
 from evals.config import EvalsConfig
 from evals.official import HUB_REVISIONS, official_tasks
 from evals.offline import offline
+from evals.prompts import WRITTEN
 from evals.tasks import load_tasks, quick_and_quiet, write_overlay
 
 from .conftest import write_benchmarks
@@ -59,6 +60,32 @@ def test_cached_templates_give_identical_requests_and_are_undone(tmp_path: Path)
     assert "from_string" not in vars(lm_eval.utils.env)
     assert (lm_eval.api.task.tqdm, logging.getLogger("lm_eval").level) == (bars, level)
     assert len(plain) == 3 * 4 + 3 * 4
+
+
+@pytest.mark.anchor
+@pytest.mark.parametrize(
+    ("suite", "shots"), [("arc_challenge", 25), ("mmlu", 5), ("truthfulqa_mc1", 0), ("arc_easy", 3)]
+)
+def test_real_prompts_are_the_stock_harness_s_to_the_letter(suite: str, shots: int, anchors: Path) -> None:
+    """Worked examples that are written once, templates that are compiled once, and a random choice of examples."""
+    config = EvalsConfig(benchmarks=str(anchors / "benchmarks"), suites=(suite,), num_fewshot=shots)
+
+    def requests(limit: int) -> list[tuple[str, str]]:
+        tasks = load_tasks(open_benchmarks(config), config)["tasks"]
+        chosen = [tasks[name] for name in sorted(tasks)[:3]]
+        for task in chosen:
+            if stock:
+                for name in WRITTEN:
+                    vars(task).pop(name, None)
+            task.build_all_requests(limit=limit)
+        return [request.args for task in chosen for request in task.instances]
+
+    stock = True
+    expected = requests(6)
+    stock = False
+    with quick_and_quiet():
+        assert requests(6) == expected
+    assert len(expected) >= 24
 
 
 @pytest.mark.anchor

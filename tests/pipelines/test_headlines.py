@@ -44,6 +44,19 @@ def artifact(kind: str, **fields: object) -> Artifact:
             ),
             "sample: arc_easy 0.42, mmlu 0.25; held-out perplexity 217 (unigram 848)",
         ),
+        (
+            artifact(
+                "EvalReport",
+                details={"benchmarks": "mirror", "tasks": {"hellaswag": {"acc_norm": {}, "acc": {}}, "bare": {}}},
+                metrics={"hellaswag.acc_norm": 0.3, "hellaswag.acc": 0.2, "mmlu.acc": 0.25},
+            ),
+            "mirror: mmlu 0.25, hellaswag 0.30",
+        ),
+        (
+            artifact("Decision", details={"verdict": "no_evidence", "candidate": "Model/b", "baseline": "Model/a"}),
+            "no evidence: Model/b against Model/a",
+        ),
+        (artifact("Decision", details={"verdict": "pass", "candidate": "Model/b", "baseline": ""}), "pass: Model/b"),
         (artifact("FeedbackSet", counts={"examples": 1200, "dropped.short": 3}), "1,200 examples"),
     ],
 )

@@ -99,11 +99,14 @@ def changed(values: Sequence[float], gained: int, lost: int) -> list[float]:
     return [1.0 - value if index in {*wrong, *right} else value for index, value in enumerate(values)]
 
 
-def publish_evaluation(store: Store, folder: Path, name: str, model: Artifact | None = None) -> Artifact:
+def publish_evaluation(
+    store: Store, folder: Path, name: str, model: Artifact | None = None, identity: Identity | None = None
+) -> Artifact:
     """A folder of an evaluation as the artifact that the stage publishes."""
     results = json.loads((folder / "results.json").read_text())
     inputs = {"model": InputEntry(id=model.id, fingerprint=model.fingerprint)} if model else {}
-    identity = Identity("EvalReport", name, 1, {"of": str(folder)}, {role: e.fingerprint for role, e in inputs.items()})
+    parents = {role: entry.fingerprint for role, entry in inputs.items()}
+    identity = identity or Identity("EvalReport", name, 1, {"of": str(folder)}, parents)
     with Attempt(store, identity.id) as attempt:
         for path in folder.rglob("*.json*"):
             shutil.copy(path, attempt.path(path.relative_to(folder).as_posix()))
@@ -122,7 +125,7 @@ def publish_evaluation(store: Store, folder: Path, name: str, model: Artifact | 
                 attempt=attempt.name,
                 files=attempt.seal(),
                 metrics=metrics,
-                details={"tasks": results["tasks"], "benchmarks": "mirror"},
+                details={"tasks": results["tasks"], "benchmarks": "mirror", "model": results["model"]["id"]},
                 provenance=provenance(0.0),
             )
         )

@@ -144,6 +144,33 @@ def test_a_model_at_the_margin_gets_past_as_rarely_as_promised(store: Store, tmp
     assert passed >= 2
 
 
+@pytest.mark.parametrize(("gained", "lost"), [(2, 0), (1, 1), (0, 3)])
+def test_few_changes_of_a_group_show_no_more_than_tangos_interval(
+    store: Store, tmp_path: Path, gained: int, lost: int
+) -> None:
+    from evals.decide.paired import tango_interval
+
+    first, second = coin(1, 100, 0.5), coin(2, 100, 0.5)
+    base = write_evaluation(tmp_path / "a", {"mmlu": {"x": first, "y": second}}, model="Model/a")
+    tuned = write_evaluation(
+        tmp_path / "b", {"mmlu": {"x": changed(first, gained, lost), "y": second}}, model="Model/b"
+    )
+    (check,) = decide(load_measured(store, str(tuned)), load_measured(store, str(base)), [], {"mmlu": 0.05}).checks
+    low, high = tango_interval(gained, lost, 200, 0.9)
+    assert check.low is not None and check.high is not None
+    assert check.low <= low
+    assert check.high >= high
+
+
+def test_a_partial_evaluation_never_passes(store: Store, tmp_path: Path) -> None:
+    folder = write_evaluation(
+        tmp_path / "a", {"arc_easy": {"arc_easy": half(90, 100)}}, more={"unanswered": "the endpoint stopped answering"}
+    )
+    found = decide(load_measured(store, str(folder)), None, [Condition("arc_easy.acc", ">=", 0.3)], {})
+    assert [check.verdict for check in found.checks] == ["pass", "no_evidence"]
+    assert found.verdict == "no_evidence"
+
+
 def test_mistakes(store: Store, tmp_path: Path) -> None:
     a = measured(store, tmp_path / "a", coin(1, 50, 0.5))
     with pytest.raises(UserError, match="nothing to decide by"):
@@ -220,3 +247,27 @@ serving:
     assert run_command(["gate", "--recipe", str(recipe)]) == 1
     out = capsys.readouterr().out
     assert f"candidate {models['new']}\nbaseline  {models['old']}" in out
+
+
+def test_a_recipe_without_a_rollout_means_the_last_two_that_it_evaluates(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own evaluations, found by identity: one of another recipe in the store does not count."""
+    from pipelines.graph import build_graph, identities
+    from pipelines.recipe import load_recipe
+
+    recipe = tmp_path / "docs.yaml"
+    recipe.write_text(
+        f"store: {store.url}\nobjective: {{not_worse: {{arc_easy: 0.02}}}}\n"
+        "pretrain: {}\nfinetune: {}\nevals: {benchmarks: sample}\n"
+    )
+    found = identities(build_graph(load_recipe(recipe)))
+    base = coin(1, 1000, 0.5)
+    for name, values in (("pretrain", base), ("finetune", changed(base, 60, 30))):
+        folder = write_evaluation(tmp_path / name, {"arc_easy": {"arc_easy": values}}, model=f"Model/{name}")
+        publish_evaluation(store, folder, f"evals-{name}", identity=found[f"evals-{name}"])
+    publish_evaluation(store, folder, "evals-finetune")
+    assert run_command(["gate", "--recipe", str(recipe), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["candidate"], told["baseline"]) == ("Model/finetune", "Model/pretrain")
+    assert find_artifact(store, told["decision"]).inputs["candidate"].id == found["evals-finetune"].id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -37,6 +37,7 @@ def test_mcnemar_is_that_of_statsmodels(changed: tuple[int, int], expected: floa
     assert mcnemar_exact(*changed) == pytest.approx(expected, rel=1e-9)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_mcnemar_is_the_sign_test_of_scipy(gained: int, lost: int) -> None:
     expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
@@ -70,6 +71,7 @@ def test_tangos_interval_is_the_published_one(
     assert tango_interval(gained, lost, documents) == pytest.approx(expected, abs=5e-4)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 60))
 def test_tangos_interval_holds_what_the_score_test_accepts(gained: int, lost: int, same: int) -> None:
     documents = gained + lost + same
@@ -124,6 +126,7 @@ def test_holm_is_that_of_statsmodels() -> None:
     assert holm([]) == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_lies_between_no_correction_and_bonferroni(p: list[float]) -> None:
     for raw, adjusted in zip(p, holm(p), strict=True):

@@ -1,0 +1,80 @@
+"""`raymill eval` and `raymill benchmarks`: mistakes are one message and exit code 2, before Ray is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evals.mirroring import mirror_suites
+from pipelines.cli import run_command
+
+from .conftest import write_benchmarks
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a model's folder and a mirror; Ray must not be started in it."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    mirror_suites(str(write_benchmarks(tmp_path / "source", ("arc_easy",))), str(tmp_path / "mirror"), ("arc_easy",))
+    monkeypatch.chdir(tmp_path)
+
+    def started(*_arguments: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("pipelines.commands.eval.connect", started)
+    return tmp_path
+
+
+def evaluate(*more: str) -> int:
+    return run_command(["eval", "model", "--benchmarks", "mirror", "--store", "store", *more])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--suite", "arc_esay"], "unknown task 'arc_esay'; did you mean arc_easy?"),
+        (["--preset", "leaderbord"], "unknown preset 'leaderbord'; known: leaderboard, bias"),
+        (["--suite", "arc_easy", "--limit", "0"], "limit"),
+        (["--suite", "arc_easy", "--limit", "3", "--sample", "3"], "not allowed with"),
+        (["--suite", "arc_easy", "--tasks", "nowhere"], "no such folder"),
+        (["--suite", "mmlu"], "cais/mmlu/README.md: is missing"),
+        (["--suite", "arc_easy", "--base", "model"], "takes no base"),
+        (["--suite", "arc_easy", "--variant", "tuned"], "is for a served URL"),
+        (["--suite", "arc_easy", "--set", "batch=3"], "unknown key; did you mean batch_size?"),
+    ],
+)
+def test_mistakes_are_explained_at_once(
+    place: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(*words) == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda mirror: next(mirror.rglob("test-*.jsonl")).write_text("{}"), "and manifest.json says"),
+        (lambda mirror: next(mirror.rglob("test-*.jsonl")).unlink(), "ARC-Easy, split test: its files are missing"),
+        (lambda mirror: (mirror / "manifest.json").write_text("{"), "is not a mirror's manifest"),
+    ],
+)
+def test_a_damaged_mirror_is_refused_by_file(
+    place: Path, damage: Callable[[Path], object], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(place / "mirror")
+    assert evaluate("--suite", "arc_easy") == 2
+    assert said in capsys.readouterr().err
+
+
+def test_mirroring_says_what_it_copied_and_how_to_use_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["benchmarks", "mirror", "other", "--from", "mirror", "--suite", "arc_easy"]
+    assert run_command(words) == 0
+    assert "raymill eval MODEL --benchmarks other" in capsys.readouterr().out
+    assert (place / "other" / "manifest.json").is_file()
+    assert run_command([*words, "--suite", "arc_esay"]) == 2
+    assert "did you mean arc_easy" in capsys.readouterr().err
