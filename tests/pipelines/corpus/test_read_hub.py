@@ -77,7 +77,7 @@ def hub() -> Iterator[Any]:
 
 
 def read(url: str, folder: Path, sources: list[dict[str, Any]]) -> list[Any]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "RAYMILL_"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     environment |= {"HF_ENDPOINT": url, "HF_HOME": str(folder), "PYTHONPATH": str(Path(__file__).parents[3])}
     environment |= {"HF_HUB_ETAG_TIMEOUT": "60", "HF_HUB_DOWNLOAD_TIMEOUT": "60"}  # a busy machine is no absent Hub
     done = subprocess.run(
