@@ -17,7 +17,7 @@ def with_prompt(body: dict[str, Any], path: str, prompt: PromptConfig | None, li
     """The request as a variant's prompt makes it; the given one is not changed.
 
     A system message goes first into chats that bring none (or replaces theirs, where the variant says so); a template
-    goes around each text prompt of a completion, but not around token ids; :func:`with_sampling` fills what is left out.
+    goes around each text prompt of a completion, but not around token ids. What the caller leaves out is filled.
     """
     filled = with_sampling(body, path, prompt, limits)
     if prompt is None or path not in (CHAT, COMPLETIONS):
@@ -38,17 +38,17 @@ def with_sampling(body: dict[str, Any], path: str, prompt: PromptConfig | None, 
         return body
     added = _defaults(prompt.sampling, body, limits) if prompt is not None and prompt.sampling else {}
     most = limits.max_tokens
-    if most is not None and (path == CHAT or most < COMPLETION_TOKENS) and not _sets_tokens(body):
-        added = {"max_tokens": most, **added} if not _sets_tokens(added) else added
+    said = _sets_tokens(body) or _sets_tokens(added)
+    if most is not None and not said and (path == CHAT or most < COMPLETION_TOKENS):
+        added["max_tokens"] = most
     return {**body, **added} if added else body
 
 
 def _defaults(sampling: dict[str, Any], body: dict[str, Any], limits: LimitsConfig) -> dict[str, Any]:
     """A variant's defaults that apply. Those beyond a limit are capped: the caller did not ask for them."""
     added = {name: value for name, value in sampling.items() if body.get(name) is None}
-    most = dict.fromkeys(TOKEN_FIELDS, limits.max_tokens or LARGEST_COUNT) | dict.fromkeys(
-        CHOICE_FIELDS, limits.max_choices
-    )
+    tokens, choices = limits.max_tokens or LARGEST_COUNT, limits.max_choices
+    most = dict.fromkeys(TOKEN_FIELDS, tokens) | dict.fromkeys(CHOICE_FIELDS, choices)
     # Two names of one field: the engine would prefer a variant's max_completion_tokens to the caller's max_tokens.
     taken = TOKEN_FIELDS if _sets_tokens(body) else ()
     for name in most.keys() & added.keys():

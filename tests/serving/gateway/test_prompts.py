@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.config import LimitsConfig, PromptConfig
-from serving.gateway.prompts import with_prompt
+from serving.gateway.prompts import with_prompt, with_sampling
 from serving.gateway.wire import CHAT, COMPLETIONS, EMBEDDINGS
 
 PROMPT = PromptConfig(system="S", template="<{prompt}>", sampling={"temperature": 0.1})
@@ -46,3 +46,32 @@ def test_a_system_message_yields_to_the_callers_unless_it_replaces_it():
     assert with_prompt({"messages": [theirs, user]}, CHAT, PROMPT, LIMITS)["messages"] == [theirs, user]
     replacing = PROMPT.model_copy(update={"replace_system": True})
     assert with_prompt({"messages": [theirs, user]}, CHAT, replacing, LIMITS)["messages"] == [ours, user]
+
+
+def filled(body, path=CHAT, sampling=None, **limits):
+    """The fields that are added to a request, or changed."""
+    prompt = PromptConfig(sampling=sampling) if sampling else None
+    after = with_sampling(body, path, prompt, LimitsConfig(**limits))
+    return {name: value for name, value in after.items() if body.get(name, "") != value}
+
+
+def test_a_variants_defaults_go_before_the_limits_own_and_are_capped():
+    asked = {"max_tokens": 64, "n": 2}
+    assert filled({}, max_tokens=1024) == {"max_tokens": 1024}
+    assert filled({}, sampling=asked, max_tokens=1024) == asked
+    assert filled({"max_tokens": None}, sampling=asked, max_tokens=50, max_choices=1) == {"max_tokens": 50, "n": 1}
+    assert filled({}, COMPLETIONS, {"best_of": 99}, max_tokens=50, max_choices=4) == {"best_of": 4}
+    assert filled({}, COMPLETIONS, max_tokens=5) == {"max_tokens": 5}
+    assert filled({}, EMBEDDINGS, asked, max_tokens=5) == {}
+
+
+def test_a_caller_who_says_how_long_an_answer_may_be_under_either_name_is_right():
+    for name in ("max_tokens", "max_completion_tokens"):
+        for other in ("max_tokens", "max_completion_tokens"):
+            assert filled({name: 7}, sampling={other: 64, "n": 2}, max_tokens=100) == {"n": 2}
+
+
+def test_a_default_that_is_no_count_does_not_get_round_the_limits():
+    for value in ("5000", 5000.5, True, float("inf"), [5000]):
+        assert filled({}, sampling={"max_tokens": value, "n": value}, max_tokens=100) == {"max_tokens": 100}
+    assert filled({}, sampling={"max_tokens": 1e12, "n": 3.0}, max_tokens=100) == {"max_tokens": 100, "n": 3}
