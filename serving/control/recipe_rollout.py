@@ -17,6 +17,7 @@ from serving.control.redeploy import answers
 from serving.control.state import ServingState
 from serving.rollout.config import RolloutConfig
 from serving.rollout.gate import GateClosed, required_decision
+from serving.rollout.plan import plan_sentence
 
 REASON = "serving.rollout in the recipe"
 
@@ -63,12 +64,14 @@ class RecipeRollout:
             self._say(self.closed, say)
             return None
         try:
-            return operations.start_rollout(journal, self.config, self.decision, by=by, reason=REASON)
+            state = operations.start_rollout(journal, self.config, self.decision, by=by, reason=REASON)
         except UserError as error:
             running = journal.current().rollout
             if running is None or not running.active or running.config != self.config:
                 self._say(error, say)
             return None  # or somebody has begun it by hand meanwhile
+        say(plan_sentence(self.config))
+        return state
 
     def _say(self, error: UserError, say: Callable[[str], None]) -> None:
         say(f"the rollout of {self.config.candidate} does not begin yet: {error.what}")

@@ -79,52 +79,68 @@ def check_key_model(key: ApiKey | None, model: str) -> None:
 
 @dataclass(frozen=True)
 class Demand:
-    """What a request asks for, within the limits.
+    """What a request will take at most, about.
 
     Attributes:
-        body: the request, with ``max_tokens`` where a limit holds and the caller left it open.
         prompt_tokens: an estimate of the prompt.
         tokens: an estimate of prompt and answer together, to reserve.
     """
 
-    body: dict[str, Any]
     prompt_tokens: int
     tokens: int
 
 
-def bounded(body: dict[str, Any], path: str, size: int, limits: LimitsConfig) -> Demand:
-    """Hold a request to the limits.
-
-    Args:
-        size: bytes of the body.
+def check_asked(body: Mapping[str, Any], limits: LimitsConfig) -> None:
+    """Hold what a caller asks for to the limits; what it leaves open, :func:`serving.gateway.prompts.with_sampling`
+    fills within them.
 
     Raises:
         ApiError: 400, it asks for too much, or not for a whole number.
     """
-    choices = max(1, *(_count(body, name) or 1 for name in CHOICE_FIELDS))
-    if choices > limits.max_choices:
+    if _choices(body) > limits.max_choices:
         message = f"at most {limits.max_choices} answers may be asked for (n, best_of)"
         raise ApiError(400, message, code="too_many_choices", param="n")
-    tokens = [asked for name in TOKEN_FIELDS if (asked := _count(body, name)) is not None]
-    most = limits.max_tokens
-    if most is not None and any(asked > most for asked in tokens):
+    tokens, most = _tokens(body), limits.max_tokens
+    if most is not None and tokens is not None and tokens > most:
         message = f"at most {most} tokens may be asked for in one answer"
         raise ApiError(400, message, code="max_tokens_too_large", param="max_tokens")
-    default = {CHAT: CHAT_TOKENS, COMPLETIONS: COMPLETION_TOKENS}.get(path, 0)
-    if most is not None and not tokens and (path == CHAT or default > most):
-        body, default = {**body, "max_tokens": most}, most
-    answer = max(0, max(tokens)) if tokens else default
+
+
+def demand_of(body: Mapping[str, Any], path: str, size: int) -> Demand:
+    """What a request takes, its variant's defaults included.
+
+    Args:
+        size: bytes of the body.
+    """
+    tokens = _tokens(body)
+    answer = max(0, tokens) if tokens is not None else {CHAT: CHAT_TOKENS, COMPLETIONS: COMPLETION_TOKENS}.get(path, 0)
     prompt = size // BYTES_PER_TOKEN
-    return Demand(body, prompt, prompt + answer * choices)
+    return Demand(prompt, prompt + answer * _choices(body))
+
+
+def whole(value: Any) -> int | None:
+    """A count, or None where it is none; JSON does not tell 1 from 1.0 (RFC 8259, 6)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value % 1:
+        return None
+    return int(value)
+
+
+def _choices(body: Mapping[str, Any]) -> int:
+    return max(1, *(_count(body, name) or 1 for name in CHOICE_FIELDS))
+
+
+def _tokens(body: Mapping[str, Any]) -> int | None:
+    return max((asked for name in TOKEN_FIELDS if (asked := _count(body, name)) is not None), default=None)
 
 
 def _count(body: Mapping[str, Any], name: str) -> int | None:
     value = body.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > LARGEST_COUNT or value % 1:
+    count = whole(value)
+    if count is None or abs(count) > LARGEST_COUNT:
         raise ApiError(400, f"{name} must be a whole number", code="invalid_type", param=name)
-    return int(value)  # JSON does not tell 1 from 1.0 (RFC 8259, 6)
+    return count
 
 
 async def begin(limiter: UsageLimiter, key: ApiKey, tokens: int, clock: Callable[[], float]) -> Admitted:

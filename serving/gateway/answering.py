@@ -139,7 +139,8 @@ class Answering:
         while True:
             reply = None
             if (route := table.variants.get(exchange.variant)) is not None:
-                payload = wire.engine_body(with_prompt(body, exchange.path, route.prompt), route.engine_model)
+                asked = with_prompt(body, exchange.path, route.prompt, table.limits)
+                payload = wire.engine_body(asked, route.engine_model)
                 other = self.stand_in(table, shares, exchange.variant) if may_fall_back else None
                 renamed = wire.renamed(route.engine_model, table.model)
                 reply = await self._from_variant(exchange, table, payload, renamed, desperate=other is None)
@@ -232,6 +233,11 @@ class Answering:
             except BaseException:
                 stream.close()
                 raise
+            if stream.error is not None:  # nothing was sent yet, so it counts as if the status had said it
+                failed = Reply(address, stream.error.status, wire.JSON, stream.error.body)
+                if failed.is_trouble:
+                    stream.close()
+                    return failed
             return Reply(address, answer.status, content_type, first, stream)
         except EngineLost as lost:
             if lost.late:
@@ -256,6 +262,9 @@ class Answering:
             await response.prepare(exchange.request)
             piece = reply.body
             while piece:
+                if stream.error is not None and stream.error.is_engines and not exchange.broken:
+                    self._broken(exchange)
+                    self._engines.suspect(reply.address)
                 exchange.sent_at = None
                 await response.write(piece)
                 exchange.sent_at = time.perf_counter()
@@ -279,10 +288,13 @@ class Answering:
             if not response.prepared:
                 await response.prepare(exchange.request)
             if not exchange.stream.finished:
-                exchange.broken = True
-                self._metrics.errors.add(exchange.variant, "stream")
+                self._broken(exchange)
                 await response.write(wire.error_event(message))
             await response.write_eof()
         except ConnectionError as error:
             raise ClientGone from error
         return response
+
+    def _broken(self, exchange: Exchange) -> None:
+        exchange.broken = True
+        self._metrics.errors.add(exchange.variant, "stream")

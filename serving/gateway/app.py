@@ -245,11 +245,12 @@ class Gateway:
         return _json(await self.admin.set_weights(await self.read_json(request), by))
 
     async def _feedback(self, request: web.BaseRequest) -> web.Response:
-        table = self.routes
-        if table is None:
-            raise wire.Unavailable(STARTING)
-        self.caller(request, needed=table.require_keys)
-        self.observations.add_feedback(feedback_of(await self.read_json(request), table.experiment, time.time()))
+        table, key = self._permitted(request)
+        feedback = feedback_of(await self.read_json(request), table.experiment, time.time())
+        if key is not None:  # it counts as a request of its key, without tokens
+            admitted = await admission.begin(self.limiter, key, 0, time.monotonic)
+            self.limiter.finish(admitted, time.monotonic(), 0)
+        self.observations.add_feedback(feedback)
         return _json({"object": "feedback", "accepted": True})
 
     async def _models(self, request: web.BaseRequest) -> web.Response:
@@ -260,12 +261,17 @@ class Gateway:
         wire.check_model({"model": request.path.removeprefix("/v1/models/")}, record["id"])
         return _json(record)
 
-    def _model_record(self, request: web.BaseRequest) -> dict[str, Any]:
+    def _permitted(self, request: web.BaseRequest) -> tuple[RouteTable, ApiKey | None]:
+        """The table in force and the caller's key, which may use its model."""
         table = self.routes
         if table is None:
             raise wire.Unavailable(STARTING)
         key, _ = self.caller(request, needed=table.require_keys)
         admission.check_key_model(key, table.model)
+        return table, key
+
+    def _model_record(self, request: web.BaseRequest) -> dict[str, Any]:
+        table, _ = self._permitted(request)
         return {"id": table.model, "object": "model", "created": table.created, "owned_by": "raymill"}
 
     async def _health(self, request: web.BaseRequest) -> web.Response:

@@ -126,7 +126,8 @@ class Exchange:
             return None
         fallback = self.variant != self.assigned
         error = self.failed or fallback or too_long
-        timed = not error and self.status < 400
+        refused = self.status >= 400 or (self.stream is not None and self.stream.error is not None)
+        timed = not error and not refused
         stream = self.stream if timed else None
         begun = self.stream if timed or too_long else None
         first_token_s = begun.first_at - self.began if begun is not None and begun.first_at else None

@@ -11,6 +11,7 @@ from aiohttp import web
 from serving.gateway import admission, wire
 from serving.gateway.answering import ClientGone
 from serving.gateway.exchange import CLIENT_LEFT, Exchange, error_response
+from serving.gateway.prompts import with_sampling
 from serving.gateway.report import STARTING
 from serving.gateway.table import RouteTable
 
@@ -88,17 +89,21 @@ class Generating:
         wire.check_model(body, table.model)
         exchange.user = wire.user_key(request.headers, body)
         exchange.streamed = body.get("stream") is True
-        demand = admission.bounded(body, exchange.path, len(raw), limits)
-        exchange.prompt_tokens = demand.prompt_tokens
+        admission.check_asked(body, limits)
         if override is not None:
             exchange.assign(override, "override", table)
         else:
             assignment = table.allocation.assign(table.experiment, exchange.user)
             exchange.assign(assignment.variant, "sticky" if assignment.sticky else "random", table)
+        route = table.variants.get(exchange.variant)
+        filled = with_sampling(body, exchange.path, route.prompt if route is not None else None, limits)
+        demand = admission.demand_of(filled, exchange.path, len(raw))
+        exchange.prompt_tokens = demand.prompt_tokens
         if exchange.key is not None:
             exchange.admitted = await admission.begin(gateway.limiter, exchange.key, demand.tokens, time.monotonic)
         gateway.metrics.assignments.add(exchange.variant, exchange.how)
-        body = self._asking_for_usage(exchange, table, demand.body)
+        # The caller's own body goes on: each variant that is asked fills what it leaves out with its own defaults.
+        body = self._asking_for_usage(exchange, table, body)
         table = await self._place(exchange, table)
         exchange.asked = True
         gateway.reporting.requests[exchange.variant] += 1

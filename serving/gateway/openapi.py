@@ -228,7 +228,7 @@ def _paths() -> Schema:
                 "feedback",
                 "Report a metric's value for a user or a request",
                 anything,
-                "400 401 403 408 413 417 503",
+                "400 401 403 408 413 417 429 503",
                 requestBody=feedback,
             )
         },

@@ -16,6 +16,7 @@ class Pulse:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0
         self._waiting: list[Callable[[], None]] = []
 
     def end(self, seconds: float) -> float:
@@ -25,8 +26,11 @@ class Pulse:
     def wait(self, until: float, wake: Callable[[], None]) -> None:
         """Call ``wake`` at the next beat: at ``until``, or sooner where others wait for a sooner one."""
         self._waiting.append(wake)
-        if self._timer is None:
-            self._timer = self._loop.call_at(until, self._beat)
+        if self._timer is not None and self._until <= until:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._until, self._timer = until, self._loop.call_at(until, self._beat)
 
     def _beat(self) -> None:
         self._timer = None

@@ -65,24 +65,27 @@ class Shadow:
         self, table: RouteTable, variant: str, address: str, path: str, body: dict[str, Any], began: float
     ) -> str:
         route = table.variants[variant]
-        payload = wire.engine_body(with_prompt(body, path, route.prompt), route.engine_model)
+        payload = wire.engine_body(with_prompt(body, path, route.prompt, table.limits), route.engine_model)
         headers = engine_headers(table, "shadow")
         limits: LimitsConfig = table.limits
         answer = await self._engines.post(
             address, path, headers, payload, try_seconds=limits.try_seconds, streamed=body.get("stream") is True
         )
+        status = answer.status
         with answer:
             if answer.is_stream:
                 stream = EventStream(answer, hide_usage=False)
                 while await stream.next():
                     pass
+                if stream.error is not None:
+                    status = stream.error.status
                 if stream.first_at:
                     self._metrics.shadow_first_token.observe(stream.first_at - began, variant)
             else:
                 await answer.read()
-        if answer.status < 400:
+        if status < 400:
             self._metrics.shadow_latency.observe(time.perf_counter() - began, variant)
-        return str(answer.status)
+        return str(status)
 
     async def close(self) -> None:
         """Give up the copies in flight."""

@@ -25,7 +25,8 @@ class EventStream:
     Attributes:
         events: handed on so far.
         usage: (prompt, completion) tokens, once the engine has told.
-        finished: whether the last event was handed on; clients may hang up as soon as they have it.
+        finished: whether the last event, or an error, was handed on; clients may hang up as soon as they have it.
+        error: what the engine said in place of the rest.
         first_at, last_at: when the first and the last event came (``perf_counter``).
     """
 
@@ -34,6 +35,7 @@ class EventStream:
         self.events = 0
         self.usage: tuple[int, int] | None = None
         self.finished = False
+        self.error: wire.EventError | None = None
         self.first_at = self.last_at = 0.0
         self._held = b""
 
@@ -79,8 +81,11 @@ class EventStream:
         if self._renamed:
             events = events.replace(*self._renamed)
         last = events.rstrip().endswith(LAST_EVENT)
-        self.finished = self.finished or last
-        said = events.count(b"data: ") - last
+        failed = self.error is None and (error := wire.event_error(events)) is not None
+        if failed:
+            self.error = error
+        self.finished = self.finished or last or failed
+        said = events.count(b"data: ") - last - failed
         if said > 0:
             self.events += said
             self.last_at = time.perf_counter()

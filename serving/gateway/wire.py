@@ -6,7 +6,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 USER_HEADERS = ("X-User-Id", "X-Session-Id")
 USER_FIELDS = ("user", "session")
@@ -21,6 +21,8 @@ EMBEDDINGS = "/v1/embeddings"
 MAX_KEY_LENGTH = 256
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _USAGE = re.compile(rb'"usage"\s*:\s*\{[^{}]*')
+_ERROR_EVENT = re.compile(rb'^data:[ \t]*(\{[ \t]*"error"[ \t]*:[^\r\n]*)', re.MULTILINE)
+_ERROR_CODE = re.compile(r"[45][0-9]{2}")
 _COUNT = re.compile(rb'"(prompt_tokens|completion_tokens)"\s*:\s*(\d{1,12})')
 
 
@@ -58,6 +60,18 @@ class ApiError(Exception):
         """The JSON of the answer."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return json.dumps({"error": error}).encode()
+
+
+class EventError(NamedTuple):
+    """What an engine says within a stream, whose own status is 200, in place of its next event."""
+
+    status: int
+    body: bytes
+
+    @property
+    def is_engines(self) -> bool:
+        """Whether it is the engine's failure, not the request's."""
+        return self.status >= 500
 
 
 class Unavailable(ApiError):
@@ -157,6 +171,24 @@ def usage(body: bytes) -> tuple[int, int] | None:
         return None
     counts = {name: int(number) for name, number in _COUNT.findall(found.group())}
     return (counts.get(b"prompt_tokens", 0), counts.get(b"completion_tokens", 0)) if counts else None
+
+
+def event_error(events: bytes) -> EventError | None:
+    """The error that one of these events is, as vLLM writes one when an answer fails that has begun; its status is 500
+    where its code is none.
+    """
+    # Within a JSON string the quotes would be escaped; nearly all events end here.
+    if b'"error"' not in events or (found := _ERROR_EVENT.search(events)) is None:
+        return None
+    body = found.group(1)
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, RecursionError):
+        return EventError(500, body)
+    if not error:
+        return None
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    return EventError(int(code) if _ERROR_CODE.fullmatch(code) else 500, body)
 
 
 @functools.lru_cache(maxsize=256)

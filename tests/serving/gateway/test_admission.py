@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from serving.access.keys import ApiKey, KeyLimits, hash_secret
+from serving.config import PromptConfig, ShadowConfig
 from serving.gateway.observation import KeyUse, OthersUse
 
 _spec = importlib.util.spec_from_file_location("harness", Path(__file__).with_name("harness.py"))
@@ -212,6 +213,93 @@ async def test_a_request_is_held_to_the_limits(setup):
         assert (await setup.post(body))[0] == 200
     assert (await setup.post(chat, "/v1/chat/completions"))[0] == 200
     assert [body.get("max_tokens") for engine in setup.engines for body in engine.requests].count(50) == 2
+
+
+CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "user": "u1"}
+LONG = {"max_tokens": 5000, "n": 4}
+
+
+def prompted(setup, address, **sampling):
+    """A variant whose prompt brings sampling defaults."""
+    return harness.VariantRoute("v", (address,), prompt=PromptConfig(sampling=sampling))
+
+
+@scenario()
+async def test_a_variants_max_tokens_are_not_replaced_by_the_limit(setup):
+    setup.push(variants=setup.routes(base=prompted(setup, setup.addresses[0], max_tokens=64)))
+    setup.push(limits={"max_tokens": 1024})
+    for body in (CHAT, {**CHAT, "max_tokens": None}, {**CHAT, "max_tokens": 900}, {**CHAT, "max_completion_tokens": 7}):
+        assert (await setup.post(body, "/v1/chat/completions"))[0] == 200
+    got = [(body.get("max_tokens"), body.get("max_completion_tokens")) for body in setup.asked]
+    assert got == [(64, None), (64, None), (900, None), (None, 7)]
+    over = {**CHAT, "max_tokens": 1025}
+    assert (await setup.problem(400, over, "/v1/chat/completions"))["code"] == "max_tokens_too_large"
+    assert (await setup.problem(400, {**CHAT, "n": 17}, "/v1/chat/completions"))["code"] == "too_many_choices"
+    assert len(setup.asked) == 4
+    assert setup.gateway.metrics.assignments.values == {("base", "sticky"): 4}  # those refused are not counted
+
+
+@scenario(require_keys=True, keys=(key("few", tokens_per_minute=1000),))
+async def test_a_variants_defaults_are_held_to_the_limits_and_reserved(setup):
+    setup.push(variants=setup.routes(base=prompted(setup, setup.addresses[0], **LONG)))
+    setup.push(limits={"max_tokens": 100, "max_choices": 3})
+    call = asyncio.create_task(setup.post({**COMPLETION, "prompt": "slow"}, headers=bearer("few")))
+    await harness.until(lambda: setup.asked)
+    assert [(body["max_tokens"], body["n"]) for body in setup.asked] == [(100, 3)]
+    assert 300 <= setup.gateway.limiter.use()["k-few"].tokens <= 330
+    assert (await call)[0] == 200
+    assert (await setup.post({**COMPLETION, "max_tokens": 20, "n": 1}, headers=bearer("few")))[0] == 200
+    assert (setup.asked[-1]["max_tokens"], setup.asked[-1]["n"]) == (20, 1)
+    await setup.problem(400, {**COMPLETION, "max_tokens": 101}, headers=bearer("few"))
+
+
+@scenario()
+async def test_a_variant_that_stands_in_fills_what_the_caller_left_out_within_the_limits(setup):
+    gone = prompted(setup, "http://127.0.0.1:9", max_tokens=8, top_k=3)
+    setup.push(variants={"base": gone, "tuned": prompted(setup, setup.addresses[2], **LONG)})
+    setup.push(limits={"max_tokens": 100, "max_choices": 3})
+    for body in (CHAT, {**CHAT, "max_tokens": 20}):
+        _, headers, _ = await setup.post(body, "/v1/chat/completions")
+        assert headers["X-Raymill-Assignment"] == "fallback"
+    got = [(body["max_tokens"], body["n"], body.get("top_k")) for body in setup.asked]
+    assert got == [(100, 3, None), (20, 3, None)]
+
+
+@scenario()
+async def test_a_shadow_copy_is_held_to_the_limits(setup):
+    setup.push(variants=setup.routes(tuned=prompted(setup, setup.addresses[2], **LONG)))
+    setup.push(shadow=ShadowConfig(variant="tuned", share=1.0), limits={"max_tokens": 100, "max_choices": 3})
+    assert (await setup.post(CHAT, "/v1/chat/completions"))[0] == 200
+    await harness.until(lambda: setup.engines[2].requests)
+    assert [(body["max_tokens"], body.get("n")) for body in setup.asked] == [(100, None), (100, 3)]
+
+
+FEEDBACK = {"user": "u", "metric": "solved", "value": 1}
+
+
+@scenario(require_keys=True, keys=KEYS)
+async def test_feedback_counts_against_its_keys_limits(setup):
+    feedback, calls = "/v1/feedback", bearer("two")
+    await setup.problem(400, {**FEEDBACK, "value": "much"}, feedback, calls)  # what is refused costs nothing
+    assert (await setup.post(FEEDBACK, feedback, calls))[0] == 200
+    assert (await setup.post(COMPLETION, headers=calls))[0] == 200
+    error = await setup.problem(429, FEEDBACK, feedback, calls)
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+    _, headers, _ = await setup.post(FEEDBACK, feedback, calls)
+    assert 1 <= int(headers["Retry-After"]) <= 30
+    report = setup.gateway.report()
+    assert len(report.feedback) == 1
+    assert report.use["k-two"] == KeyUse(requests=2, tokens=2, ongoing=0)
+    for _ in range(2):  # one after the other is one at a time
+        assert (await setup.post(FEEDBACK, feedback, bearer("one")))[0] == 200
+
+
+@scenario(keys=KEYS)
+async def test_feedback_is_for_the_models_of_a_key(setup):
+    error = await setup.problem(403, FEEDBACK, "/v1/feedback", bearer("other"))
+    assert (error["type"], error["code"]) == ("permission_error", "model_not_allowed")
+    assert setup.gateway.report().feedback == ()
+    assert (await setup.post(FEEDBACK, "/v1/feedback"))[0] == 200  # without a key, where none is needed
 
 
 @scenario()

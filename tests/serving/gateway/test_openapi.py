@@ -9,18 +9,26 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
-from schemathesis.specs.openapi.checks import ignored_auth
+from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
-from serving.access.keys import ApiKey, hash_secret
+from serving.access.keys import ApiKey, KeyLimits, hash_secret
 from serving.gateway import openapi
 
 _spec = importlib.util.spec_from_file_location("harness", Path(__file__).with_name("harness.py"))
 harness = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(harness)
 
-KEY = ApiKey(
-    id="k", name="k", sha256=hash_secret("good"), scopes=("call", "admin"), created_at=0, created_by="test"
-)  # fmt: skip
+
+def key(name, scopes=("call",), **more):
+    """A key whose secret is its name."""
+    return ApiKey(id=name, name=name, sha256=hash_secret(name), scopes=scopes, created_at=0, created_by="test", **more)
+
+
+KEYS = (
+    key("good", scopes=("call", "admin")),
+    key("tight", limits=KeyLimits(requests_per_minute=1)),
+    key("elsewhere", models=("other",)),
+)
 
 
 class Weights:
@@ -41,7 +49,7 @@ def live():
     setup.embeds = True
 
     async def start():
-        await setup.start({"base": 1, "tuned": 1}, require_keys=True, keys=(KEY,))
+        await setup.start({"base": 1, "tuned": 1}, require_keys=True, keys=KEYS)
         for engine in setup.engines:
             engine.schemas = openapi.request_schemas(setup.table.limits)
         ready.set()
@@ -104,6 +112,16 @@ def test_without_a_key_nothing_but_health_answers(live):
         assert case.call().status_code == (200 if public else 401)
 
     examples(live, GenerationMode.POSITIVE, 2)(check)
+
+
+def test_what_a_keys_limits_and_models_refuse_is_described(live):
+    schema = schemathesis.openapi.from_url(f"{live.url}/openapi.json")
+    body = {"metric": "solved", "value": 1, "user": "u"}
+    case = schema["/v1/feedback"]["POST"].Case(body=body, media_type="application/json")
+    not_these = [ignored_auth, positive_data_acceptance]
+    for name, status in (("tight", 200), ("tight", 429), ("elsewhere", 403)):
+        reply = case.call_and_validate(headers={"Authorization": f"Bearer {name}"}, excluded_checks=not_these)
+        assert reply.status_code == status
 
 
 def test_the_fields_that_engines_check_are_those_of_the_document():
