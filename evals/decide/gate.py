@@ -19,7 +19,7 @@ from evals.decide.bootstrap import FEW_CHANGES, paired_bootstrap
 from evals.decide.comparison import AVERAGE, judge_average
 from evals.decide.metrics import common, direction
 from evals.decide.paired import tango_interval
-from evals.decide.pairing import Pair, chosen_metric, is_right_or_wrong, pair, require_same_settings
+from evals.decide.pairing import Pair, chosen_metric, is_mean, is_right_or_wrong, pair, require_same_settings
 from evals.decide.power import POWER
 from evals.decide.reading import Measured
 from evals.intervals import wilson
@@ -130,8 +130,15 @@ def check_target(measured: Measured, target: Condition, alpha: float, claims: in
         met = False
     suite, _, metric = target.metric.partition(".")
     documents = [each for each in measured.suites.get(suite, {}).values() if metric in each.metrics]
-    if by_value or len(documents) < 2:
-        note = "by its measured value" if by_value else "no documents behind it: by its measured value"
+    note = ""
+    if by_value:
+        note = "by its measured value"
+    elif len(documents) < 2:
+        note = "no documents behind it: by its measured value"
+    elif not is_mean(measured, suite, metric):
+        # A perplexity's documents hold log-likelihoods: their mean is no bound of it.
+        note = "not the mean of its documents' values: by its measured value"
+    if note:
         return Check(target.metric, condition, "pass" if met else "fail", value, note=note)
     pairs = [
         Pair(key, 0.0, each.metrics[metric], each.weight)
@@ -165,6 +172,8 @@ def check_not_worse(
     pairs = pair(baseline, candidate, suite, metric)
     if len(pairs) < 2:
         return Check(name, condition, "no_evidence", None, note="no documents in common")
+    if not all(is_mean(each, suite, metric) for each in (baseline, candidate)):
+        return Check(name, condition, "no_evidence", None, note=f"{metric} is not the mean of its documents' values")
     sign = direction(metric) or 1
     bounds = _Bounds.of_difference(pairs, alpha)
     verdict = _verdict(bounds, _Bounds.of_difference(pairs, alpha / claims), -sign * margin, sign)
@@ -179,7 +188,8 @@ def _average_not_worse(
     for suite in common(baseline.suites, candidate.suites):
         metric = chosen_metric(baseline, candidate, suite, None)
         pairs = pair(baseline, candidate, suite, metric)
-        if pairs and direction(metric) > 0:
+        means = pairs and all(is_mean(each, suite, metric) for each in (baseline, candidate))
+        if means and direction(metric) > 0:
             judged[suite] = pairs
     if not judged:
         return Check(AVERAGE, condition, "no_evidence", None, note="no suite was measured on both")

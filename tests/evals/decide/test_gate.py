@@ -162,6 +162,41 @@ def test_few_changes_of_a_group_show_no_more_than_tangos_interval(
     assert check.high >= high
 
 
+def perplexities(store: Store, folder: Path, each: float) -> Measured:
+    """As lm-eval stores lambada: the documents of a perplexity hold their log-likelihoods."""
+    suites = {"arc_easy": {"arc_easy": coin(1, 200, 0.5)}, "lambada_openai": {"lambada_openai": [-each] * 200}}
+    write_evaluation(folder, suites, model=f"Model/{folder.name}", metrics={"lambada_openai": "perplexity"})
+    results = json.loads((folder / "results.json").read_text())
+    results["tasks"]["lambada_openai"]["perplexity"]["score"] = math.exp(each)
+    (folder / "results.json").write_text(json.dumps(results))
+    return load_measured(store, str(folder))
+
+
+def test_what_is_not_the_mean_of_its_documents_is_not_judged_by_them(store: Store, tmp_path: Path) -> None:
+    base, worse = perplexities(store, tmp_path / "base", 2.0), perplexities(store, tmp_path / "worse", 8.3)
+    (check,) = decide(worse, None, [Condition("lambada_openai.perplexity", "<=", 20)], {}).checks
+    assert (check.verdict, check.low) == ("fail", None)
+    assert "not the mean of its documents' values" in check.note
+    assert decide(base, None, [Condition("lambada_openai.perplexity", "<=", 20)], {}).verdict == "pass"
+    (check,) = decide(worse, base, [], {"lambada_openai": 0.1}).checks
+    assert (check.verdict, check.value) == ("no_evidence", None)
+    assert "not the mean of its documents' values" in check.note
+
+
+def test_the_average_leaves_out_what_is_not_the_mean_of_its_documents(store: Store, tmp_path: Path) -> None:
+    easy = coin(1, 1000, 0.5)
+    evaluations = []
+    for name, value in (("base", 0.0), ("tuned", -5.0)):
+        suites = {"arc_easy": {"arc_easy": easy}, "wmt": {"wmt": [value] * 1000}}
+        folder = write_evaluation(tmp_path / name, suites, model=f"Model/{name}")
+        results = json.loads((folder / "results.json").read_text())
+        results["tasks"]["wmt"]["acc"]["score"] = 0.5
+        (folder / "results.json").write_text(json.dumps(results))
+        evaluations.append(load_measured(store, str(folder)))
+    (check,) = decide(evaluations[1], evaluations[0], [], {"average": 0.02}).checks
+    assert (check.verdict, check.documents) == ("pass", 1000)
+
+
 def test_a_partial_evaluation_never_passes(store: Store, tmp_path: Path) -> None:
     folder = write_evaluation(
         tmp_path / "a", {"arc_easy": {"arc_easy": half(90, 100)}}, more={"unanswered": "the endpoint stopped answering"}
