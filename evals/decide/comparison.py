@@ -133,6 +133,9 @@ def compare(
     judged: dict[str, list[Pair]] = {}
     for suite in suites:
         metric = chosen_metric(a, b, suite, (metrics or {}).get(suite))
+        if metric is None:
+            left_out.append(f"{suite}: no metric has a value for the documents of both")
+            continue
         pairs = pair(a, b, suite, metric)
         if not pairs:
             left_out.append(f"{suite}: no document in common")

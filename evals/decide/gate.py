@@ -169,6 +169,8 @@ def check_not_worse(
     if suite not in candidate.suites or suite not in baseline.suites:
         return Check(name, condition, "no_evidence", None, note="was not measured on both")
     metric = chosen_metric(baseline, candidate, suite, wanted or None)
+    if metric is None:
+        return Check(name, condition, "no_evidence", None, note="no metric has a value for the documents of both")
     pairs = pair(baseline, candidate, suite, metric)
     if len(pairs) < 2:
         return Check(name, condition, "no_evidence", None, note="no documents in common")
@@ -187,6 +189,8 @@ def _average_not_worse(
     judged = {}
     for suite in common(baseline.suites, candidate.suites):
         metric = chosen_metric(baseline, candidate, suite, None)
+        if metric is None:
+            continue
         pairs = pair(baseline, candidate, suite, metric)
         means = pairs and all(is_mean(each, suite, metric) for each in (baseline, candidate))
         if means and direction(metric) > 0:

@@ -13,11 +13,12 @@ from scipy import stats
 from cluster.artifact import find_artifact, list_artifacts, verify_artifact
 from cluster.errors import UserError
 from cluster.store import Store
+from evals.decide.comparison import compare
 from evals.decide.gate import Condition, decide
 from evals.decide.reading import Measured, load_measured
 from pipelines.cli import run_command
 
-from .conftest import changed, coin, publish_evaluation, publish_model, write_evaluation
+from .conftest import changed, coin, publish_evaluation, publish_model, sample_row, write_evaluation
 
 
 def measured(store: Store, folder: Path, values: list[float], suite: str = "arc_easy") -> Measured:
@@ -195,6 +196,25 @@ def test_the_average_leaves_out_what_is_not_the_mean_of_its_documents(store: Sto
         evaluations.append(load_measured(store, str(folder)))
     (check,) = decide(evaluations[1], evaluations[0], [], {"average": 0.02}).checks
     assert (check.verdict, check.documents) == ("pass", 1000)
+
+
+def test_a_suite_without_documents_values_hinders_no_other(store: Store, tmp_path: Path) -> None:
+    """Wikitext and corpus scores have none; of a partial evaluation's last suite nothing was answered."""
+    base = coin(1, 2000, 0.5)
+    evaluations = []
+    for name, values in (("base", base), ("tuned", changed(base, 40, 40))):
+        suites = {"arc_easy": {"arc_easy": values}, "wikitext": {"wikitext": [0.0]}}
+        folder = write_evaluation(tmp_path / name, suites, model=f"Model/{name}")
+        row = {**sample_row("wikitext", 0, "acc", 0.0), "metrics": {}}
+        (folder / "samples" / "wikitext.jsonl").write_text(json.dumps(row) + "\n" if name == "base" else "")
+        evaluations.append(load_measured(store, str(folder)))
+    a, b = evaluations
+    found = decide(b, a, [], {"arc_easy": 0.02, "average": 0.02, "wikitext": 0.02})
+    assert [check.verdict for check in found.checks] == ["pass", "pass", "no_evidence"]
+    assert "no metric has a value" in found.checks[2].note
+    compared = compare(a, b)
+    assert [row.name for row in compared.rows] == ["arc_easy"]
+    assert "wikitext: no metric has a value for the documents of both" in compared.left_out
 
 
 def test_a_partial_evaluation_never_passes(store: Store, tmp_path: Path) -> None:
