@@ -280,6 +280,19 @@ def test_the_command_decides_and_records(store: Store, tmp_path: Path, capsys: p
         assert told_so in capsys.readouterr().err
 
 
+def test_a_decision_is_left_where_the_two_cannot_be_compared(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, suite in (("old", "arc_easy"), ("new", "hellaswag")):
+        model = publish_model(store, name)
+        folder = write_evaluation(tmp_path / name, {suite: {suite: half(90, 100)}}, model=model.id)
+        publish_evaluation(store, folder, f"evals-{name}", model)
+    words = ["gate", "new", "old", "--store", store.url, "--target", "hellaswag.acc >= 0.5", "--json"]
+    assert run_command(words) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "pass"
+    assert len(list_artifacts(store, "Decision")) == 1
+
+
 def test_a_recipe_alone_names_its_models(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Variants that are artifacts, as in a rollout's section."""
     base = coin(1, 1000, 0.5)
