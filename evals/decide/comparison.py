@@ -196,7 +196,7 @@ def judge_pairs(name: str, metric: str, pairs: Sequence[Pair], alpha: float, see
         return replace(row, test="bootstrap")
     found = paired_bootstrap([each.b - each.a for each in pairs], [each.key[0] for each in pairs], weights, seed=seed)
     low, high = found.interval(1 - alpha)
-    if all(0 <= value <= 1 for each in pairs for value in (each.a, each.b)):
+    if _are_shares(pairs):
         low, high = max(low, -1.0), min(high, 1.0)
     return replace(row, test="bootstrap", stderr=found.stderr, interval=(low, high), p_value=found.p_value)
 
@@ -220,7 +220,8 @@ def judge_average(judged: Mapping[str, Sequence[Pair]], alpha: float, seed: int 
     found = paired_bootstrap([*moved.values()], strata, [1.0] * len(moved), seed=seed)
     low, high = found.interval(1 - alpha)
     gained, lost = sum(each > 0 for each in moved.values()), sum(each < 0 for each in moved.values())
-    interval = (max(low, -1.0), min(high, 1.0))
+    if all(_are_shares(pairs) for pairs in judged.values()):
+        low, high = max(low, -1.0), min(high, 1.0)
     row = Row(
         AVERAGE,
         "mean",
@@ -230,12 +231,17 @@ def judge_average(judged: Mapping[str, Sequence[Pair]], alpha: float, seed: int 
         b,
         found.difference,
         found.stderr,
-        interval,
+        (low, high),
         gained,
         lost,
         found.p_value,
     )
     return row, found
+
+
+def _are_shares(pairs: Sequence[Pair]) -> bool:
+    """Whether every value lies between 0 and 1, so that no difference is larger than 1."""
+    return all(0 <= value <= 1 for each in pairs for value in (each.a, each.b))
 
 
 def corrected(rows: Sequence[Row], alpha: float) -> list[Row]:

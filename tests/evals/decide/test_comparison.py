@@ -277,6 +277,17 @@ def test_of_fewer_errors_the_interval_is_still_of_the_difference(tmp_path: Path,
     assert row.interval[0] < row.difference < row.interval[1]
 
 
+def test_the_averages_interval_holds_the_difference_of_larger_scores_too(tmp_path: Path, store: Store) -> None:
+    """BLEU and its kin go to 100: their difference may be larger than 1."""
+    rng = np.random.default_rng(1)
+    a = {suite: {suite: rng.uniform(20, 30, 60).tolist()} for suite in "xy"}
+    b = {suite: {suite: [value + rng.uniform(4, 7) for value in a[suite][suite]]} for suite in "xy"}
+    average = compare(*two(tmp_path, store, a, b)).rows[-1]
+    assert average.name == "average"
+    assert average.interval[0] < average.difference < average.interval[1]
+    assert average.difference > 1
+
+
 def test_json_holds_only_numbers_that_json_knows(tmp_path: Path, store: Store) -> None:
     a, b = two(tmp_path, store, {"x": {"x": [0.2]}}, {"x": {"x": [0.4]}})
     text = json.dumps(as_json(compare(a, b)), allow_nan=False)
