@@ -47,7 +47,7 @@ class Check:
         low, high: one-sided bounds of it at 1 - alpha, where documents are behind it.
         documents: on how many it rests.
         needs: documents that would show it four times in five if the value is as seen (a target) or the models are
-            equal (not worse), where it is open.
+            equal (not worse), where it is open and that is more than there are.
         note: what a reader has to know besides.
     """
 
@@ -62,8 +62,10 @@ class Check:
     note: str = ""
 
     def record(self) -> dict[str, Any]:
-        """The check as a decision keeps it; what does not apply is left out."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, "")}
+        """The check as a decision keeps it; what does not apply is left out, and a bound that there is none of."""
+        kept = {key: value for key, value in asdict(self).items() if value not in (None, "")}
+        # JSON knows no infinity.
+        return {key: value for key, value in kept.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,9 @@ def check_target(measured: Measured, target: Condition, alpha: float, claims: in
     strict = _Bounds.of_score(pairs, alpha / claims)
     sign = 1 if upward else -1
     verdict = _verdict(bounds, strict, target.bound, sign)
-    spread = bounds.spread
-    needs = _needs(spread, value - target.bound, alpha) if verdict == "no_evidence" and met else None
+    needs = None
+    if verdict == "no_evidence" and met:
+        needs = _needs(bounds.spread, value - target.bound, alpha, len(pairs))
     return Check(target.metric, condition, verdict, value, bounds.low, bounds.high, len(pairs), needs)
 
 
@@ -179,7 +182,7 @@ def check_not_worse(
     sign = direction(metric) or 1
     bounds = _Bounds.of_difference(pairs, alpha)
     verdict = _verdict(bounds, _Bounds.of_difference(pairs, alpha / claims), -sign * margin, sign)
-    needs = _needs(bounds.spread, margin, alpha) if verdict == "no_evidence" else None
+    needs = _needs(bounds.spread, margin, alpha, len(pairs)) if verdict == "no_evidence" else None
     return Check(name, condition, verdict, bounds.value, bounds.low, bounds.high, len(pairs), needs)
 
 
@@ -201,7 +204,7 @@ def _average_not_worse(
     bounds = _Bounds(row.difference, found.lower(1 - alpha), found.upper(1 - alpha), found.spread)
     strict = _Bounds(row.difference, found.lower(1 - alpha / claims), found.upper(1 - alpha / claims), found.spread)
     verdict = _verdict(bounds, strict, -margin, 1)
-    needs = _needs(bounds.spread, margin, alpha) if verdict == "no_evidence" else None
+    needs = _needs(bounds.spread, margin, alpha, row.documents) if verdict == "no_evidence" else None
     return Check(AVERAGE, condition, verdict, row.difference, bounds.low, bounds.high, row.documents, needs)
 
 
@@ -261,8 +264,12 @@ def _verdict(bounds: _Bounds, strict: _Bounds, bound: float, sign: int) -> Verdi
     return "fail" if bad < sign * bound else "no_evidence"
 
 
-def _needs(spread: float, distance: float, alpha: float) -> int | None:
-    """Documents with which something ``distance`` away from its bound is shown, one-sided, with the usual power."""
+def _needs(spread: float, distance: float, alpha: float, documents: int) -> int | None:
+    """Documents with which something ``distance`` away from its bound is shown, one-sided, with the usual power.
+
+    None where it would be no more than the ``documents`` that have just not shown it.
+    """
     if not distance or not spread:
         return None
-    return math.ceil(((_NORMAL.inv_cdf(1 - alpha) + _NORMAL.inv_cdf(POWER)) * spread / distance) ** 2)
+    needed = math.ceil(((_NORMAL.inv_cdf(1 - alpha) + _NORMAL.inv_cdf(POWER)) * spread / distance) ** 2)
+    return needed if needed > documents else None
