@@ -56,13 +56,15 @@ class ClusterLM(TemplateLM):
         tracker: Tracker,
         max_length: int | None = None,
     ) -> None:
-        from transformers import AutoConfig
-
         super().__init__()
         self.tokenizer = load_tokenizer(base)
         self.batch_size = batch_size
-        settings = read_own(base) or AutoConfig.from_pretrained(base, local_files_only=True)
-        self.max_length = max_length or resolve_max_length(settings, self.tokenizer)
+        if max_length is None:  # else the folder may hold a tokenizer alone, as that of an endpoint does
+            from transformers import AutoConfig
+
+            settings = read_own(base) or AutoConfig.from_pretrained(base, local_files_only=True)
+            max_length = resolve_max_length(settings, self.tokenizer)
+        self.max_length: int = max_length
         self.requests = self.truncated = 0
         self.truncated_by_task: Counter[str] = Counter()
         self.versions: dict[str, str] = {}

@@ -44,7 +44,7 @@ class Row:
         test: ``mcnemar`` or ``bootstrap``.
         documents: those that both were asked, on which everything else rests.
         difference: B's score minus A's; ``interval`` is of it, at 1 - alpha, not corrected for the other tests.
-        gained, lost: documents on which B did better, and worse, than A.
+        gained, lost: documents on which B did better, and worse, than A; where no side is better, higher and lower.
         detectable: the true difference that would have been found four times in five, given the correction.
         decides: documents that would find a difference as large as the one seen, four times in five.
     """
@@ -69,7 +69,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Flip:
-    """A document on which right turned wrong or wrong right; where there is no right or wrong, a half was crossed."""
+    """A document on which right turned wrong or wrong right; where there is no right or wrong, a half was crossed.
+
+    Only of metrics of which more is better: of the others nothing says what is right.
+    """
 
     key: Key
     a: Document
@@ -133,6 +136,9 @@ def compare(
     judged: dict[str, list[Pair]] = {}
     for suite in suites:
         metric = chosen_metric(a, b, suite, (metrics or {}).get(suite))
+        if metric is None:
+            left_out.append(f"{suite}: no metric has a value for the documents of both")
+            continue
         pairs = pair(a, b, suite, metric)
         if not pairs:
             left_out.append(f"{suite}: no document in common")
@@ -153,7 +159,10 @@ def compare(
         flipped[suite] = [
             Flip(each.key, a.suites[suite][each.key], b.suites[suite][each.key], each.b > each.a)
             for each in pairs
-            if min(each.a, each.b) >= 0 and max(each.a, each.b) <= 1 and (each.a >= 0.5) != (each.b >= 0.5)
+            if direction(metric) > 0
+            and min(each.a, each.b) >= 0
+            and max(each.a, each.b) <= 1
+            and (each.a >= 0.5) != (each.b >= 0.5)
         ]
     if not rows:
         raise UserError(
@@ -171,21 +180,23 @@ def compare(
 def judge_pairs(name: str, metric: str, pairs: Sequence[Pair], alpha: float, seed: int) -> Row:
     """One suite or task, not yet corrected for the others."""
     count = len(pairs)
-    gained, lost = sum(each.b > each.a for each in pairs), sum(each.b < each.a for each in pairs)
+    up, down = sum(each.b > each.a for each in pairs), sum(each.b < each.a for each in pairs)
+    gained, lost = (down, up) if direction(metric) < 0 else (up, down)
     total = math.fsum(each.weight for each in pairs)
     weights = [each.weight / total for each in pairs]
     a = math.fsum(each.a * weight for each, weight in zip(pairs, weights, strict=True))
     b = math.fsum(each.b * weight for each, weight in zip(pairs, weights, strict=True))
     row = Row(name, metric, "mcnemar", count, a, b, b - a, math.nan, (-math.inf, math.inf), gained, lost, 1.0)
     if is_right_or_wrong(pairs) and len(by_task(pairs)) == 1:
-        stderr = math.sqrt(gained + lost - (gained - lost) ** 2 / count) / count
-        exact = tango_interval(gained, lost, count, 1 - alpha)
-        return replace(row, stderr=stderr, interval=exact, p_value=mcnemar_exact(gained, lost))
+        # Of B - A, whichever way is better.
+        stderr = math.sqrt(up + down - (up - down) ** 2 / count) / count
+        exact = tango_interval(up, down, count, 1 - alpha)
+        return replace(row, stderr=stderr, interval=exact, p_value=mcnemar_exact(up, down))
     if count < 2:
         return replace(row, test="bootstrap")
     found = paired_bootstrap([each.b - each.a for each in pairs], [each.key[0] for each in pairs], weights, seed=seed)
     low, high = found.interval(1 - alpha)
-    if all(0 <= value <= 1 for each in pairs for value in (each.a, each.b)):
+    if _are_shares(pairs):
         low, high = max(low, -1.0), min(high, 1.0)
     return replace(row, test="bootstrap", stderr=found.stderr, interval=(low, high), p_value=found.p_value)
 
@@ -209,7 +220,8 @@ def judge_average(judged: Mapping[str, Sequence[Pair]], alpha: float, seed: int 
     found = paired_bootstrap([*moved.values()], strata, [1.0] * len(moved), seed=seed)
     low, high = found.interval(1 - alpha)
     gained, lost = sum(each > 0 for each in moved.values()), sum(each < 0 for each in moved.values())
-    interval = (max(low, -1.0), min(high, 1.0))
+    if all(_are_shares(pairs) for pairs in judged.values()):
+        low, high = max(low, -1.0), min(high, 1.0)
     row = Row(
         AVERAGE,
         "mean",
@@ -219,12 +231,17 @@ def judge_average(judged: Mapping[str, Sequence[Pair]], alpha: float, seed: int 
         b,
         found.difference,
         found.stderr,
-        interval,
+        (low, high),
         gained,
         lost,
         found.p_value,
     )
     return row, found
+
+
+def _are_shares(pairs: Sequence[Pair]) -> bool:
+    """Whether every value lies between 0 and 1, so that no difference is larger than 1."""
+    return all(0 <= value <= 1 for each in pairs for value in (each.a, each.b))
 
 
 def corrected(rows: Sequence[Row], alpha: float) -> list[Row]:

@@ -19,7 +19,7 @@ from evals.decide.bootstrap import FEW_CHANGES, paired_bootstrap
 from evals.decide.comparison import AVERAGE, judge_average
 from evals.decide.metrics import common, direction
 from evals.decide.paired import tango_interval
-from evals.decide.pairing import Pair, chosen_metric, is_right_or_wrong, pair, require_same_settings
+from evals.decide.pairing import Pair, chosen_metric, is_mean, is_right_or_wrong, pair, require_same_settings
 from evals.decide.power import POWER
 from evals.decide.reading import Measured
 from evals.intervals import wilson
@@ -47,7 +47,7 @@ class Check:
         low, high: one-sided bounds of it at 1 - alpha, where documents are behind it.
         documents: on how many it rests.
         needs: documents that would show it four times in five if the value is as seen (a target) or the models are
-            equal (not worse), where it is open.
+            equal (not worse), where it is open and that is more than there are.
         note: what a reader has to know besides.
     """
 
@@ -62,8 +62,10 @@ class Check:
     note: str = ""
 
     def record(self) -> dict[str, Any]:
-        """The check as a decision keeps it; what does not apply is left out."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, "")}
+        """The check as a decision keeps it; what does not apply is left out, and a bound that there is none of."""
+        kept = {key: value for key, value in asdict(self).items() if value not in (None, "")}
+        # JSON knows no infinity.
+        return {key: value for key, value in kept.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,15 @@ def check_target(measured: Measured, target: Condition, alpha: float, claims: in
         met = False
     suite, _, metric = target.metric.partition(".")
     documents = [each for each in measured.suites.get(suite, {}).values() if metric in each.metrics]
-    if by_value or len(documents) < 2:
-        note = "by its measured value" if by_value else "no documents behind it: by its measured value"
+    note = ""
+    if by_value:
+        note = "by its measured value"
+    elif len(documents) < 2:
+        note = "no documents behind it: by its measured value"
+    elif not is_mean(measured, suite, metric):
+        # A perplexity's documents hold log-likelihoods: their mean is no bound of it.
+        note = "not the mean of its documents' values: by its measured value"
+    if note:
         return Check(target.metric, condition, "pass" if met else "fail", value, note=note)
     pairs = [
         Pair(key, 0.0, each.metrics[metric], each.weight)
@@ -142,8 +151,9 @@ def check_target(measured: Measured, target: Condition, alpha: float, claims: in
     strict = _Bounds.of_score(pairs, alpha / claims)
     sign = 1 if upward else -1
     verdict = _verdict(bounds, strict, target.bound, sign)
-    spread = bounds.spread
-    needs = _needs(spread, value - target.bound, alpha) if verdict == "no_evidence" and met else None
+    needs = None
+    if verdict == "no_evidence" and met:
+        needs = _needs(bounds.spread, value - target.bound, alpha, len(pairs))
     return Check(target.metric, condition, verdict, value, bounds.low, bounds.high, len(pairs), needs)
 
 
@@ -162,13 +172,17 @@ def check_not_worse(
     if suite not in candidate.suites or suite not in baseline.suites:
         return Check(name, condition, "no_evidence", None, note="was not measured on both")
     metric = chosen_metric(baseline, candidate, suite, wanted or None)
+    if metric is None:
+        return Check(name, condition, "no_evidence", None, note="no metric has a value for the documents of both")
     pairs = pair(baseline, candidate, suite, metric)
     if len(pairs) < 2:
         return Check(name, condition, "no_evidence", None, note="no documents in common")
+    if not all(is_mean(each, suite, metric) for each in (baseline, candidate)):
+        return Check(name, condition, "no_evidence", None, note=f"{metric} is not the mean of its documents' values")
     sign = direction(metric) or 1
     bounds = _Bounds.of_difference(pairs, alpha)
     verdict = _verdict(bounds, _Bounds.of_difference(pairs, alpha / claims), -sign * margin, sign)
-    needs = _needs(bounds.spread, margin, alpha) if verdict == "no_evidence" else None
+    needs = _needs(bounds.spread, margin, alpha, len(pairs)) if verdict == "no_evidence" else None
     return Check(name, condition, verdict, bounds.value, bounds.low, bounds.high, len(pairs), needs)
 
 
@@ -178,8 +192,11 @@ def _average_not_worse(
     judged = {}
     for suite in common(baseline.suites, candidate.suites):
         metric = chosen_metric(baseline, candidate, suite, None)
+        if metric is None:
+            continue
         pairs = pair(baseline, candidate, suite, metric)
-        if pairs and direction(metric) > 0:
+        means = pairs and all(is_mean(each, suite, metric) for each in (baseline, candidate))
+        if means and direction(metric) > 0:
             judged[suite] = pairs
     if not judged:
         return Check(AVERAGE, condition, "no_evidence", None, note="no suite was measured on both")
@@ -187,7 +204,7 @@ def _average_not_worse(
     bounds = _Bounds(row.difference, found.lower(1 - alpha), found.upper(1 - alpha), found.spread)
     strict = _Bounds(row.difference, found.lower(1 - alpha / claims), found.upper(1 - alpha / claims), found.spread)
     verdict = _verdict(bounds, strict, -margin, 1)
-    needs = _needs(bounds.spread, margin, alpha) if verdict == "no_evidence" else None
+    needs = _needs(bounds.spread, margin, alpha, row.documents) if verdict == "no_evidence" else None
     return Check(AVERAGE, condition, verdict, row.difference, bounds.low, bounds.high, row.documents, needs)
 
 
@@ -247,8 +264,12 @@ def _verdict(bounds: _Bounds, strict: _Bounds, bound: float, sign: int) -> Verdi
     return "fail" if bad < sign * bound else "no_evidence"
 
 
-def _needs(spread: float, distance: float, alpha: float) -> int | None:
-    """Documents with which something ``distance`` away from its bound is shown, one-sided, with the usual power."""
+def _needs(spread: float, distance: float, alpha: float, documents: int) -> int | None:
+    """Documents with which something ``distance`` away from its bound is shown, one-sided, with the usual power.
+
+    None where it would be no more than the ``documents`` that have just not shown it.
+    """
     if not distance or not spread:
         return None
-    return math.ceil(((_NORMAL.inv_cdf(1 - alpha) + _NORMAL.inv_cdf(POWER)) * spread / distance) ** 2)
+    needed = math.ceil(((_NORMAL.inv_cdf(1 - alpha) + _NORMAL.inv_cdf(POWER)) * spread / distance) ** 2)
+    return needed if needed > documents else None

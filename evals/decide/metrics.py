@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 
 from evals.presets import PRESETS
@@ -13,7 +14,20 @@ HEADLINES = {
 """The metric that published tables quote, where it is not the first of the preferred ones."""
 
 PREFERRED = ("acc", "exact_match", "f1", "correct", "acc_norm", "bits_per_byte")
-LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "loss", "ratio", "contamination", "likelihood_diff")
+LOWER_IS_BETTER = (
+    "perplexity",
+    "bits_per_byte",
+    "loss",
+    "ratio",
+    "contamination",
+    "likelihood_diff",
+    "brier",
+    "error",
+    "distance",
+)
+LOWER_IS_BETTER_WORDS = {"wer", "cer", "ter", "mae", "mse", "rmse"}
+"""As whole words only: "answer" holds wer, and "certainty" cer."""
+
 NO_SIDE_IS_BETTER = ("stereotype", "length")
 
 
@@ -31,7 +45,8 @@ def direction(metric: str) -> int:
     """1 where more is better, -1 where less is (a perplexity and its kin), 0 where neither is."""
     if any(part in metric for part in NO_SIDE_IS_BETTER):
         return 0
-    return -1 if any(part in metric for part in LOWER_IS_BETTER) else 1
+    lower = any(part in metric for part in LOWER_IS_BETTER)
+    return -1 if lower or LOWER_IS_BETTER_WORDS & {*re.split("[^a-z]+", metric.lower())} else 1
 
 
 def common(first: Iterable[str], second: Collection[str]) -> list[str]:

@@ -31,8 +31,10 @@ def pair(a: Measured, b: Measured, suite: str, metric: str) -> list[Pair]:
     ]
 
 
-def chosen_metric(a: Measured, b: Measured, suite: str, wanted: str | None) -> str:
-    """The metric that judges a suite.
+def chosen_metric(a: Measured, b: Measured, suite: str, wanted: str | None) -> str | None:
+    """The metric that judges a suite; None where nobody named one and there is none of both.
+
+    A suite may have no number for each document (wikitext, BLEU), and in a partial evaluation no document at all.
 
     Raises:
         UserError: the one wanted was not measured, or is not a mean of its documents' values.
@@ -41,13 +43,13 @@ def chosen_metric(a: Measured, b: Measured, suite: str, wanted: str | None) -> s
         sorted({metric for document in each.suites[suite].values() for metric in document.metrics}) for each in (a, b)
     ]
     both = common(names[0], names[1])
-    if (wanted and wanted not in both) or not both:
+    if wanted and wanted not in both:
         raise UserError(
-            f"{suite} has no {wanted} for each document of both" if wanted else f"{suite} has no metric of both",
+            f"{suite} has no {wanted} for each document of both",
             where=f"{a.name}, {b.name}",
             next_step=f"metrics of both: {', '.join(both) or 'none'}",
         )
-    return wanted or headline_metric(suite, both)
+    return wanted or (headline_metric(suite, both) if both else None)
 
 
 def require_same_settings(a: Measured, b: Measured, suites: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import json
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 
 from cluster.errors import UserError
@@ -55,7 +56,10 @@ def gate(arguments: Namespace) -> int:
         alpha=alpha,
         measured=arguments.measured,
     )
-    compared = compare(baseline, candidate, alpha=alpha, any_settings=True) if baseline else None
+    compared = None
+    if baseline:
+        with suppress(UserError):  # it only adds to the page: the decision stands without it
+            compared = compare(baseline, candidate, alpha=alpha, any_settings=True)
     page = gate_page(result, candidate, baseline, compared)
     decision = ""
     if not arguments.dry_run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,14 @@ def test_a_long_context_loses_its_beginning_and_is_counted(tiny_model: Path) -> 
 def test_an_answer_longer_than_the_context_is_refused(tiny_model: Path) -> None:
     with pytest.raises(UserError, match="does not fit the model's context of 256"):
         make_lm(tiny_model, EchoPool(), 1)._loglikelihood_tokens([(None, [1], [1] * 257)])
+
+
+def test_a_tokenizer_alone_is_enough_where_the_context_is_told(tiny_model: Path, tmp_path: Path) -> None:
+    """An endpoint's model is elsewhere: `raymill eval URL` has its tokenizer only."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_model / name, tmp_path)
+    lm = ClusterLM(tmp_path, EchoPool(), 1, Tracker(Progress(io.StringIO()), "test"), max_length=30)  # type: ignore[arg-type]
+    assert lm.max_length == 30
 
 
 @pytest.mark.parametrize("length", [1, 255, 256, 257, 600, 768])

@@ -257,6 +257,37 @@ def test_held_out_text_is_compared_by_its_bytes(tmp_path: Path, store: Store) ->
     assert "heldout (-0." in sentence(found)
 
 
+def test_where_less_is_better_a_document_did_better_with_less(tmp_path: Path, store: Store) -> None:
+    """Of bits a byte below 1 too: they are neither right nor wrong."""
+    rng = np.random.default_rng(1)
+    before = rng.uniform(0.3, 0.45, 100).tolist()
+    after = [value + 0.2 if number < 70 else value - 0.01 for number, value in enumerate(before)]
+    found = compare(*two(tmp_path, store, {"x": {"x": before}}, {"x": {"x": after}}, metrics={"x": "bits_per_byte"}))
+    (row,) = found.rows
+    assert (row.verdict, row.gained, row.lost) == ("worse", 30, 70)
+    assert found.flipped["x"] == []
+
+
+def test_of_fewer_errors_the_interval_is_still_of_the_difference(tmp_path: Path, store: Store) -> None:
+    wrong = coin(1, 400, 0.5)
+    a, b = {"x": {"x": wrong}}, {"x": {"x": changed(wrong, 10, 60)}}
+    (row,) = compare(*two(tmp_path, store, a, b, metrics={"x": "loss"})).rows
+    assert (row.test, row.verdict, row.gained, row.lost) == ("mcnemar", "better", 60, 10)
+    assert row.difference == pytest.approx(-50 / 400)
+    assert row.interval[0] < row.difference < row.interval[1]
+
+
+def test_the_averages_interval_holds_the_difference_of_larger_scores_too(tmp_path: Path, store: Store) -> None:
+    """BLEU and its kin go to 100: their difference may be larger than 1."""
+    rng = np.random.default_rng(1)
+    a = {suite: {suite: rng.uniform(20, 30, 60).tolist()} for suite in "xy"}
+    b = {suite: {suite: [value + rng.uniform(4, 7) for value in a[suite][suite]]} for suite in "xy"}
+    average = compare(*two(tmp_path, store, a, b)).rows[-1]
+    assert average.name == "average"
+    assert average.interval[0] < average.difference < average.interval[1]
+    assert average.difference > 1
+
+
 def test_json_holds_only_numbers_that_json_knows(tmp_path: Path, store: Store) -> None:
     a, b = two(tmp_path, store, {"x": {"x": [0.2]}}, {"x": {"x": [0.4]}})
     text = json.dumps(as_json(compare(a, b)), allow_nan=False)
