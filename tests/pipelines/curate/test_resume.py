@@ -279,6 +279,13 @@ def test_a_refusal_keeps_what_was_finished(
     assert log.read_text() == done
 
 
+def test_other_code_continues_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = stage._conditions(CurateConfig(), [])
+    assert stage._conditions(CurateConfig(), []) == ours
+    monkeypatch.setattr(stage, "code_digest", lambda *_: "other")
+    assert stage._conditions(CurateConfig(), []) != ours
+
+
 @dataclass(frozen=True)
 class Part:
     number: int
