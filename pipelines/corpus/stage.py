@@ -106,7 +106,7 @@ def _read_source(
             name=name,
             part_bytes=config.part_bytes,
             store=context.store,
-            resume=context.output.resume_key(),
+            parts_key=finished.key,
         )
         size = documents = bad = 0
         for wave in _waves(parts, cap):

@@ -23,6 +23,7 @@ from cluster.store import Store
 ResultT = TypeVar("ResultT")
 
 _RESULTS = "results"
+_TAKEN = "taken"
 _AT_ONCE = 16
 _CLASSES = {
     ("builtins", "set"),
@@ -72,7 +73,11 @@ class Finished:
         self._prefix = output.resume_key(folder)
         self.taken_over: dict[str, int] = {}
         for prefix in output.earlier():
-            _take_over(output.store, f"{prefix}/{RESUME}/{folder}", self._prefix)
+            source = f"{prefix}/{RESUME}/{folder}"
+            _take_over(output.store, source, self._prefix)
+            if output.store.exists(f"{source}/{_TAKEN}"):
+                break  # it had what older tries left, and may have deleted some of that since
+        output.store.write(self.key(_TAKEN), b"")  # before any work, hence before anything is deleted
 
     def key(self, path: str) -> str:
         """The store key of a file between steps, which the next try finds again."""
@@ -140,7 +145,8 @@ def _take_over(store: Store, source: str, target: str) -> None:
     it publishes meanwhile, what is left of it vanishes, and this try does the rest itself.
     """
     results = [file.key for file in store.files(f"{source}/{_RESULTS}/")]
-    others = [file.key for file in store.files(f"{source}/") if not file.key.startswith(f"{source}/{_RESULTS}/")]
+    kept = (f"{source}/{_RESULTS}/", f"{source}/{_TAKEN}")  # that the other has taken over says nothing of this one
+    others = [file.key for file in store.files(f"{source}/") if not file.key.startswith(kept)]
     there = {file.key for file in store.files(f"{target}/")}
     try:
         for keys in (others, results):

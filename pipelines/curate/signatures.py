@@ -142,7 +142,12 @@ def sign_earlier(part: TablePart, *, config: DedupConfig, store: Store, prefix: 
 
 
 def withdraw(store: Store, key: str, ids: Sequence[str]) -> None:
-    """Take documents that are not used after all out of a published table, so that nothing is compared with them."""
+    """Take documents that are not used after all out of a published table, so that nothing is compared with them.
+
+    May be done again: a worker can die after it and before the part's result is written.
+    """
+    if not store.exists(key):  # nothing was left of it the first time
+        return
     table = decode(store.read(key))
     unused = set(ids)
     left = table.filter(pa.array([name not in unused for name in table.column("id").to_pylist()], pa.bool_()))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 
 from cluster.artifact import COMPARED, Artifact
 from cluster.errors import UserError
 from cluster.stage import Outcome, StageContext
+from pipelines.corpus.code import code_digest
 from pipelines.corpus.parts import map_parts
 from pipelines.curate.accounts import Accounts, Benchmarks, index_benchmarks
 from pipelines.curate.classifier.training import Trained, train_classifier
@@ -117,8 +119,10 @@ def _role(number: int) -> str:
 
 def _conditions(config: CurateConfig, artifacts: list[Artifact]) -> dict[str, object]:
     """What files between steps depend on besides the artifact's identity."""
+    package = Path(__file__).parent
     return {
         "version": [metadata.version("raymill"), STAGE.version],
+        "code": code_digest(package, package.parent / "corpus"),
         "memory_bytes": config.dedup.memory_bytes,
         "artifacts": [each.data_prefix for each in artifacts],
     }

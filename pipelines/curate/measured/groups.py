@@ -61,9 +61,7 @@ def addresses(config: CurateConfig, classifier: str | None, benchmarks: str | No
         "c4": _address(cleaned, config.words) if "c4" in config.quality else None,
         "fineweb": _address(cleaned, config.words) if "fineweb" in config.quality else None,
         CLASSIFIER: _address(cleaned, classifier) if classifier else None,
-        FILTERS: _address(cleaned, language, classifier, [each.model_dump() for each in config.filters])
-        if config.filters
-        else None,
+        FILTERS: _filters(config, cleaned, language, classifier) if config.filters else None,
         AUDIT: _address(cleaned, config.audit.model_dump(include={"groups", "attributes", "toxic"}))
         if config.audit and config.audit.drop_above is not None
         else None,
@@ -78,6 +76,13 @@ def addresses(config: CurateConfig, classifier: str | None, benchmarks: str | No
 def matching(ours: Mapping[str, str], theirs: Mapping[str, str]) -> frozenset[str]:
     """The groups that were measured as this recipe does."""
     return frozenset(group for group, address in ours.items() if theirs.get(group) == address)
+
+
+def _filters(config: CurateConfig, cleaned: str, language: str, classifier: str | None) -> str:
+    """A filter is shown the identified language, or the declared one where the recipe identifies none."""
+    return _address(
+        cleaned, language, bool(config.language), classifier, [each.model_dump() for each in config.filters]
+    )
 
 
 def _address(*settings: Any) -> str:

@@ -19,7 +19,8 @@ from cluster.errors import InfraError
 from cluster.progress import Progress
 from cluster.stage import execute, identify
 from cluster.store import Store
-from pipelines.corpus import stage
+from pipelines.corpus import finished, stage
+from pipelines.corpus.code import code_digest
 from pipelines.corpus.config import STAGE, CorpusConfig
 from pipelines.corpus.documents import Item, Problem
 from pipelines.corpus.part import Part
@@ -131,6 +132,29 @@ def test_force_and_other_configurations_read_everything(corpus: Corpus) -> None:
     assert corpus.reads() == Counter(range(8))
     corpus.make(force=True)
     assert corpus.reads() == Counter(range(8))
+
+
+def test_other_code_continues_nothing(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus.fail()
+    corpus.reads()
+    monkeypatch.setattr(finished, "code_digest", lambda *_: "other")
+    corpus.make()
+    assert corpus.reads() == Counter(range(8))
+
+
+def test_code_is_known_by_its_sources_and_not_by_where_it_lies(tmp_path: Path) -> None:
+    def digest(place: str, **more: str) -> str:
+        folder = tmp_path / place
+        (folder / "__pycache__").mkdir(parents=True)
+        (folder / "__pycache__" / "a.pyc").write_text(place)
+        (folder / "README.md").write_text(place)
+        for name, text in ({"a.py": "1", "list.txt": "x", "words.json": "{}"} | more).items():
+            (folder / name).write_text(text)
+        return code_digest(folder)
+
+    changes: list[dict[str, str]] = [{"a.py": "2"}, {"list.txt": "y"}, {"words.json": "[]"}, {"b.py": ""}]
+    assert digest("here") == digest("there")
+    assert len({code_digest(tmp_path / "here"), *(digest(str(i), **each) for i, each in enumerate(changes))}) == 5
 
 
 def test_a_cap_is_kept_where_parts_are_taken_over(corpus: Corpus) -> None:

@@ -282,4 +282,6 @@ def test_licence_gate_and_thresholds_have_no_address() -> None:
 
     for changes in OTHER_THRESHOLDS.values():
         assert of(**changes) == of()
-    assert of(language=[]) == of()
+    changed = {group for group, address in of(language=[]).items() if of()[group] != address}
+    assert changed == {"filters"}  # a filter sees the declared language then
+    assert of(language=[], filters=[]) == of(filters=[])

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from cluster.artifact import Artifact
 from cluster.errors import UserError
+from cluster.store_local import LocalStore
+from pipelines.corpus.table import decode, encode
 from pipelines.curate.mix.apply import Mixed, measure, mix_table
 from pipelines.curate.mix.config import MixConfig
 from pipelines.curate.mix.plan import Sizes, SourcePlan, bins_of, check_sources, plan_mix, rollup
+from pipelines.curate.signatures import withdraw
 
 
 def documents(**sources: int) -> pa.Table:
@@ -191,3 +194,13 @@ def test_mistakes_are_named() -> None:
 def test_an_empty_part() -> None:
     mixed = mix_table(documents(), {}, 0)
     assert mixed.table.num_rows == mixed.left_out.num_rows == 0
+
+
+def test_signatures_are_withdrawn_again_where_a_worker_died_after_it(store: LocalStore) -> None:
+    store.write("table", encode(pa.table({"id": ["a", "b"]})))
+    for _ in range(2):
+        withdraw(store, "table", ["a"])
+        assert decode(store.read("table")).column("id").to_pylist() == ["b"]
+    for _ in range(2):
+        withdraw(store, "table", ["a", "b"])
+        assert not store.exists("table")

@@ -10,6 +10,7 @@ import os
 import pickle
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -278,6 +279,13 @@ def test_a_refusal_keeps_what_was_finished(
     assert log.read_text() == done
 
 
+def test_other_code_continues_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = stage._conditions(CurateConfig(), [])
+    assert stage._conditions(CurateConfig(), []) == ours
+    monkeypatch.setattr(stage, "code_digest", lambda *_: "other")
+    assert stage._conditions(CurateConfig(), []) != ours
+
+
 @dataclass(frozen=True)
 class Part:
     number: int
@@ -310,6 +318,49 @@ def test_a_try_that_seems_alive_is_copied_and_may_vanish_meanwhile(
     with Attempt(store, "Corpus/curate-1") as last:
         third = Finished(last, {}, map)
         assert sorted(third.map("step", double, parts)) == [0, 2, 4]
+
+
+def test_what_a_later_try_has_deleted_stays_deleted(store: LocalStore) -> None:
+    parts = [Part(number) for number in range(3)]
+    with Attempt(store, "Corpus/curate-1") as first:
+        older = Finished(first, {}, map)
+        assert list(older.map("write", double, parts)) == [0, 2, 4]
+        for name in ("moved", "stays"):
+            store.write(older.key(name), b"of a part")
+    time.sleep(1.1)  # tries are told apart by the second they began in
+    with Attempt(store, "Corpus/curate-1") as second:
+        newer = Finished(second, {}, map)
+        store.delete(newer.key("moved"))
+        assert list(newer.map("moves", double, parts)) == [0, 2, 4]
+    with Attempt(store, "Corpus/curate-1") as third:
+        last = Finished(third, {}, map)
+        assert list(last.map("write", double, parts)) == list(last.map("moves", double, parts)) == [0, 2, 4]
+        assert last.taken_over == {"write": 3, "moves": 3}
+        assert (store.exists(last.key("moved")), store.exists(last.key("stays"))) == (False, True)
+
+
+def test_a_try_that_died_while_it_took_over_is_not_the_last_that_is_asked(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [Part(number) for number in range(3)]
+    with Attempt(store, "Corpus/curate-1") as first:
+        assert list(Finished(first, {}, map).map("step", double, parts)) == [0, 2, 4]
+    time.sleep(1.1)
+    copy = store.copy
+
+    def dies(source: str, target: str) -> None:
+        if source.endswith("00001"):
+            raise ConnectionError(source)
+        copy(source, target)
+
+    with monkeypatch.context() as patch, Attempt(store, "Corpus/curate-1") as second:
+        patch.setattr(store, "copy", dies)
+        with pytest.raises(ConnectionError):
+            Finished(second, {}, map)
+    with Attempt(store, "Corpus/curate-1") as third:
+        last = Finished(third, {}, map)
+        assert list(last.map("step", double, parts)) == [0, 2, 4]
+        assert last.taken_over == {"step": 3}
 
 
 def test_a_result_holds_records_and_no_code() -> None:
