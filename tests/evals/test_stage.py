@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from cluster.artifact import Artifact
@@ -341,7 +342,9 @@ def test_a_worker_that_dies_is_an_infrastructure_error(ray_session: None, evals_
     with scorers(ModelSource(evals_store, model), 1) as pool:
         batch = [Group([2, 3], [[4]])]
         assert len(pool.score([batch], lambda _: None)) == 1
-        ray.kill(pool._actors[0])
+        worker = psutil.Process(ray.get(pool._actors[0].__ray_call__.remote(lambda _: os.getpid())))
+        worker.kill()
+        worker.wait(30)  # a killed process may still answer what it has begun
         with pytest.raises(InfraError, match="an evaluation worker died"):
             pool.score([batch], lambda _: None)
 
