@@ -9,6 +9,7 @@ looks only add to it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -66,16 +67,12 @@ class Plan:
             superiority test, or more than a thousand million).
         candidate_units: those of them on the candidate.
         seconds: until then; None where units or their rate are not known.
-        detectable: minimum detectable effect: by the end of the step (at ``units`` where no rate is known) a candidate
-            that differs by so much from the margin is found out, to its harm or in its favour; in the margin's unit
-            (0.1 is 10 % for relative ones). None where too few units come.
         in_time: whether it can pass before the step times out; None where no rate is known.
     """
 
     units: int | None
     candidate_units: int | None
     seconds: float | None
-    detectable: float | None
     in_time: bool | None
 
 
@@ -103,33 +100,69 @@ def plan(
     least = math.ceil(design.minimum_units / min(design.share, 1 - design.share))
     units = None if needed is None else max(needed, least)
     seconds = units / rate if units is not None and rate else None
-    limit = units
-    if rate and math.isfinite(design.maximum_seconds):
-        limit = min(int(rate * design.maximum_seconds), MOST_UNITS)
-    found = resolution(typical, limit, design, quantile) if limit else math.inf
-    effect = math.expm1(min(found, 700.0)) if scale else found
     return Plan(
         units=units,
         candidate_units=None if units is None else math.ceil(units * design.share),
         seconds=seconds,
-        detectable=effect if math.isfinite(found) and (scale or not isinstance(typical, Tally) or found < 1) else None,
         in_time=None if not rate else seconds is not None and seconds <= design.maximum_seconds,
     )
 
 
 def resolution(typical: Tally | Moments | Sketch, units: int, design: Design, quantile: float = 0.95) -> float:
-    """Distance from the margin that is found out with the design's power at so many units, as a difference (of logs
-    where the comparison is of ratios); infinite where nothing is."""
-    candidate = round(units * design.share)
-    baseline = units - candidate
-    if min(candidate, baseline) < 1:
+    """How far below the margin a candidate must be to pass with the design's power at so many units, as a difference
+    (of logs where the comparison is of ratios); infinite where it never does."""
+    if (arms := _arms(typical, units, design)) is None:
         return math.inf
-    old, new = _scaled(typical, baseline), _scaled(typical, candidate)
-    room = NormalDist().inv_cdf(design.power) * math.hypot(_error(old, quantile), _error(new, quantile))
+    old, new = arms
+    room = _room(old, new, design, quantile)
     if isinstance(new, Tally):
         # more errors than expected also widen the sequence, so that they are put into the outcomes themselves
         new, room = Tally(new.n, min(max(new.total + room * new.n, 0.0), float(new.n))), 0.0
-    return _upper_end(old, new, design.alpha, quantile) + room
+    return _ends(old, new, design.alpha, quantile)[1] + room
+
+
+def detectable_harm(
+    typical: Tally | Moments | Sketch, units: int, design: Design, margin: float = 0.0, quantile: float = 0.95
+) -> float:
+    """Minimum detectable effect: how far beyond the margin a candidate must be for an alarm with the design's power at
+    so many units, as :func:`resolution`; infinite where none would be raised.
+
+    A candidate that fails more often also varies more, so that for outcomes this is more than the resolution.
+    """
+    if (arms := _arms(typical, units, design)) is None:
+        return math.inf
+    old, new = arms
+    if not (isinstance(old, Tally) and isinstance(new, Tally)):
+        return _room(old, new, design, quantile) - _ends(old, new, design.alpha, quantile)[0]
+    rate = old.mean + margin
+
+    def alarms(effect: float) -> bool:
+        true = Tally(new.n, new.n * (rate + effect))
+        unlucky = max(true.total - new.n * _room(old, true, design, quantile), 0.0)
+        found = bounded.compare(old, Tally(new.n, unlucky), margin=margin, alpha=design.alpha)
+        return found.log_e_harm >= math.log(1 / design.alpha)
+
+    low, high = 0.0, 1 - rate
+    if high <= 0 or not alarms(high):
+        return math.inf
+    while high - low > high / 1000:
+        middle = (low + high) / 2
+        low, high = (low, middle) if alarms(middle) else (middle, high)
+    return high
+
+
+def _arms(
+    typical: Tally | Moments | Sketch, units: int, design: Design
+) -> tuple[Tally | Moments | Sketch, Tally | Moments | Sketch] | None:
+    """What both sides show on average at so many units; None where one has none."""
+    candidate = round(units * design.share)
+    baseline = units - candidate
+    return (_scaled(typical, baseline), _scaled(typical, candidate)) if min(candidate, baseline) >= 1 else None
+
+
+def _room(old: Tally | Moments | Sketch, new: Tally | Moments | Sketch, design: Design, quantile: float) -> float:
+    """Room for chance."""
+    return NormalDist().inv_cdf(design.power) * math.hypot(_error(old, quantile), _error(new, quantile))
 
 
 def _units_for(typical: Tally | Moments | Sketch, goal: float, design: Design, quantile: float) -> int | None:
@@ -159,19 +192,23 @@ def _scaled(typical: Tally | Moments | Sketch, n: int) -> Tally | Moments | Sket
     return Sketch(n, {index: weight * n / typical.n for index, weight in typical.weights.items()})
 
 
-def _upper_end(
+def _ends(
     baseline: Tally | Moments | Sketch, candidate: Tally | Moments | Sketch, alpha: float, quantile: float
-) -> float:
-    """Upper end of the confidence sequence, of logs for quantiles."""
+) -> tuple[float, float]:
+    """Ends of the confidence sequence, of logs for quantiles."""
+    scale: Callable[[float], float] = float
     if isinstance(baseline, Tally) and isinstance(candidate, Tally):
-        high = bounded.compare(baseline, candidate, margin=0.0, alpha=alpha).high
+        found = bounded.compare(baseline, candidate, margin=0.0, alpha=alpha)
     elif isinstance(baseline, Moments) and isinstance(candidate, Moments):
-        high = means.compare(baseline, candidate, margin=0.0, alpha=alpha).high
+        found = means.compare(baseline, candidate, margin=0.0, alpha=alpha)
     else:
         assert isinstance(baseline, Sketch) and isinstance(candidate, Sketch)
-        ratio = quantiles.compare(baseline, candidate, margin=0.0, alpha=alpha, quantile=quantile).high
-        high = None if ratio is None else math.log1p(ratio)
-    return math.inf if high is None else high
+        found = quantiles.compare(baseline, candidate, margin=0.0, alpha=alpha, quantile=quantile)
+        scale = math.log1p
+    return (
+        -math.inf if found.low is None or (scale is math.log1p and found.low <= -1) else scale(found.low),
+        math.inf if found.high is None else scale(found.high),
+    )
 
 
 def _error(arm: Tally | Moments | Sketch, quantile: float) -> float:

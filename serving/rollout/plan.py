@@ -81,7 +81,8 @@ def _expect(guardrail: GuardrailConfig, design: Design, alarm: Design) -> Expect
     if typical is None:
         return Expectation(guardrail.metric, guardrail.margin, guardrail.relative, "", None, None, None)
     least = math.ceil(design.minimum_units / min(design.share, 1 - design.share))
-    found = planning.resolution(typical, least, alarm)
+    margin = 0.0 if guardrail.relative else max(guardrail.margin, 0.0)
+    found = planning.detectable_harm(typical, least, alarm, margin)
     if guardrail.relative and math.isfinite(found):
         found = math.expm1(min(found, 700.0))
     plan = planning.plan(typical, guardrail.margin, design, relative=guardrail.relative)

@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -51,6 +52,7 @@ class Site:
         self.store = open_store(folder / "store")
         self.journal = Journal(self.store, "faults")
         self.deployment = None
+        self.assignments = Counter()
 
     def source(self, name):
         (self.folder / name).mkdir(exist_ok=True)
@@ -108,6 +110,7 @@ class Site:
         body = json.dumps({"model": "faults", "prompt": prompt, "user": user, "stream": stream}).encode()
         request = urllib.request.Request(self.deployment.url + "/completions", body)
         with urllib.request.urlopen(request, timeout=timeout) as reply:
+            self.assignments[reply.headers["X-Raymill-Assignment"]] += 1
             return reply.headers["X-Raymill-Variant"], reply.read().decode()
 
 
@@ -185,10 +188,12 @@ def test_a_killed_engine_or_replica_costs_no_request_and_comes_back(site, victim
     before = site.replicas("base")[0].pid
     server = psutil.Process(before)
     family = [server.parent(), server, *server.children(recursive=True)]
+    site.assignments.clear()
     with Load(site) as load:
         kill(before if victim == "engine" else server.parent().ppid())
         load.more()
     assert load.failures == []
+    assert set(site.assignments) == {"sticky"}  # the other replica answered, no other variant
     assert set(load.answers) == {"base", "tuned"}
     wait_for(lambda: site.whole() and before not in site.pids()["base"])
     assert psutil.wait_procs(family, timeout=10)[1] == []
@@ -257,7 +262,7 @@ def test_a_killed_gateway_is_not_noticed_by_a_client_that_retries(site):
 def test_variants_come_and_go_and_one_that_never_starts_gets_no_traffic(site):
     wait_for(site.whole)
     before = site.pids()
-    with Load(site) as load:
+    with Load(site, prompts=("drip",), streams=True) as streams, Load(site) as load:
         site.applied(site.change_recipe(idle=["refused"]))
         site.applied(site.change_recipe(idle=["refused", "third"]))
         wait_for(lambda: site.variant("third").state == "ready")
@@ -266,10 +271,16 @@ def test_variants_come_and_go_and_one_that_never_starts_gets_no_traffic(site):
         site.applied(operations.set_weights(site.journal, {"base": 40, "tuned": 40, "third": 20}, **BY))
         load.more()
         assert "third" in load.answers and "refused" not in load.answers
-        site.applied(operations.set_weights(site.journal, {"base": 50, "tuned": 50, "third": 0}, **BY))
+        site.assignments.clear()
+        site.applied(operations.set_weights(site.journal, {"base": 40, "tuned": 40, "refused": 20, "third": 0}, **BY))
+        load.more(60)
+        assert "refused" not in load.answers and site.assignments["fallback"]  # its users are answered, and marked
+        site.applied(operations.set_weights(site.journal, {"base": 50, "tuned": 50, "refused": 0}, **BY))
         site.applied(site.change_recipe())
         load.more()
-    assert load.failures == []
+        streams.more(12)
+    assert load.failures == [] and streams.failures == []
+    assert all(text.rstrip().endswith("data: [DONE]") and '"error"' not in text for text in streams.texts)
     assert site.pids() == before
     late = [each for each in psutil.Process().children(recursive=True) if each.name() == "env"]
     assert late == []

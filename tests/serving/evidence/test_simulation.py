@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
+import numpy as np
+import pytest
+
+from serving.evidence.bounded import Tally
+from serving.evidence.means import Moments
+from serving.evidence.planning import Design, detectable_harm
 from serving.evidence.simulation import (
     Errors,
     Scenario,
@@ -14,6 +20,8 @@ from serving.evidence.simulation import (
 )
 
 RUNS, ALPHA = 10_000, 0.05
+
+Alarms = Callable[[float], int]
 
 
 def bernoulli(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
@@ -61,3 +69,27 @@ def test_the_simulation_can_fail() -> None:
     )
     found = errors_of_rates(scenario, 100, ALPHA, seed=6)
     assert found.harm > 90
+
+
+POWER_USERS, POWER_RUNS = 1000, 400
+DESIGN = Design(share=0.5, alpha=ALPHA, power=0.8, minimum_units=500, units_per_second=1.0)
+
+
+def alarms_for_rates(effect: float) -> int:
+    harmed = Scenario("harm", bernoulli, 0.05, candidate=lambda r, n: (r.random(n) < 0.05 + effect) * 1.0, users=1000)
+    return errors_of_rates(harmed, POWER_RUNS, ALPHA, seed=7).harm
+
+
+def alarms_for_means(effect: float) -> int:
+    harmed = Scenario("harm", log_seconds, 0.0, candidate=lambda r, n: log_seconds(r, n) + effect, users=1000)
+    return errors_of_means(harmed, POWER_RUNS, ALPHA, seed=8).harm
+
+
+@pytest.mark.parametrize(
+    ("typical", "alarms"), [(Tally(1000, 50.0), alarms_for_rates), (Moments(1000, 0.0, 999.0), alarms_for_means)]
+)
+def test_harm_of_the_size_that_a_plan_names_raises_the_alarm(typical: Tally | Moments, alarms: Alarms) -> None:
+    """Minimum detectable effect: as often as the wanted power says, and a third of it hardly ever."""
+    effect = detectable_harm(typical, POWER_USERS, DESIGN)
+    assert alarms(effect) >= (DESIGN.power - 0.06) * POWER_RUNS  # three standard errors
+    assert alarms(effect / 3) < 0.4 * POWER_RUNS

@@ -47,6 +47,21 @@ def test_a_worse_candidate_is_rolled_back(world, arm, worse):
     assert "is worse than base" in w.run.machine.decisions[-1].why
 
 
+@pytest.mark.parametrize(
+    ("metric", "worse"),
+    [("token_seconds", {"token_s": 0.04}), ("latency_p95_seconds", {"latency_s": 2.0})],
+    ids=["token", "p95"],
+)
+def test_a_candidate_that_is_merely_slower_is_rolled_back(world, arm, metric, worse):
+    rollout = {"guardrails": ({"metric": metric, "margin": 0.1},)}
+    w = world(rollout=rollout, tuned=arm(**worse), **BUSY)
+    assert w.to_the_end() == "rolled_back"
+    assert w.share == 0
+    why = w.run.machine.decisions[-1].why
+    assert "is worse than base" in why and metric in why
+    assert world(rollout=rollout, **BUSY).to_the_end() == "promoted"
+
+
 def test_a_better_candidate_passes_a_superiority_test(world, arm):
     rails = ({"metric": "first_token_seconds", "test": "superiority"},)
     better = world(rollout={"guardrails": rails}, tuned=arm(first_token_s=0.15), **BUSY)
