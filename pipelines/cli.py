@@ -21,6 +21,7 @@ from pipelines.commands import arguments as on
 from pipelines.commands import deciding_arguments as deciding
 from pipelines.commands import eval_arguments
 from pipelines.commands import rollout_arguments as rollout
+from pipelines.commands.common_arguments import repeated, store
 
 Arguments = argparse.Namespace
 AddArguments = Callable[[argparse.ArgumentParser], None]
@@ -46,14 +47,7 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def _overrides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="overrides",
-        action="append",
-        default=[],
-        help="change a key of the recipe, for example pretrain.tokens=1e6; may be repeated",
-    )
+    repeated(parser, "--set", "KEY=VALUE", "overrides", "change a key of the recipe, for example pretrain.tokens=1e6")
     parser.add_argument("--store", metavar="URL", help="where artifacts live, instead of the recipe's `store`")
     parser.add_argument("--address", metavar="ADDRESS", help="local, auto or host:port, instead of `cluster.address`")
 
@@ -84,12 +78,12 @@ def _new(parser: argparse.ArgumentParser) -> None:
 
 def _in_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", metavar="ARTIFACT", nargs="?", help="an id, a fingerprint's beginning or a stage")
-    parser.add_argument("--store", metavar="URL", default="./raymill-store", help="default: ./raymill-store")
+    store(parser)
     _json(parser)
 
 
 def _gc(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", metavar="URL", default="./raymill-store", help="default: ./raymill-store")
+    store(parser)
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     _json(parser)
 
@@ -113,7 +107,7 @@ def _convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", metavar="URL", default="./raymill-store", help="default: ./raymill-store")
+    store(parser)
     _json(parser)
 
 

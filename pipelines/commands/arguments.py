@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
+from pipelines.commands.common_arguments import as_json, count, repeated, store
+
 
 def deployment(parser: ArgumentParser) -> None:
     """Which deployment, in which store; and why, for commands that change it see :func:`change`."""
     parser.add_argument("--deployment", metavar="NAME", help="the deployment; default: the only one")
-    parser.add_argument("--store", metavar="URL", default="./raymill-store", help="default: ./raymill-store")
+    store(parser)
 
 
 def change(parser: ArgumentParser) -> None:
@@ -22,7 +24,7 @@ def status(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--history", metavar="N", type=count, nargs="?", const=20, help="instead, its last changes: who, when, why"
     )
-    parser.add_argument("--json", action="store_true", help="machine-readable output on stdout")
+    as_json(parser)
 
 
 def undeploy(parser: ArgumentParser) -> None:
@@ -41,15 +43,8 @@ def scale(parser: ArgumentParser) -> None:
 
 
 def limits(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="overrides",
-        action="append",
-        default=[],
-        help="a key of `serving.limits`, for example max_tokens=512; may be repeated",
-    )
-    parser.add_argument("--json", action="store_true", help="machine-readable output on stdout")
+    repeated(parser, "--set", "KEY=VALUE", "overrides", "a key of `serving.limits`, for example max_tokens=512")
+    as_json(parser)
     change(parser)
 
 
@@ -66,15 +61,6 @@ def _key_limits(parser: ArgumentParser) -> None:
     parser.add_argument("--concurrency", metavar="N", type=count, help="requests in flight at a time")
 
 
-def count(text: str) -> int:
-    if not text.isdigit():
-        raise ValueError(text)
-    return int(text)
-
-
-count.__name__ = "count"  # argparse names it in its message
-
-
 def keys_create(parser: ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="whom the key is for")
     parser.add_argument(
@@ -86,20 +72,13 @@ def keys_create(parser: ArgumentParser) -> None:
         help="call models (the default), or admin calls as well; may be repeated",
     )
     _key_limits(parser)
-    parser.add_argument(
-        "--model",
-        metavar="MODEL",
-        dest="models",
-        action="append",
-        default=[],
-        help="may call only this; may be repeated",
-    )
+    repeated(parser, "--model", "MODEL", "models", "may call only this")
     change(parser)
 
 
 def keys_list(parser: ArgumentParser) -> None:
     deployment(parser)
-    parser.add_argument("--json", action="store_true", help="machine-readable output on stdout")
+    as_json(parser)
 
 
 def keys_revoke(parser: ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from pipelines.commands.arguments import count
+from pipelines.commands.common_arguments import count, repeated, store
 
 
 def evaluate(parser: ArgumentParser) -> None:
@@ -14,14 +14,7 @@ def evaluate(parser: ArgumentParser) -> None:
         help="a folder, an artifact's id or stage name, organisation/name on the Hub, or the URL of a served model",
     )
     parser.add_argument("--base", metavar="MODEL", help="an adapter's base model; default: the one it was trained on")
-    parser.add_argument(
-        "--suite",
-        metavar="TASK",
-        dest="suites",
-        action="append",
-        default=[],
-        help="an lm-eval task, group or tag, or one of --tasks; may be repeated",
-    )
+    repeated(parser, "--suite", "TASK", "suites", "an lm-eval task, group or tag, or one of --tasks")
     parser.add_argument("--preset", metavar="NAME", help="leaderboard or bias, in place of --suite and --shots")
     parser.add_argument("--tasks", metavar="FOLDER", help="task files of your own, in lm-eval's YAML")
     parser.add_argument(
@@ -45,15 +38,8 @@ def evaluate(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--requests", metavar="N", type=count, help="of a URL: how many requests are in flight at a time (default: 16)"
     )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="overrides",
-        action="append",
-        default=[],
-        help="any key of a recipe's `evals`; may be repeated",
-    )
-    parser.add_argument("--store", metavar="URL", default="./raymill-store", help="default: ./raymill-store")
+    repeated(parser, "--set", "KEY=VALUE", "overrides", "any key of a recipe's `evals`")
+    store(parser)
     parser.add_argument("--address", metavar="ADDRESS", help="of Ray: local (the default), auto or host:port")
     parser.add_argument("--force", action="store_true", help="evaluate anew although the result is published")
     parser.add_argument("--json", action="store_true", help="results.json on stdout, logs on stderr")
@@ -61,14 +47,7 @@ def evaluate(parser: ArgumentParser) -> None:
 
 def mirror(parser: ArgumentParser) -> None:
     parser.add_argument("destination", metavar="DEST", help="a folder or s3://bucket/prefix")
-    parser.add_argument(
-        "--suite",
-        metavar="TASK",
-        dest="suites",
-        action="append",
-        default=[],
-        help="whose datasets; may be repeated (default: ARC, MMLU and TruthfulQA)",
-    )
+    repeated(parser, "--suite", "TASK", "suites", "whose datasets (default: ARC, MMLU and TruthfulQA)")
     parser.add_argument("--tasks", metavar="FOLDER", help="task files of your own, which --suite may name")
     parser.add_argument(
         "--from",

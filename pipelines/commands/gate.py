@@ -14,12 +14,11 @@ from pathlib import Path
 from cluster.errors import UserError
 from cluster.progress import table
 from cluster.store import open_store
+from pipelines.commands.common_arguments import DEFAULT_STORE
 from pipelines.commands.compare import checked_alpha, write_page
 from pipelines.graph import build_graph, identities
 from pipelines.objective import Target, parse_target
 from pipelines.recipe import Recipe, load_recipe
-
-DEFAULT_STORE = "./raymill-store"
 
 
 def gate(arguments: Namespace) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.config import Document, apply_overrides, validate
 from cluster.errors import UserError
+from pipelines.commands.common_arguments import DEFAULT_STORE
 from pipelines.commands.deployment import Target, target_of
 from pipelines.recipe import load_recipe
 from serving.control import operations, status
@@ -24,7 +25,6 @@ from serving.rollout.config import RolloutConfig
 
 POLL_SECONDS = 1.0
 REASON_WIDTH = 120
-DEFAULT_STORE = "./raymill-store"
 
 
 def start(arguments: Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 
 from pipelines.commands.arguments import change, deployment
+from pipelines.commands.common_arguments import as_json, repeated
 
 
 def start(parser: ArgumentParser) -> None:
@@ -16,14 +17,8 @@ def start(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--aa", action="store_true", help="an A/A test: both variants have one model, nothing is promoted"
     )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="overrides",
-        action="append",
-        default=[],
-        help="another key of `serving.rollout`, for example minimum_units=500; may be repeated",
-    )
+    another = "another key of `serving.rollout`, for example minimum_units=500"
+    repeated(parser, "--set", "KEY=VALUE", "overrides", another)
     parser.add_argument(
         "--users-per-minute",
         metavar="N",
@@ -37,7 +32,7 @@ def start(parser: ArgumentParser) -> None:
 
 def status(parser: ArgumentParser) -> None:
     deployment(parser)
-    parser.add_argument("--json", action="store_true", help="machine-readable output on stdout")
+    as_json(parser)
 
 
 def watch(parser: ArgumentParser) -> None:

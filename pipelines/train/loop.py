@@ -92,7 +92,7 @@ class Run:
         self.save_every = config.checkpoint_every_steps or max(steps // 10, 1)
         self.rollbacks = 0
         self.went_back_to: int | None = None
-        self.first_step_at = 0.0
+        self.first_step_at: float | None = None
 
     def state(self) -> State:
         """All tensors of the run by the names they have in the undivided model; they share its memory."""
@@ -132,7 +132,8 @@ class Run:
             self.course.trained(loss)
             step += 1
             seconds = busy.end(targets)
-            self.first_step_at = self.first_step_at or time.monotonic()
+            if self.first_step_at is None:
+                self.first_step_at = time.monotonic()
             self.around.record(
                 {
                     "kind": "train",

@@ -3,6 +3,7 @@
 Each process has one thread for it, and all these threads a process group of their own, so their messages cannot meet
 those of training. A checkpoint that cannot be written (a full disk, an S3 server that refuses) does not end the run:
 the next one is tried, and only so many failures in a row, or a last checkpoint that cannot be written, are an error.
+Any other error in the thread is a mistake in the code or a lost process: the next call raises it.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._news: list[Saved] = []
         self._failures = 0
+        self._last_problem = ""
+        self._unexpected: BaseException | None = None
         self._pending: tuple[int, State, Mapping[str, Any], int | None] | None = None
         _ = group.saving  # made here, where all processes meet
 
@@ -113,6 +116,8 @@ class Saver:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self._unexpected is not None:
+            raise self._unexpected
 
     def _error(self, what: str) -> InfraError:
         return InfraError(
@@ -122,13 +127,15 @@ class Saver:
             attempts=(self._last_problem,),
         )
 
-    _last_problem = ""
-
     def _work(self) -> None:
         assert self._pending is not None
         step, state, memory, best = self._pending
         began = time.monotonic()
-        problem = self._write(step, state, memory, best)
+        try:
+            problem = self._write(step, state, memory, best)
+        except BaseException as error:  # noqa: BLE001 - raised where training waits for this thread
+            self._unexpected = error
+            return
         self._failures = self._failures + 1 if problem else 0
         self._last_problem = problem
         if not problem:

@@ -144,12 +144,14 @@ def train_job(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     start = {"import": imported - began, "inputs": prepared - imported, "model": built - prepared}
+    if run.first_step_at is not None:  # None where the run was complete before it began
+        start["first step"] = run.first_step_at - built
     return asdict(finished) | {
         "parameters": parameters,
         "trained_parameters": sum(trained.values()),
         "training_sequences": len(training),
         "validation_sequences": len(validation),
-        "start_seconds": start | {"first step": run.first_step_at - built},
+        "start_seconds": start,
         "details": details,
     }
 

@@ -171,6 +171,22 @@ def test_the_last_checkpoint_is_tried_again(store: Store, monkeypatch: pytest.Mo
     assert [each.step for each in checkpoint.find(store, ["run"])] == [1]
 
 
+def test_an_unexpected_error_in_the_thread_is_raised_where_training_waits(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(store: Store, found: checkpoint.Checkpoint) -> list[str]:
+        raise KeyError("a mistake in the code")
+
+    monkeypatch.setattr(saver, "damage", mistaken)
+    for call in (Saver.wait, Saver.finish):
+        made = Saver(store, "run", Group(), keep=2)
+        made.save(1, trained(1), {})
+        with pytest.raises(KeyError, match="a mistake in the code"):
+            call(made)
+        assert made.news() == []
+    assert checkpoint.find(store, ["run"]) == []
+
+
 def test_a_file_that_reads_back_otherwise_does_not_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(store), "sha256", lambda self, key: ("0" * 64, 3))
     made = Saver(store, "run", Group(), keep=2, patience_s=0.0)

@@ -157,6 +157,8 @@ def test_a_worker_writes_the_whole_model_whatever_the_layout(
     assert first.keys() == second.keys() and len(first) > 30
     for name, tensor in first.items():
         assert torch.allclose(tensor, second[name], atol=1e-4), name
+    again = ask(tmp_path / "alone", 1, work=True)[0]["ok"]["summary"]  # complete before it begins
+    assert again["resumed_at"] == STEPS and list(again["start_seconds"]) == ["import", "inputs", "model"]
     summary = replies["together"][0]["ok"]["summary"]
     assert summary["steps"] == summary["chosen_step"] == STEPS
     assert summary["trained_parameters"] == sum(each.numel() for each in first.values())
