@@ -32,7 +32,7 @@ LONG_WORD = re.compile(r"\b[a-z]{5,}\b")
 
 PART_BYTES = 512 << 10
 """Parts of a corpus in proportion to its size: with the default, one of some dozen MB would be a few parts only."""
-CURATE = {"language": ["en"]}
+RULES = {"language": ["en"]}
 """What is switched on beside the defaults: normalise, Gopher, C4, redaction, deduplication."""
 
 
@@ -193,7 +193,7 @@ def _both_stages(folder: Path, place: Path, workers: int, part_bytes: int) -> tu
     store = LocalStore(place)
     source = {"kind": "jsonl", "path": str(folder), "licence": "PSF-2.0"}
     corpus_config = CorpusConfig.model_validate({"sources": [source], "workers": workers, "part_bytes": part_bytes})
-    curate_config = CurateConfig.model_validate({"workers": workers} | CURATE)
+    curate_config = CurateConfig.model_validate({"workers": workers} | RULES)
     with Progress(sys.stderr, live=False).track("benchmark") as tracker:
         made = execute(CORPUS, identify(CORPUS, corpus_config, {}), corpus_config, {}, store, tracker)
         inputs = {"corpus": made.artifact}

@@ -128,8 +128,12 @@ def alarms(runs: int, parts: list[str]) -> list[Errors]:
 
 def passes(kind: str, design: Design, margin: float, runs: int) -> tuple[int, float]:
     """Planned units, and the share of steps of that size, looked at 20 times, that have passed by then."""
-    typical = {"rate": ASSUMED_RATE, "mean": ASSUMED_LOG_SECONDS, "p95": assumed_latencies()}[kind]
-    expected = plan(typical, margin, design, relative=kind == "mean")
+    typical: dict[str, Tally | Moments | Sketch] = {
+        "rate": ASSUMED_RATE,
+        "mean": ASSUMED_LOG_SECONDS,
+        "p95": assumed_latencies(),
+    }
+    expected = plan(typical[kind], margin, design, relative=kind == "mean")
     assert expected.units is not None and expected.candidate_units is not None
     rng = np.random.default_rng(17)
     sizes = expected.units - expected.candidate_units, expected.candidate_units

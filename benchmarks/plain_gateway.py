@@ -9,6 +9,7 @@ input closes; several may share a port.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import socket
 import sys
@@ -19,6 +20,7 @@ import uvloop
 from serving.access.keys import ApiKey, KeyLimits
 from serving.config import LimitsConfig
 from serving.gateway.app import Gateway
+from serving.gateway.observation import OthersUse
 from serving.gateway.table import RouteTable, VariantRoute
 from serving.split.assignment import Allocation
 
@@ -59,11 +61,13 @@ async def serve(port: int, routes: RouteTable) -> None:
     async def report() -> None:
         while True:
             await asyncio.sleep(REPORT_INTERVAL_S)
-            gateway.report({})
+            gateway.report(OthersUse({}, gateways=1))
 
     reporting = asyncio.create_task(report())
     await asyncio.to_thread(sys.stdin.read)
     reporting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await reporting  # raises what ended it early
     await gateway.close()
 
 

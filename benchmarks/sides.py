@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -190,7 +191,7 @@ def _await_health(process: subprocess.Popen[bytes], port: int, log: Path) -> Non
     raise SystemExit(f"vLLM was not ready within {START_SECONDS:g} s:\n{log.read_text()[-3000:]}")
 
 
-def _end(process: subprocess.Popen) -> None:  # type: ignore[type-arg]
+def _end(process: subprocess.Popen[Any]) -> None:
     if process.stdin:
         process.stdin.close()
     process.terminate()

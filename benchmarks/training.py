@@ -49,7 +49,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="passed on: shows that each runs")
     arguments = parser.parse_args()
     results: list[Any] = []
-    failed, machine, versions = [], "", {}
+    failed: list[str] = []
+    machine, versions = "", dict[str, str]()
     for name in arguments.only:
         found, status = run(name, ["--quick"] if arguments.quick else [])
         if status or not found:

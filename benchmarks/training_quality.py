@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 NANOGPT_LOSS = 1.8857
 BLOCK = 64
-SHAPE = {"hidden": 128, "layers": 4, "heads": 4, "kv_heads": 4}
+SHAPE: dict[str, Any] = {"hidden": 128, "layers": 4, "heads": 4, "kv_heads": 4}
 
 
 class Characters:
@@ -88,7 +88,7 @@ def train_seed(text: str, seed: int, architecture: str, steps: int, optimizer: s
         learning_rate=1e-3,
         warmup_fraction=100 / 2000,
         betas=(0.9, 0.99),
-        optimizer=optimizer,  # type: ignore[arg-type]
+        optimizer=optimizer,
         seed=seed,
         workers=1,
         validation_sequences=len(validation),

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.http import StreamWriter
 
 from serving.gateway import wire
+from serving.gateway.connection import EngineLost
 from serving.gateway.engines import Engines
 from serving.gateway.exchange import Exchange
 from serving.gateway.metrics import GatewayMetrics
@@ -19,7 +20,6 @@ from serving.gateway.prompts import with_prompt
 from serving.gateway.shadow import engine_headers
 from serving.gateway.streams import EventStream
 from serving.gateway.table import RouteTable
-from serving.gateway.upstream import EngineLost
 
 MOST_KILLED = 2
 """Engines that may break while they work on one request; the rest are spared what may be its doing."""

@@ -7,10 +7,11 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from serving.engines.load import Load
+from serving.gateway.connection import EngineLost
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.pool import EnginePool
 from serving.gateway.table import RouteTable
-from serving.gateway.upstream import EngineLost, Upstream, UpstreamAnswer
+from serving.gateway.upstream import Upstream, UpstreamAnswer
 
 PROBE_INTERVAL_S = 0.5
 PROBE_TIMEOUT_S = 2.0

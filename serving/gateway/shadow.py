@@ -9,12 +9,12 @@ from typing import Any
 
 from serving.config import LimitsConfig
 from serving.gateway import wire
+from serving.gateway.connection import EngineLost
 from serving.gateway.engines import Engines
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.prompts import with_prompt
 from serving.gateway.streams import EventStream
 from serving.gateway.table import RouteTable
-from serving.gateway.upstream import EngineLost
 
 
 class Shadow:

@@ -9,42 +9,18 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import cast
+from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlsplit
 
-import httptools
-
+from serving.gateway.connection import Connection, EngineLost, StillWell
 from serving.gateway.pulse import Pulse
 
 CONNECT_TIMEOUT_S = 5.0
 IDLE_S = 4.0
 """Connections unused for longer are not used again: vLLM's server closes them after 5 s."""
 
-HEAD_BYTES = 64 << 10
-STREAM_BYTES = 256 << 10
-"""Bytes of a stream that may wait for its caller; above it the engine is not read."""
-
-EVENT_STREAM = "text/event-stream"
-StillWell = Callable[[], Awaitable[bool]]
-"""Asked where nothing has come in time: whether it makes sense to wait as long again."""
-
 _LINE_BREAKING = re.compile(r"[\r\n\0]")
 _TARGET = re.compile(r"^/[!-~]*$")
-
-
-class EngineLost(Exception):
-    """The engine is not there, or not any more: refused, reset, closed too early, too late, or not speaking HTTP.
-
-    Attributes:
-        unanswered: the connection was closed before the first byte; a kept one may merely have been too old.
-        late: it said nothing for too long, and may yet be well.
-        refused: there was no connection, so the request cannot be what ended the engine.
-    """
-
-    def __init__(self, reason: str, *, unanswered: bool = False, refused: bool = False, late: bool = False) -> None:
-        super().__init__(reason)
-        self.unanswered, self.refused, self.late = unanswered, refused, late
 
 
 class UpstreamAnswer:
@@ -58,7 +34,7 @@ class UpstreamAnswer:
 
     __slots__ = ("_connection", "_upstream", "headers", "is_stream", "status")
 
-    def __init__(self, upstream: Upstream, connection: _Connection) -> None:
+    def __init__(self, upstream: Upstream, connection: Connection) -> None:
         self.status, self.headers, self.is_stream = connection.status, connection.headers, connection.is_stream
         self._upstream, self._connection = upstream, connection
 
@@ -105,8 +81,8 @@ class Upstream:
 
     def __init__(self, connect_timeout: float = CONNECT_TIMEOUT_S) -> None:
         self._connect_timeout = connect_timeout
-        self._idle: dict[str, list[_Connection]] = {}
-        self._busy: set[_Connection] = set()
+        self._idle: dict[str, list[Connection]] = {}
+        self._busy: set[Connection] = set()
         self._pulse: Pulse | None = None
         self._origins: dict[str, tuple[str, int, str]] = {}
 
@@ -181,7 +157,7 @@ class Upstream:
         return await self._on(await self._connect(address, host, port), request, timeout, still_well)
 
     async def _on(
-        self, connection: _Connection, request: bytes, timeout: float, still_well: StillWell | None
+        self, connection: Connection, request: bytes, timeout: float, still_well: StillWell | None
     ) -> UpstreamAnswer:
         self._busy.add(connection)
         try:
@@ -202,7 +178,7 @@ class Upstream:
             origin = self._origins[address] = (parts.hostname, parts.port or 80, parts.netloc)
         return origin
 
-    def _kept(self, address: str) -> _Connection | None:
+    def _kept(self, address: str) -> Connection | None:
         idle = self._idle.get(address)
         oldest = time.monotonic() - IDLE_S
         while idle:
@@ -212,19 +188,19 @@ class Upstream:
             connection.abort()
         return None
 
-    async def _connect(self, address: str, host: str, port: int) -> _Connection:
+    async def _connect(self, address: str, host: str, port: int) -> Connection:
         loop = asyncio.get_running_loop()
         pulse = self._pulse = self._pulse or Pulse(loop)
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await loop.create_connection(lambda: _Connection(loop, address, pulse), host, port)
+                _, connection = await loop.create_connection(lambda: Connection(loop, address, pulse), host, port)
         except TimeoutError:
             raise EngineLost(f"no connection to {address} within {self._connect_timeout:g} s", refused=True) from None
         except OSError as error:
             raise EngineLost(f"no connection to {address}: {error}", refused=True) from None
         return connection
 
-    def _release(self, connection: _Connection, answer: UpstreamAnswer) -> None:
+    def _release(self, connection: Connection, answer: UpstreamAnswer) -> None:
         if connection.answer is not answer:
             return
         connection.answer = None
@@ -237,181 +213,6 @@ class Upstream:
             idle.append(connection)
         else:
             connection.abort()
-
-
-class _Connection(asyncio.Protocol):
-    """One connection, with the answer that is being read from it."""
-
-    answer: UpstreamAnswer | None = None
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, address: str, pulse: Pulse) -> None:
-        self.address, self.since = address, 0.0
-        self._loop, self._pulse = loop, pulse
-        self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
-        self._waiter: asyncio.Future[None] | None = None
-        self._lost: EngineLost | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._look: asyncio.Task[None] | None = None
-        self._asked = self._paused = self._keep = self._resting = False
-        self._expect()
-
-    def _expect(self) -> None:
-        self.status, self.headers, self.is_stream = 0, dict[str, str](), False
-        self.complete = False
-        self._received = 0
-        self._rest_until = 0.0
-        self._pieces: list[bytes] = []
-
-    @property
-    def open(self) -> bool:
-        return self._lost is None and self._transport is not None and not self._transport.is_closing()
-
-    @property
-    def reusable(self) -> bool:
-        return self.complete and self._keep and not self._pieces and self.open
-
-    async def ask(self, request: bytes, timeout: float, still_well: StillWell | None) -> None:
-        """Send, and wait until there is something to hand on: a stream's head, or the whole answer."""
-        if self._transport is None or self._lost:
-            raise EngineLost(f"{self.address} closed the connection", unanswered=True)
-        self._expect()
-        self._asked = True
-        self._timer = self._loop.call_later(timeout, self._late, timeout, still_well)
-        try:
-            self._transport.write(request)
-            while not (self.complete or (self.is_stream and self.status)):
-                await self._wait()
-        finally:
-            self._timer.cancel()
-            if self._look is not None:
-                self._look.cancel()
-                self._look = None
-
-    async def take(self) -> bytes:
-        """What has come of the body; nothing at its end."""
-        while not self._pieces:
-            if self.complete:
-                return b""
-            await self._wait()
-        pieces = self._pieces
-        self._pieces = []
-        self._received = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    async def _wait(self) -> None:
-        if self._lost:
-            raise self._lost
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        except asyncio.CancelledError:
-            self.abort()
-            raise
-        finally:
-            self._waiter = None
-
-    def rest(self, seconds: float) -> None:
-        """Hand nothing on before the present interval of so long is over, but an answer's end."""
-        self._rest_until = self._pulse.end(seconds) if seconds else 0.0
-
-    def abort(self) -> None:
-        """Close at once, without sending what is left."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _wake(self) -> None:
-        self._resting = False
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _fail(self, reason: str, *, unanswered: bool = False, late: bool = False) -> None:
-        if self._lost is None:
-            self._lost = EngineLost(f"{self.address} {reason}", unanswered=unanswered, late=late)
-        self.abort()
-        self._wake()
-
-    def _late(self, timeout: float, still_well: StillWell | None) -> None:
-        if self.status:
-            return
-        if still_well is None:
-            self._fail(f"sent nothing within {timeout:g} s", late=True)
-        else:
-            self._look = self._loop.create_task(self._look_again(timeout, still_well))
-
-    async def _look_again(self, timeout: float, still_well: StillWell) -> None:
-        """Wait on where the engine is well; cancelled when there is something to hand on."""
-        if await still_well():
-            self._timer = self._loop.call_later(timeout, self._late, timeout, still_well)
-        else:
-            self._late(timeout, None)
-
-    # asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-
-    def data_received(self, data: bytes) -> None:
-        if not self._asked:
-            self._fail("sent what nobody asked for")
-            return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail(f"does not speak HTTP: {error}")
-            return
-        self._received += len(data)
-        if not self.status and self._received > HEAD_BYTES:
-            self._fail(f"sent a head of over {HEAD_BYTES} bytes")
-        elif self.is_stream and self._received > STREAM_BYTES and not self._paused and not self.complete:
-            self._paused = True
-            if self._transport is not None:
-                self._transport.pause_reading()
-        if self.complete:
-            self._wake()
-        elif self.is_stream and not self._resting:
-            if self._rest_until > self._loop.time():
-                self._resting = True
-                self._pulse.wait(self._rest_until, self._wake)
-            else:
-                self._wake()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        until_close = self.status and not {"content-length", "transfer-encoding"} & set(self.headers)
-        if until_close and error is None:
-            self.complete = True  # a body without a length ends with the connection
-        how = f"broke the connection: {error}" if error else "closed the connection"
-        began = self.status or self._received
-        self._fail(f"{how} before the end of its answer" if began else how, unanswered=not began)
-
-    # httptools
-
-    def on_message_begin(self) -> None:
-        if not self._asked:
-            raise ValueError("an answer that nobody asked for")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-
-    def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if status < 200:  # 100 Continue and its like come before the answer
-            self.headers = {}
-            return
-        self.is_stream = self.headers.get("content-type", "").startswith(EVENT_STREAM)
-        self.status = status
-
-    def on_body(self, body: bytes) -> None:
-        self._pieces.append(body)
-
-    def on_message_complete(self) -> None:
-        if self.status:
-            self.complete = True
-            self._asked = False
-            self._keep = bool(self._parser.should_keep_alive())  # it knows only until the callback's end
 
 
 def _encode(method: str, authority: str, path: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
