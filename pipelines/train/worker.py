@@ -108,7 +108,7 @@ def train_job(
     from pipelines.train.journal import Journal
     from pipelines.train.keeper import Keeper
     from pipelines.train.layout import plan_layout
-    from pipelines.train.loop import train
+    from pipelines.train.loop import explained, train
 
     imported = time.monotonic()
     config = job.task.config
@@ -120,7 +120,8 @@ def train_job(
     training, validation = job.task.samples()
     prepared = time.monotonic()
     torch.manual_seed(config.seed)
-    model = job.task.model()
+    with explained(job.task.where, config):
+        model = job.task.model()
     trained = {name: each.numel() for name, each in model.named_parameters() if each.requires_grad}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     tokens_per_sequence = training.targets(validation_indices(training, config)) / min(
