@@ -23,6 +23,12 @@ def misfits(recipe: Recipe) -> Iterator[str]:
     name = model.architecture
     if recipe.tokenizer.source is None:
         yield from _missing_marks(recipe)
+    positions, length = model.max_positions, recipe.tokens.sequence_length
+    if "pretrain" in written and positions is not None and positions < length:
+        yield (
+            f"pretrain: max_positions {positions:,} is shorter than the tokens' blocks of {length:,}. "
+            f"Set pretrain.max_positions: {length} or more, or lower tokens.sequence_length"
+        )
     if "finetune" in written and name not in ADAPTED:
         yield (
             f"finetune: the matrices that get adapters are those of {' and '.join(ADAPTED)}, not of {name}. Leave "

@@ -4,13 +4,17 @@ A checkpoint is ``<prefix>/step-…/`` with torch.distributed.checkpoint's files
 and ``complete.json``, written last: the step, what the run remembers, and every file's size and SHA-256, after it was
 read back. Tensors go by the names they have in the undivided model, so that another layout reads them too. Only trained
 parameters are kept: whatever is frozen comes again from where it came from.
+
+A run that went back to a checkpoint says so in ``<prefix>/rolled-back.json``: what earlier tries have of later steps
+does not count any more, and the run remembers more at that step than the checkpoint does.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,9 +26,13 @@ from pipelines.train.storage import reader
 
 COMPLETE = "complete.json"
 METADATA = ".metadata"
+ROLLED_BACK = "rolled-back.json"
 MODEL, OPTIMIZER = "model/", "optimizer/"
 DESCRIBED = "model"
 """Where a checkpoint's memory has the model's class and configuration."""
+
+VALIDATED = "validation_loss"
+"""Where a checkpoint's memory has the validation loss of its weights, if it was measured at that step."""
 
 WEIGHTS_ONLY = "weights_only"
 """Marks a checkpoint without an optimiser's state: one made from a finished model."""
@@ -60,17 +68,64 @@ def folder_of(prefix: str, step: int) -> str:
 
 
 def find(store: Store, prefixes: Iterable[str]) -> list[Checkpoint]:
-    """Complete checkpoints below any of the prefixes, most steps first."""
-    found = []
+    """Complete checkpoints that count, most steps first.
+
+    Args:
+        prefixes: one for each try, the newest first: where it went back, it rejected checkpoints of the others.
+    """
+    found: list[Checkpoint] = []
+    rejected_beyond: float = math.inf
+    remembered: dict[int, Mapping[str, Any]] = {}
     for prefix in prefixes:
-        for name in store.folders(prefix):
-            try:
-                marker = json.loads(store.read(f"{prefix}/{name}/{COMPLETE}"))
-                files = {path: (str(digest), int(size)) for path, (digest, size) in marker["files"].items()}
-                found.append(Checkpoint(f"{prefix}/{name}", int(marker["step"]), files, marker["memory"]))
-            except (FileNotFoundError, ValueError, KeyError):
-                continue  # never completed, removed since it was listed, or of an earlier version
+        back = _rolled_back(store, prefix)
+        if back is not None:
+            remembered.setdefault(back.step, back.memory)
+        for each in _complete(store, prefix):
+            if each.step <= rejected_beyond:
+                found.append(replace(each, memory={**each.memory, **remembered.get(each.step, {})}))
+        if back is not None:
+            rejected_beyond = min(rejected_beyond, back.step)
     return sorted(found, key=lambda each: each.step, reverse=True)
+
+
+def _complete(store: Store, prefix: str) -> Iterator[Checkpoint]:
+    for name in store.folders(prefix):
+        try:
+            marker = json.loads(store.read(f"{prefix}/{name}/{COMPLETE}"))
+            files = {path: (str(digest), int(size)) for path, (digest, size) in marker["files"].items()}
+            yield Checkpoint(f"{prefix}/{name}", int(marker["step"]), files, marker["memory"])
+        except (FileNotFoundError, ValueError, KeyError):
+            continue  # never completed, removed since it was listed, or of an earlier version
+
+
+def reject(store: Store, prefix: str, beyond: int, memory: Mapping[str, Any]) -> None:
+    """Make the checkpoint at step ``beyond`` the newest one: those with more steps are of a run that went wrong.
+
+    Where this is cut off before the note is written, a run that starts again repeats what went wrong, and comes here.
+
+    Args:
+        prefix: this try's folder, the only one that is changed.
+        memory: what the run remembers at that step, now that it went back.
+    """
+    for each in list(_complete(store, prefix)):
+        if each.step > beyond:
+            remove(store, each.key)
+    store.write(f"{prefix}/{ROLLED_BACK}", Checkpoint("", beyond, {}, memory).encode())
+
+
+def remove(store: Store, key: str) -> None:
+    """Delete a checkpoint's folder."""
+    store.delete(f"{key}/{COMPLETE}")  # first: without it the rest is no checkpoint
+    store.delete_all(key)
+
+
+def _rolled_back(store: Store, prefix: str) -> Checkpoint | None:
+    """Step and memory of the note that :func:`reject` wrote."""
+    try:
+        note = json.loads(store.read(f"{prefix}/{ROLLED_BACK}"))
+    except FileNotFoundError:
+        return None
+    return Checkpoint("", int(note["step"]), {}, note["memory"])
 
 
 def damage(store: Store, checkpoint: Checkpoint) -> list[str]:

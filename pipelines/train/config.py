@@ -85,6 +85,9 @@ class TrainConfig(StrictModel):
     )
     compile: bool = execution(False, description="torch.compile: minutes at the start, faster steps after")
     tensorboard: bool = execution(False, description="write TensorBoard events beside metrics.jsonl")
+    mlflow: str | None = execution(
+        None, min_length=1, description="MLflow's tracking URI, to log the curves there as well; needs mlflow"
+    )
     max_worker_failures: int = execution(
         3, ge=0, description="lost workers to recover from, from the newest checkpoint, before giving up"
     )

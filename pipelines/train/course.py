@@ -35,6 +35,8 @@ class Course:
         best_training: mean training loss before that validation.
         stalled: validations since then.
         warned: whether overfitting was called.
+        rollbacks: times that the run went back to a checkpoint.
+        went_back_to: the checkpoint's step, the last time.
     """
 
     skips: list[tuple[int, int]] = field(default_factory=list)
@@ -45,6 +47,8 @@ class Course:
     best_training: float = math.inf
     stalled: int = 0
     warned: bool = False
+    rollbacks: int = 0
+    went_back_to: int | None = None
 
     def batch_of(self, step: int) -> int:
         """Which batch of the data order a step uses: skipped ones are jumped over."""
@@ -84,11 +88,16 @@ class Course:
             "earlier (early_stopping), train on more data, or use dropout and weight decay",
         )
 
-    def skip_from(self, checkpoint_step: int, failed_step: int, seen: Iterable[tuple[int, int]]) -> None:
-        """Leave out the data between a checkpoint and the step that failed, under the skips in force then."""
-        first, last = batch_of(checkpoint_step, seen), batch_of(failed_step, seen)
+    def went_back(self, checkpoint_step: int, failed_step: int, before: Course) -> None:
+        """This is the course as a checkpoint had it: leave out the data from there to the step that failed.
+
+        Args:
+            before: the course that failed.
+        """
+        self.rollbacks, self.went_back_to = before.rollbacks + 1, checkpoint_step
+        first, last = batch_of(checkpoint_step, before.skips), batch_of(failed_step, before.skips)
         # Windows after that checkpoint lie within the new one.
-        self.skips = [*(each for each in seen if each[0] < first), (first, last - first + 1)]
+        self.skips = [*(each for each in before.skips if each[0] < first), (first, last - first + 1)]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -104,7 +113,8 @@ class Course:
             name: math.inf if value is None and name.startswith("best_") else value for name, value in values.items()
         }
         known["best_step"] = values["best_step"]
-        known = {field.name: known[field.name] for field in fields(cls)}  # a checkpoint remembers more than this
+        names = {field.name for field in fields(cls)}
+        known = {name: value for name, value in known.items() if name in names}  # a checkpoint remembers more
         known["skips"] = [(int(first), int(count)) for first, count in values["skips"]]
         return cls(**known)
 

@@ -111,21 +111,27 @@ class Follower:
 
     def poll(self) -> list[Record]:
         """Every record that holds, in the order of steps."""
+        return settle(self.written())
+
+    def written(self) -> list[Record]:
+        """Every record in the order written, also those that later ones took back."""
         for item in _segments(self._store, self._prefix):
             if self._segments.get(item.key, (-1, []))[0] != item.size_bytes:
                 self._segments[item.key] = (item.size_bytes, _parse(self._store.read(item.key)))
-        return settle(record for key in sorted(self._segments) for record in self._segments[key][1])
+        return [record for key in sorted(self._segments) for record in self._segments[key][1]]
 
 
 def settle(records: Iterable[Record]) -> list[Record]:
     """Records in the order written, without what a later ``start`` or ``rollback`` took back.
 
-    After a rollback notes and events stay: they tell why.
+    After a rollback notes and events stay: they tell why. They then belong to the step that the run went back to.
     """
     held: list[Record] = []
     for record in records:
         if record["kind"] == "rollback":
-            held = [each for each in held if each["step"] <= record["step"] or each["kind"] in ("note", "event")]
+            step = record["step"]
+            told = [each for each in held if each["step"] <= step or each["kind"] in ("note", "event")]
+            held = [{**each, "step": min(each["step"], step)} for each in told]
         elif record["kind"] == "start":
             held = [each for each in held if each["step"] <= record["step"]]
         held.append(record)

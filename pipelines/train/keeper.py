@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cluster.errors import InfraError
 from cluster.store import Store
 from pipelines.train import checkpoint
 from pipelines.train.checkpoint import Checkpoint, State
@@ -67,6 +68,16 @@ class Keeper:
     def finish(self) -> None:
         """Return when the last checkpoint counts."""
         self._saver.finish()
+
+    def reject(self, beyond: int, memory: Mapping[str, Any]) -> None:
+        """No later start may continue from a checkpoint with more steps; see :func:`checkpoint.reject`."""
+        if not self._group.leads:
+            return
+        try:
+            checkpoint.reject(self._store, self._prefixes[0], beyond, memory)
+        except (OSError, InfraError) as error:
+            text = f"the way back to step {beyond:,} could not be noted: {error}; a restart would repeat it"
+            self.record({"kind": "event", "step": beyond, "text": text})
 
     def restore(self, state: State, below: int | None = None) -> Checkpoint | None:
         """Fill a state with the newest sound checkpoint's, and say which that is; None where there is none.

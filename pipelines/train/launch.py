@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster import attempt, errors
-from cluster.errors import InfraError, InternalError, RaymillError, find_raymill_error
+from cluster.errors import InfraError, InternalError, RaymillError, UserError, find_raymill_error
 from cluster.resources import require_resources
 from cluster.stage import StageContext
 from pipelines.train.journal import Follower, Record, carry_over
+from pipelines.train.mlflow_log import log_run, require_mlflow
 from pipelines.train.task import TrainTask
 from pipelines.train.worker import CHECKPOINTS, FAILURE, JOURNAL, Job, work
 
@@ -59,6 +60,8 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
         InfraError: workers were lost more often than ``max_worker_failures``.
     """
     config, where = task.config, task.where
+    if config.mlflow:
+        require_mlflow(where)
     advice = f"or set {where}.gpus_per_worker: 0"
     require_resources(config.workers, where, gpus=config.gpus_per_worker, gpu_advice=advice)
     output = context.output
@@ -67,15 +70,16 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
     job = Job(task=task, store=context.store, resume=resume, output=output.prefix, earlier=earlier)
     _take_over(job)
     follower = Follower(context.store, f"{resume}/{JOURNAL}")
-    begun = _starts(follower.poll())
+    begun = len(_starts(follower.written()))
     fit = _Fit(job)
     began = time.monotonic()
     fit.start()
     with context.progress.step("start the workers"):
-        while fit.is_alive() and len(_starts(follower.poll())) == len(begun):
+        while fit.is_alive() and len(_starts(follower.written())) == begun:
             fit.join(POLL_S)
     started = time.monotonic()
-    total, done = _starts(follower.poll())[-1] if len(_starts(follower.poll())) else (0, 0)
+    starts = _starts(follower.written())[begun:]
+    total, done = starts[-1] if starts else (0, 0)
     if done:
         context.progress.note(f"continues at step {done:,} of {total:,}, where an earlier run was stopped")
     with context.progress.step("train", total - done, "steps") as tracker:
@@ -86,6 +90,11 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
     summary = _outcome(fit, job)
     summary["start_seconds"] = {"Ray's workers, and all below": started - began, **summary["start_seconds"]}
     records = [record for record in follower.poll() if record["kind"] != "note"]
+    if config.mlflow:
+        try:
+            log_run(records, config.mlflow, output.artifact_id, config.model_dump(mode="json", exclude={"mlflow"}))
+        except UserError as error:  # hours of training are not lost to a server that is away
+            context.progress.note(str(error))
     return Training(task.where, summary, records, config.tensorboard)
 
 
@@ -176,7 +185,7 @@ def _recorded_failure(job: Job) -> RaymillError | None:
 
 
 def _starts(records: list[Record]) -> list[tuple[int, int]]:
-    """(steps in all, steps already done) of every start of the run."""
+    """(steps in all, steps already done) of every start of the run, also those that a later one took back."""
     return [(int(each["steps"]), int(each["step"])) for each in records if each["kind"] == "start"]
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from cluster.errors import UserError
 from pipelines.train.arithmetic import Arithmetic, Stopwatch
 from pipelines.train.batches import accumulate, evaluate, validation_indices
-from pipelines.train.checkpoint import DESCRIBED, MODEL, OPTIMIZER, Checkpoint, State
+from pipelines.train.checkpoint import DESCRIBED, MODEL, OPTIMIZER, VALIDATED, Checkpoint, State
 from pipelines.train.config import TrainConfig
 from pipelines.train.course import Course
 from pipelines.train.describe import describe
@@ -45,6 +45,7 @@ class Surroundings(Protocol):
     def wait(self) -> None: ...
     def finish(self) -> None: ...
     def restore(self, state: State, below: int | None = None) -> Checkpoint | None: ...
+    def reject(self, beyond: int, memory: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,6 @@ class Run:
         self.held_out = validation_indices(validation, config)
         self.validate_every = config.validation_every_steps or max(steps // 10, 1)
         self.save_every = config.checkpoint_every_steps or max(steps // 10, 1)
-        self.rollbacks = 0
-        self.went_back_to: int | None = None
         self.first_step_at: float | None = None
 
     def state(self) -> State:
@@ -153,7 +152,7 @@ class Run:
                 final, improved = self.validate(step)
             keep = improved and (self.config.early_stopping is not None or self.config.keep_best)
             if step % self.save_every == 0 or step == self.steps or self.ends or keep:
-                self.save(step)
+                self.save(step, final)
             self.around.tell(step)
             if self.ends:
                 text = f"stopped early: no better validation loss since step {self.course.best_step:,}"
@@ -186,11 +185,15 @@ class Run:
             self.around.record({"kind": "event", "step": step, "text": verdict.warning})
         return loss, verdict.improved
 
-    def save(self, step: int) -> None:
-        """Begin a checkpoint."""
+    def save(self, step: int, validation_loss: float | None) -> None:
+        """Begin a checkpoint of weights whose validation loss may be known."""
         keeps_best = self.config.keep_best or self.config.early_stopping is not None
         best = self.course.best_step if keeps_best else None
-        self.around.save(step, self.state(), self.course.to_json() | {DESCRIBED: self.described}, best)
+        self.around.save(step, self.state(), self.memory() | {VALIDATED: validation_loss}, best)
+
+    def memory(self) -> dict[str, Any]:
+        """What a checkpoint holds besides tensors."""
+        return self.course.to_json() | {DESCRIBED: self.described}
 
     def go_back(self, step: int, problem: str) -> int:
         """Return to a good checkpoint and leave out the data since; the step to go on with.
@@ -201,26 +204,25 @@ class Run:
         self.optimizer.clear()
         self.around.wait()
         self.around.tell(step)
-        seen = list(self.course.skips)
+        failed = self.course
         # A second failure before anything new was saved means that this checkpoint may be bad itself.
-        again = self.went_back_to is not None and step <= self.went_back_to + self.save_every
-        below = self.went_back_to if again else None
-        target = None if self.rollbacks >= self.config.max_rollbacks else self.restore(below)
+        again = failed.went_back_to is not None and step <= failed.went_back_to + self.save_every
+        below = failed.went_back_to if again else None
+        target = None if failed.rollbacks >= self.config.max_rollbacks else self.restore(below)
         if target is None:
-            tried = f", after going back {self.rollbacks} times" if self.rollbacks else ""
+            tried = f", after going back {failed.rollbacks} times" if failed.rollbacks else ""
             raise Diverged(
                 f"{problem} at step {step + 1} of {self.steps}{tried}",
                 where=self.where,
                 next_step="lower learning_rate, raise warmup_fraction, or look at the data of that step",
             )
-        self.rollbacks += 1
-        self.went_back_to = target
-        self.course.skip_from(target, step, seen)
+        self.course.went_back(target, step, failed)
+        self.around.reject(target, self.memory())
         first, count = self.course.skips[-1]
         self.around.record({"kind": "rollback", "step": target})
         text = (
             f"{problem} at step {step + 1:,}: back to the checkpoint at step {target:,}; batches {first + 1:,} to "
-            f"{first + count:,} of the data are left out ({self.rollbacks} of {self.config.max_rollbacks} times)"
+            f"{first + count:,} of the data are left out ({self.course.rollbacks} of {self.config.max_rollbacks} times)"
         )
         self.around.record({"kind": "event", "step": target, "text": text})
         return target

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from cluster.errors import InfraError, RaymillError
 from cluster.store import Store
-from pipelines.train.checkpoint import COMPLETE, Checkpoint, State, damage, find, folder_of
+from pipelines.train.checkpoint import COMPLETE, Checkpoint, State, damage, find, folder_of, remove
 from pipelines.train.group import Group
 from pipelines.train.runner import local
 from pipelines.train.storage import writer
@@ -67,6 +67,8 @@ class Saver:
     def save(self, step: int, state: State, memory: Mapping[str, Any], best: int | None = None) -> None:
         """Begin a checkpoint of a state; returns once the state is copied, and the one before has ended.
 
+        Where that one failed and is the best so far, it is tried once more: no later one has its weights.
+
         Args:
             best: the step of a checkpoint to keep although newer ones come.
 
@@ -74,6 +76,11 @@ class Saver:
             InfraError: too many in a row failed.
         """
         self.wait()
+        if self._pending is not None and self._pending[0] == best:
+            failures = self._failures
+            self._start()
+            self._join()
+            self._failures = min(self._failures, failures)  # one checkpoint counts once
         copied = {name: copy_of(tensor) for name, tensor in state.items()}
         self._pending = (step, copied, dict(memory), best)
         self._start()
@@ -197,8 +204,7 @@ class Saver:
         complete = {each.step for each in found[: self._keep]} | kept
         for name in self._store.folders(self._prefix):
             if int(name.removeprefix("step-")) not in complete:
-                self._store.delete(f"{self._prefix}/{name}/{COMPLETE}")  # first: without it the rest is no checkpoint
-                self._store.delete_all(f"{self._prefix}/{name}")
+                remove(self._store, f"{self._prefix}/{name}")
 
 
 def copy_of(tensor: torch.Tensor) -> torch.Tensor:

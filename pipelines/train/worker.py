@@ -8,13 +8,16 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InfraError, InternalError, RaymillError, UserError
 from cluster.store import Store
 from pipelines.train.task import TrainTask
+
+if TYPE_CHECKING:
+    from pipelines.train.loop import Finished
 
 CHECKPOINTS = "checkpoints"
 JOURNAL = "journal"
@@ -105,7 +108,7 @@ def train_job(
     from pipelines.train.journal import Journal
     from pipelines.train.keeper import Keeper
     from pipelines.train.layout import plan_layout
-    from pipelines.train.loop import train
+    from pipelines.train.loop import explained, train
 
     imported = time.monotonic()
     config = job.task.config
@@ -117,7 +120,8 @@ def train_job(
     training, validation = job.task.samples()
     prepared = time.monotonic()
     torch.manual_seed(config.seed)
-    model = job.task.model()
+    with explained(job.task.where, config):
+        model = job.task.model()
     trained = {name: each.numel() for name, each in model.named_parameters() if each.requires_grad}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     tokens_per_sequence = training.targets(validation_indices(training, config)) / min(
@@ -128,9 +132,9 @@ def train_job(
     keeper = Keeper(job.store, prefix, earlier, group, journal, config.keep_checkpoints, show or _ignore)
     built = time.monotonic()
     finished, run = train(model, training, validation, steps, config, group, keeper, where=job.task.where)
-    result = _result(job, model, run, finished, keeper, group)
-    if result is None:
+    if not group.leads:
         return None
+    finished, result = _result(job, model, finished, keeper, group)
     keeper.record({"kind": "note", "step": finished.steps, "text": "writing the result"})
     if journal:
         journal.close()
@@ -160,29 +164,41 @@ def _ignore(record: Mapping[str, Any]) -> None:
     return
 
 
-def _result(job: Job, model: Any, run: Any, finished: Any, keeper: Any, group: Any) -> Any:
-    """The model with the chosen weights, in one piece on the first process; None on the others.
+def _result(job: Job, model: Any, finished: Finished, keeper: Any, group: Any) -> tuple[Finished, Any]:
+    """How the run ended, and the model with the chosen weights in one piece; for the first process.
 
-    Where a process has a part only, or the last weights are not the chosen ones, they come from the checkpoint.
+    Where a process has a part only, or the last weights are not the chosen ones, they come from the checkpoint. Where
+    that could not be written or is damaged, the next best one's are the result, and the run says so.
     """
-    whole = group.layout.plain and finished.chosen_step == finished.steps
-    if not group.leads:
-        return None
-    if whole:
-        return model
-    from pipelines.train.checkpoint import MODEL, load, newest_sound
+    if group.layout.plain and finished.chosen_step == finished.steps:
+        return finished, model
+    from pipelines.train.checkpoint import MODEL, VALIDATED, damage, find, load
 
     result = job.task.model()
     wanted = {f"{MODEL}{name}": each.detach() for name, each in result.named_parameters() if each.requires_grad}
-    found, _ = newest_sound(job.store, job.checkpoint_prefixes(), finished.chosen_step + 1)
-    if found is None or found.step != finished.chosen_step:
+    known = find(job.store, job.checkpoint_prefixes())
+    chosen = [each for each in known if each.step == finished.chosen_step]
+    if finished.chosen_step < finished.steps:
+        measured = [each for each in known if each.memory.get(VALIDATED) is not None and each not in chosen]
+        chosen += sorted(measured, key=lambda each: float(each.memory[VALIDATED]))
+    found = next((each for each in chosen if not damage(job.store, each)), None)
+    if found is None:
         raise InfraError(
             f"the checkpoint at step {finished.chosen_step:,} is gone, whose weights are the result",
             where=job.store.uri(job.resume),
             next_step="repeat the command",
         )
     load(job.store, found, wanted)
-    return result
+    if found.step != finished.chosen_step:
+        loss = float(found.memory[VALIDATED])
+        text = (
+            f"the best checkpoint, at step {finished.chosen_step:,} with validation loss "
+            f"{finished.validation_loss:.4g}, could not be written or is damaged: the result has the weights of step "
+            f"{found.step:,}, with {loss:.4g}"
+        )
+        keeper.record({"kind": "event", "step": finished.steps, "text": text})
+        finished = replace(finished, chosen_step=found.step, validation_loss=loss)
+    return finished, result
 
 
 def require_precision(precision: str, device: Any, where: str) -> None:

@@ -130,7 +130,24 @@ def work_once(rank: int, world: int, ask: dict[str, Any]) -> dict[str, Any]:
 
     config = TrainConfig(**CONFIG | {"workers": world, "steps": ask["steps"]} | ask.get("config", {}))
     job = Job(TinyTask(config), open_store(ask["store"]), "try/resume", "try")
+    if ask.get("refuse"):
+        refuse_writes(**ask["refuse"])
     return {"summary": train_job(job, rank, world, torch.device("cpu"), time.monotonic())}
+
+
+def refuse_writes(step: int, times: int) -> None:
+    """Make the first tries at one step's checkpoint fail, as a full disk does."""
+    from pipelines.train import saver
+
+    real, left = saver.damage, [times]
+
+    def damage(store: Any, checkpoint: Any) -> list[str]:
+        if checkpoint.step == step and left[0]:
+            left[0] -= 1
+            raise OSError(28, "No space left on device")
+        return real(store, checkpoint)
+
+    saver.damage = damage
 
 
 def end_at(keeper: Any, step: int) -> None:

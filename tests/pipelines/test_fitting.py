@@ -24,6 +24,10 @@ def recipe(text: str) -> Recipe:
         ("pretrain: {architecture: bert}", "Set tokenizer.mask_token: true"),
         ("pretrain: {architecture: t5}", "t5 needs 26 sentinels for blocks of 512 tokens. Set tokenizer.sentinels: 26"),
         (T5 + "tokens: {sequence_length: 1024}", "needs 51 sentinels"),
+        (
+            "pretrain: {max_positions: 128}\ntokens: {sequence_length: 256}",
+            "max_positions 128 is shorter than the tokens' blocks of 256",
+        ),
         (BERT + "evals:", "bert predicts no next token"),
         (T5 + "evals:", "t5 predicts no next token"),
         (BERT + "finetune:", "get adapters are those of llama, not of bert"),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import UserError
 from cluster.store import Store
+from pipelines.train.checkpoint import find
 from pipelines.train.config import TrainConfig
 from pipelines.train.course import Course, batch_of
 from pipelines.train.group import Group
@@ -44,15 +48,16 @@ def test_batches_are_every_number_once_that_is_not_left_out(skips: list[tuple[in
 
 def test_a_second_skip_begins_after_the_first() -> None:
     course = Course()
-    course.skip_from(10, 14, [])
+    course.went_back(10, 14, Course())
     assert course.skips == [(10, 5)]
     assert [course.batch_of(step) for step in (9, 10, 11)] == [9, 15, 16]
-    course.skip_from(10, 12, list(course.skips))
+    course.went_back(10, 12, replace(course))
     assert course.skips == [(10, 5), (15, 3)]
     assert course.batch_of(10) == 18
-    course.skip_from(5, 11, list(course.skips))  # further back: the new window holds the earlier ones
+    course.went_back(5, 11, replace(course))  # further back: the new window holds the earlier ones
     assert course.skips == [(5, 15)]
     assert course.batch_of(5) == 20
+    assert (course.rollbacks, course.went_back_to) == (3, 5)
 
 
 def test_what_it_remembers_survives_json() -> None:
@@ -60,9 +65,11 @@ def test_what_it_remembers_survives_json() -> None:
     for step in range(50):
         course.trained(3.0 + 0.01 * step)
     course.validated(50, 2.5)
-    course.skip_from(3, 4, [])
+    course.went_back(3, 4, Course())
     assert Course.from_json(json.loads(json.dumps(course.to_json()))) == course
     assert Course.from_json(json.loads(json.dumps(Course().to_json()))) == Course()
+    fewer = {name: value for name, value in Course().to_json().items() if name not in ("rollbacks", "went_back_to")}
+    assert Course.from_json(fewer) == Course()  # of a checkpoint that was made before these were remembered
 
 
 def test_spikes() -> None:
@@ -131,11 +138,21 @@ class Samples:
         return 5 * len(indices)
 
 
-def run(store: Store, samples: Samples, steps: int = 20, **changes: object) -> tuple[Finished, list[dict]]:
+def run(
+    store: Store,
+    samples: Samples,
+    steps: int = 20,
+    tries: Sequence[str] = ("checkpoints",),
+    show: Callable[[Mapping[str, Any]], None] = lambda record: None,
+    **changes: object,
+) -> tuple[Finished, list[dict]]:
     config = CONFIG.model_copy(update=changes)
     journal = Journal(store, "journal")
-    keeper = Keeper(store, "checkpoints", (), Group(), journal, 2)
-    finished, _ = train(Model(), samples, Samples({}), steps, config, Group(), keeper, "here")
+    keeper = Keeper(store, tries[0], tries[1:], Group(), journal, 2, show)
+    try:
+        finished, _ = train(Model(), samples, Samples({}), steps, config, Group(), keeper, "here")
+    finally:
+        keeper.wait()
     journal.close()
     return finished, Follower(store, "journal").poll()
 
@@ -175,6 +192,75 @@ def test_a_run_that_continues_after_a_way_back_is_the_same_run(store: Store, tmp
     _, records = run(other, Samples(poison), schedule="constant", warmup_fraction=0.0)
     losses = [{each["step"]: each["loss"] for each in found if each["kind"] == "train"} for found in (whole, records)]
     assert losses[0] == losses[1]
+
+
+class Killed(Exception):
+    """Stands for the process's end."""
+
+
+def kill_at(step: int, rollbacks: int) -> Callable[[Mapping[str, Any]], None]:
+    """Ends a run where it takes a step, or comes back to it, after it went back so many times."""
+    seen: list[int] = []
+
+    def show(record: Mapping[str, Any]) -> None:
+        seen.extend([1] * (record["kind"] == "rollback"))
+        if record["kind"] in ("train", "rollback") and record["step"] == step and len(seen) == rollbacks:
+            raise Killed
+
+    return show
+
+
+def test_a_rejected_checkpoint_is_never_continued_from(store: Store, tmp_path: Path) -> None:
+    """Step 13 fails, and again after the way back to 10, so the run goes to 5; it is killed in each of these places.
+
+    Batches 6 to 16 are left out then. The checkpoint at 10 saw some of them, and lies in the first try's folder.
+    """
+    from cluster.store import open_store
+
+    poison = {nth_sample(4 * number + 1): math.nan for number in (12, 15)}
+    _, whole = run(open_store(tmp_path / "whole"), Samples(poison))
+    kills = [kill_at(12, 0), kill_at(8, 2), kill_at(9, 0)]
+    tries = ["third", "second", "first"]
+    for number, show in enumerate(kills, 1):
+        with pytest.raises(Killed):
+            run(store, Samples(poison), tries=tries[-number:], show=show)
+    finished, records = run(store, Samples(poison), tries=["fourth", *tries])
+    assert finished.resumed_at == 5
+    assert [each.step for each in find(store, ["first"])] == [10, 5]  # another try's folder is left as it is
+    losses = [{each["step"]: each["loss"] for each in found if each["kind"] == "train"} for found in (whole, records)]
+    assert losses[0] == losses[1]
+    events = [[each["text"] for each in found if each["kind"] == "event"] for found in (whole, records)]
+    assert events[0] == events[1] and "(2 of 3 times)" in events[0][-1]
+
+
+def test_a_run_in_one_folder_goes_on_below_what_it_rejected(store: Store) -> None:
+    poison = {nth_sample(4 * number + 1): math.nan for number in (12, 15)}
+    with pytest.raises(Killed):
+        run(store, Samples(poison), show=kill_at(8, 2))
+    assert [each.step for each in find(store, ["checkpoints"])] == [5]
+    finished, _ = run(store, Samples(poison))
+    assert finished.resumed_at == 5
+
+
+def test_times_of_going_back_are_counted_over_restarts(store: Store) -> None:
+    poison = {nth_sample(4 * 12 + n): math.nan for n in range(300)}
+    with pytest.raises(Killed):
+        run(store, Samples(poison), show=kill_at(5, 2), max_rollbacks=2)
+    again: list[Any] = []
+    with pytest.raises(UserError, match=r"at step \d+ of 20, after going back 2 times"):
+        run(store, Samples(poison), show=lambda record: again.append(record["kind"]), max_rollbacks=2)
+    assert "rollback" not in again
+
+
+def test_a_way_back_that_cannot_be_noted_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipelines.train.checkpoint.reject", full)
+    finished, records = run(store, Samples({nth_sample(4 * 12 + 1): math.nan}))
+    assert finished.steps == 20
+    texts = [each["text"] for each in records if each["kind"] == "event"]
+    assert any("back to step 10 could not be noted: [Errno 28] No space left" in text for text in texts)
 
 
 def test_a_run_that_diverges_again_and_again_gives_up(store: Store) -> None:

@@ -180,3 +180,36 @@ def test_early_stopping_gives_the_best_weights_and_says_so(ask: Ask, tmp_path: P
     del validation[0]  # before the first step there is nothing to keep
     assert summary["validation_loss"] == min(validation.values()) == validation[summary["chosen_step"]]
     assert "stopped early" in " ".join(each["text"] for each in records if each["kind"] == "event")
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_the_best_checkpoint_that_fails_is_written_again_or_the_next_best_is_the_result(
+    ask: Ask, tmp_path: Path, failures: int
+) -> None:
+    import torch
+
+    config = {"validation_every_steps": 1, "early_stopping": 3, "learning_rate": 3e-2, "checkpoint_every_steps": 1}
+    config["keep_checkpoints"] = 50
+    whole = ask(tmp_path / "whole", 1, work=True, steps=60, config=config)[0]["ok"]["summary"]
+    best = whole["chosen_step"]
+    assert 0 < best < whole["steps"]
+    refuse = {"step": best, "times": failures}
+    fields = {"work": True, "steps": 60, "config": config}
+    summary = ask(tmp_path / "cut", 1, refuse=refuse, **fields)[0]["ok"]["summary"]
+    again = ask(tmp_path / "cut", 1, **fields)[0]["ok"]["summary"]  # complete before it begins
+    assert again["chosen_step"] == summary["chosen_step"]
+    from cluster.store import open_store
+    from pipelines.train.journal import Follower
+
+    records = Follower(open_store(tmp_path / "cut"), "try/resume/journal").poll()
+    texts = " ".join(each["text"] for each in records if each["kind"] == "event")
+    weights = [torch.load(tmp_path / name / "try" / "weights.pt") for name in ("whole", "cut")]
+    same = all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert f"the checkpoint at step {best} could not be written" in texts
+    if failures == 1:
+        assert summary["chosen_step"] == best and same
+        return
+    validation = {each["step"]: each["loss"] for each in records if each["kind"] == "validation"}
+    del validation[0], validation[best]
+    assert summary["validation_loss"] == min(validation.values()) == validation[summary["chosen_step"]]
+    assert f"the best checkpoint, at step {best}" in texts and not same

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from cluster.errors import InfraError, RaymillError, UserError
+from cluster.store import Store
 from cluster.store_local import LocalStore
 from pipelines.train import worker
+from pipelines.train.config import TrainConfig
 from pipelines.train.launch import _recorded_failure
 from pipelines.train.loop import Diverged
-from pipelines.train.worker import Job, work
+from pipelines.train.worker import Job, train_job, work
 
 ADVICE = {"where": "pretrain", "next_step": "lower learning_rate"}
 
@@ -55,3 +57,30 @@ def test_what_may_pass_is_left_to_a_restart(job: Job, monkeypatch: pytest.Monkey
     with pytest.raises(InfraError):
         work({"job": job})
     assert _recorded_failure(job) is None
+
+
+class TooLarge:
+    """A kind of training whose model does not fit."""
+
+    where = "pretrain"
+    config = TrainConfig(workers=1)
+
+    def prepare(self, store: Store) -> None:
+        pass
+
+    def samples(self) -> tuple[Any, Any]:
+        return None, None
+
+    def model(self) -> Any:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 7 bytes")
+
+
+def test_a_model_that_does_not_fit_is_refused_with_what_helps(store: LocalStore) -> None:
+    import torch
+
+    task: Any = TooLarge()
+    job = Job(task, store, resume="Model/m/try/resume/train", output="Model/m/try")
+    with pytest.raises(UserError, match=r"out of memory: .*can't allocate memory") as raised:
+        train_job(job, 0, 1, torch.device("cpu"), 0.0)
+    assert raised.value.where == "pretrain"
+    assert "parallel.shard" in raised.value.next_step and "use a smaller size" in raised.value.next_step

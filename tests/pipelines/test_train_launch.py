@@ -1,0 +1,73 @@
+"""How the driver follows a run, without Ray: the run itself is a thread that writes a journal."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.store import Store
+from pipelines.train import launch
+from pipelines.train.config import TrainConfig
+from pipelines.train.journal import Journal
+
+
+class Progress:
+    """What the driver says; ``began`` is set when it saw that the workers train."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.totals: list[Any] = []
+        self.began = threading.Event()
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def update(self, done: float, **values: Any) -> None:
+        pass
+
+    @contextmanager
+    def step(self, name: str, total: Any = None, unit: str = "") -> Iterator[Progress]:
+        if name == "train":
+            self.totals.append(total)
+            self.began.set()
+        yield self
+
+
+def test_a_start_below_an_earlier_one_is_seen_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal of an earlier try has starts at 0 and 40; the checkpoint at 40 is damaged, and this one is at 20."""
+    prefix = f"Model/m/try/{launch.FOLDER}/{launch.JOURNAL}"
+    for step in (0, 40):
+        writer = Journal(store, prefix)
+        writer.write({"kind": "start", "step": step, "steps": 60})
+        writer.close()
+    progress = Progress()
+    seen: list[bool] = []
+
+    class Fit(threading.Thread):
+        summary, error = {"start_seconds": {}}, None
+
+        def __init__(self, job: Any) -> None:
+            super().__init__(daemon=True)
+
+        def run(self) -> None:
+            writer = Journal(store, prefix)
+            writer.write({"kind": "start", "step": 20, "steps": 60})
+            writer.close()
+            seen.append(progress.began.wait(20))
+
+    monkeypatch.setattr(launch, "_Fit", Fit)
+    monkeypatch.setattr(launch, "POLL_S", 0.01)
+    monkeypatch.setattr(launch, "require_resources", lambda *arguments, **more: None)
+    output = SimpleNamespace(resume_key=lambda folder: f"Model/m/try/{folder}", earlier=list, prefix="Model/m/try")
+    task: Any = SimpleNamespace(config=TrainConfig(), where="pretrain")
+    context: Any = SimpleNamespace(store=store, output=output, progress=progress)
+    training = launch.run_training(task, context)
+    assert seen == [True]
+    assert progress.notes == ["continues at step 20 of 60, where an earlier run was stopped"]
+    assert progress.totals == [40]
+    assert [each["step"] for each in training.records] == [0, 20]
