@@ -229,11 +229,12 @@ def read_task_file(path: Path) -> dict[str, Any]:
         UserError: it is not YAML, not a mapping, or includes a file that is not there.
     """
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        settings = _parse(path, path.stat().st_mtime_ns)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"cannot be read: {str(error).splitlines()[0]}", where=str(path)) from None
     if not isinstance(settings, dict):
         raise UserError("is not a YAML mapping", where=str(path), next_step="write it as lm-eval's task files are")
+    settings = dict(settings)
     includes = settings.pop("include", None) or []
     merged: dict[str, Any] = {}
     for include in [includes] if isinstance(includes, str) else includes:
@@ -241,6 +242,12 @@ def read_task_file(path: Path) -> dict[str, Any]:
         inherited.pop("task_list", None)
         merged |= inherited
     return merged | settings
+
+
+@functools.lru_cache(maxsize=64)
+def _parse(path: Path, _stamp: int) -> Any:
+    """A file's own settings; the template that all subjects of MMLU include is asked for 57 times."""
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
 
 
 @functools.cache
