@@ -54,8 +54,8 @@ class Endpoint:
     model: str
     pauses_s: tuple[float, ...] = PAUSES_S
     variant: str = ""
-    answered_by: Counter[str] = field(default_factory=Counter)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    answered_by: Counter[str] = field(default_factory=Counter, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """The answer to a request, tried again where that can help.
