@@ -201,6 +201,7 @@ def test_the_answers_of_two_models_are_never_mixed_however_often_they_die(
         with serving(*options, port=port):
             assert evaluate(url, questions, tiny_model, tmp_path / "store") == 3
     capsys.readouterr()
+    assert len(list(open_store(tmp_path / "store").files("answers/"))) == 4  # the second's; one request told it apart
     with serving("--shift", "0.25", port=port):
         assert evaluate(url, questions, tiny_model, tmp_path / "store") == 0
         after_two = results(capsys)
