@@ -7,6 +7,7 @@ stays away, what was not answered is None and the evaluation goes on to a partia
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -94,7 +95,7 @@ class Endpoint:
             "does not answer",
             where=address,
             next_step="repeat the command when it is back: what was answered is kept",
-            attempts=tuple(tried),
+            attempts=_told_once(tried),
         )
 
     def _send(self, address: str, data: bytes | None) -> Any:
@@ -231,6 +232,12 @@ class EndpointPool:
                 next_step="name a server that speaks OpenAI's completions API",
             )
         return iter(choices)
+
+
+def _told_once(tried: list[str]) -> tuple[str, ...]:
+    """What was tried, each stretch of the same once with its number of times."""
+    stretches = [(text, len(list(same))) for text, same in itertools.groupby(tried)]
+    return tuple(text if times == 1 else f"{times} times: {text}" for text, times in stretches)
 
 
 def _read(choice: dict[str, Any], length: int, continuation: int) -> Answer:
