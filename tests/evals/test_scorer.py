@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evals.scorer import Answer, Group, Scorer
+from evals.scorer import FEWEST_ROWS, Answer, Group, Scorer
 from evals.sources import FolderSource
 
 
@@ -53,6 +53,7 @@ def test_only_the_logits_that_are_read_are_computed_and_no_bit_moves(scorer: Sco
         answers = scorer.score([batch])[0]
         hook.remove()
         assert answers == whole(scorer._model, batch)
+        assert seen[0] * size >= FEWEST_ROWS or seen[0] == max(len(group.inputs) for group in batch)
         shortest += seen[0] < max(len(group.inputs) for group in batch)
     assert shortest >= 2  # of the longer ones not all positions were computed
 
