@@ -234,8 +234,15 @@ def _step(target: Any, part: str | int, text: str) -> Any:
         raise UserError(f"{part} does not exist", where=f"--set {text}", next_step="check the key's path") from None
 
 
-def validate(model: type[ModelT], document: Document) -> ModelT:
+def validate(
+    model: type[ModelT],
+    document: Document,
+    next_step: str = "`raymill new NAME` writes a commented recipe with every key",
+) -> ModelT:
     """Check a document against its model.
+
+    Args:
+        next_step: what to do about a mistake, where the document is no recipe.
 
     Raises:
         UserError: naming the first mistake's file, line and key, what is wrong with it, and what was meant.
@@ -253,7 +260,7 @@ def validate(model: type[ModelT], document: Document) -> ModelT:
     raise UserError(
         first[1] + (f"\n{more}" if more else ""),
         where=first[0],
-        next_step="`raymill new NAME` writes a commented recipe with every key",
+        next_step=next_step,
     )
 
 

@@ -130,12 +130,12 @@ def is_familiar(name: str) -> bool:
 
 
 def suggestion(name: str, folder: str | None = None) -> str:
-    """``; did you mean …?`` with the nearest names, the usual suites first; empty where nothing is near."""
+    """``; did you mean …?`` with the nearest names, the usual suites first; else how to list all."""
     near = difflib.get_close_matches(name, _FAMILIAR, n=1, cutoff=0.75)
     if not near:
         known = (read_folder(folder) if folder else Catalogue()).over(shipped())
         near = difflib.get_close_matches(name, known.names(), n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"; did you mean {' or '.join(near)}?" if near else "; `lm_eval ls tasks` lists what there is"
 
 
 @functools.cache
@@ -203,6 +203,7 @@ def _header(path: str, cache: dict[str, dict[str, Any]]) -> dict[str, Any]:
         found[key] = next(part for part in plain.groups() if part is not None)
     includes = found.pop("include", None) or []
     merged: dict[str, Any] = {}
+    cache[path] = found  # for a file that includes itself; read_task_file says so where it is asked for
     for include in [includes] if isinstance(includes, str) else includes:
         merged |= _header(os.path.normpath(f"{os.path.dirname(path)}/{include}"), cache)
     cache[path] = merged | found
@@ -222,25 +223,35 @@ def _members(tasks: Any) -> list[str]:
     return names
 
 
-def read_task_file(path: Path) -> dict[str, Any]:
+def read_task_file(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A task file's settings with those it includes; the file's own win.
 
     Raises:
-        UserError: it is not YAML, not a mapping, or includes a file that is not there.
+        UserError: it is not YAML, not a mapping, or includes itself or a file that is not there.
     """
+    path = Path(os.path.normpath(path))
+    if path in including:
+        raise UserError("includes itself", where=str(path), next_step="take the `include:` out")
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        settings = _parse(path, path.stat().st_mtime_ns)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"cannot be read: {str(error).splitlines()[0]}", where=str(path)) from None
     if not isinstance(settings, dict):
         raise UserError("is not a YAML mapping", where=str(path), next_step="write it as lm-eval's task files are")
+    settings = dict(settings)
     includes = settings.pop("include", None) or []
     merged: dict[str, Any] = {}
     for include in [includes] if isinstance(includes, str) else includes:
-        inherited = read_task_file(path.parent / include)
+        inherited = read_task_file(path.parent / include, (*including, path))
         inherited.pop("task_list", None)
         merged |= inherited
     return merged | settings
+
+
+@functools.lru_cache(maxsize=64)
+def _parse(path: Path, _stamp: int) -> Any:
+    """A file's own settings; the template that all subjects of MMLU include is asked for 57 times."""
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
 
 
 @functools.cache

@@ -7,12 +7,14 @@ stays away, what was not answered is None and the evaluation goes on to a partia
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +36,9 @@ REPEATED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 CHANGED = 1e-3
 """An answer that moved by more, in nats, is another model's."""
 
+PROBES = 3
+"""So many kept batches are asked again before any is used: the first, the last, and one between them."""
+
 
 @dataclass
 class Endpoint:
@@ -43,12 +48,15 @@ class Endpoint:
         url: up to and without ``/v1``.
         model: its name there.
         variant: behind Raymill's gateway, the variant that has to answer; any where it is empty.
+        answered_by: behind Raymill's gateway, how many requests each variant answered.
     """
 
     url: str
     model: str
     pauses_s: tuple[float, ...] = PAUSES_S
     variant: str = ""
+    answered_by: Counter[str] = field(default_factory=Counter, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """The answer to a request, tried again where that can help.
@@ -87,7 +95,7 @@ class Endpoint:
             "does not answer",
             where=address,
             next_step="repeat the command when it is back: what was answered is kept",
-            attempts=tuple(tried),
+            attempts=_told_once(tried),
         )
 
     def _send(self, address: str, data: bytes | None) -> Any:
@@ -101,7 +109,11 @@ class Endpoint:
             answered = response.headers.get(ANSWERED_BY)
             if self.variant and data is not None and answered != self.variant:
                 raise OSError(f"{answered or 'an unnamed variant'} answered in place of {self.variant}")
-            return json.loads(response.read())
+            said = json.loads(response.read())
+        if answered and data is not None:
+            with self._lock:
+                self.answered_by[answered] += 1
+        return said
 
 
 @dataclass
@@ -171,9 +183,13 @@ class EndpointPool:
         """What an earlier, unfinished evaluation was answered; nothing where another model answers there now."""
         if self._kept is None:
             self._kept = self.book.read() if self.book else {}
-        known = next((index for index, key in enumerate(keys) if key in self._kept), None)
-        if known is not None and not _agree(ask(batches[known]), self._kept[keys[known]]):
-            self._kept = {}
+        known = [index for index, key in enumerate(keys) if key in self._kept]
+        for index in sorted({known[place * (len(known) - 1) // (PROBES - 1)] for place in range(PROBES) if known}):
+            if not _agree(ask(batches[index]), self._kept[keys[index]]):
+                self._kept = {}
+                if self.book:
+                    self.book.forget()  # else a third run would find the answers of two models in it
+                break
         return self._kept
 
     def _score(self, batch: list[Group]) -> list[list[Answer]]:
@@ -216,6 +232,12 @@ class EndpointPool:
                 next_step="name a server that speaks OpenAI's completions API",
             )
         return iter(choices)
+
+
+def _told_once(tried: list[str]) -> tuple[str, ...]:
+    """What was tried, each stretch of the same once with its number of times."""
+    stretches = [(text, len(list(same))) for text, same in itertools.groupby(tried)]
+    return tuple(text if times == 1 else f"{times} times: {text}" for text, times in stretches)
 
 
 def _read(choice: dict[str, Any], length: int, continuation: int) -> Answer:

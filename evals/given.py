@@ -42,5 +42,7 @@ def run(config: GivenConfig, inputs: Mapping[str, Artifact], context: StageConte
         "id": config.label,
         "content_sha256": config.model_sha256,
         "kind": "Adapter" if source.adapter else "Model",
+        "folder": config.folder,
+        "adapter": config.adapter,
     }
     return evaluate_and_write(source, model, config, context)

@@ -24,6 +24,11 @@ from cluster.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from evals.rows import Rows
+
+ROWS = "raymill_rows"
+"""Key of a task's metadata: the arguments of :func:`load_splits`."""
+
 READABLE = (".parquet", ".jsonl")
 DEFAULT_CONFIG = "default"
 _SPLIT_NAMES = {
@@ -115,15 +120,20 @@ def _front_matter(folder: Path) -> dict[str, dict[str, list[str]]]:
     return _parse(readme, readme.stat().st_mtime_ns)
 
 
-class LocalSplits(Mapping[str, "Dataset"]):
-    """The splits of one configuration; each is read when it is first asked for."""
+class LocalSplits(Mapping[str, "Dataset | Rows"]):
+    """The splits of one configuration; each is read when it is first asked for.
 
-    def __init__(self, folder: Path, config: str) -> None:
+    Args:
+        plain: whether their reader only asks the questions, and needs no ``datasets.Dataset``.
+    """
+
+    def __init__(self, folder: Path, config: str, plain: bool = False) -> None:
         self._folder = folder
+        self._plain = plain
         self._files = split_files(folder, config)
-        self._loaded: dict[str, Dataset] = {}
+        self._loaded: dict[str, Dataset | Rows] = {}
 
-    def __getitem__(self, split: str) -> Dataset:
+    def __getitem__(self, split: str) -> Dataset | Rows:
         if split not in self._files:
             raise UserError(
                 f"has no split {split} (it has: {', '.join(self._files) or 'none'})",
@@ -131,7 +141,8 @@ class LocalSplits(Mapping[str, "Dataset"]):
                 next_step="copy the dataset from the Hub again, or leave the suite out (evals.suites)",
             )
         if split not in self._loaded:
-            self._loaded[split] = read_dataset(self._files[split])
+            rows = read_rows(self._files[split])
+            self._loaded[split] = rows if self._plain and rows.is_plain else rows.dataset
         return self._loaded[split]
 
     def __iter__(self) -> Iterator[str]:
@@ -141,25 +152,31 @@ class LocalSplits(Mapping[str, "Dataset"]):
         return len(self._files)
 
 
-def load_splits(*, folder: str, config: str, **_metadata: Any) -> LocalSplits:
-    """The hook that task files name as ``custom_dataset``; lm-eval passes the task's metadata along."""
-    return LocalSplits(Path(folder), config)
+def load_rows(**metadata: Any) -> LocalSplits:
+    """The hook that task files name as ``custom_dataset``; lm-eval passes the task's metadata, where ROWS says what."""
+    return load_splits(**metadata[ROWS])
 
 
-def read_dataset(files: list[Path]) -> Dataset:
+def load_splits(*, folder: str, config: str, plain: bool = False) -> LocalSplits:
+    """The splits of one configuration of the dataset in a folder; see :class:`LocalSplits`."""
+    return LocalSplits(Path(folder), config, plain)
+
+
+def read_rows(files: list[Path]) -> Rows:
     """The rows of some files, in order, as ``datasets.load_dataset`` would give them.
 
     Raises:
         UserError: a file is not readable, or not in the format that its name says.
     """
     import pyarrow as pa
-    from datasets import Dataset
+
+    from evals.rows import Rows
 
     tables = [_read_table(path) for path in files]
     # Given, because `datasets` would pickle every table to make one up, which takes longer than reading them all.
     stamps = [f"{path}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}" for path in files]
     fingerprint = hashlib.sha256("\n".join(stamps).encode()).hexdigest()[:16]
-    return Dataset(tables[0] if len(tables) == 1 else pa.concat_tables(tables), fingerprint=fingerprint)
+    return Rows(tables[0] if len(tables) == 1 else pa.concat_tables(tables), fingerprint)
 
 
 def _read_table(path: Path) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class OfficialTask:
         dataset: the dataset's name on the Hub (``cais/mmlu``); empty where the task brings its rows along.
         config: the dataset's configuration (``anatomy``).
         splits: the splits it reads: the questions, then the worked examples (also read when there are none).
+        metadata: what its file says of itself.
+        plain_rows: whether it only asks the rows, and processes none of them beforehand.
         version: as its file says; raised by its authors when its scores change.
     """
 
@@ -46,6 +48,8 @@ class OfficialTask:
     config: str
     splits: tuple[str, ...]
     version: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    plain_rows: bool = False
 
 
 def official_tasks(suites: Iterable[str], folder: str | None = None) -> list[OfficialTask]:
@@ -76,6 +80,8 @@ def _read_task(suite: str, path: Path) -> OfficialTask | None:
         config=str(settings.get("dataset_name") or DEFAULT_CONFIG),
         splits=_splits(settings, path),
         version=str(metadata.get("version", "")) if isinstance(metadata, Mapping) else "",
+        metadata=metadata if isinstance(metadata, Mapping) else {},
+        plain_rows="process_docs" not in settings and "process_docs" not in (settings.get("fewshot_config") or {}),
     )
 
 

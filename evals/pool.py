@@ -67,7 +67,7 @@ class ScorerPool:
         missing = [index for index, result in enumerate(results) if result is None]
         if len(missing) < len(batches):
             on_done(sum(size for size, result in zip(sizes, results, strict=True) if result is not None))
-        chunks = _chunks(missing, tokens)
+        chunks = _chunks(missing, tokens, len(self._actors))
         answered = self._stream(
             [
                 functools.partial(_ask, method, [batches[i] for i in chunk], [keys[i] for i in chunk], self._book)
@@ -115,16 +115,21 @@ class ScorerPool:
         return results
 
 
-def _chunks(indices: list[int], tokens: list[int]) -> list[list[int]]:
-    """Batches in order, cut where a chunk has CHUNK_TOKENS."""
+def _chunks(indices: list[int], tokens: list[int], workers: int) -> list[list[int]]:
+    """Batches in order, cut where a chunk has CHUNK_TOKENS.
+
+    Towards the end chunks become smaller and smaller (guided self-scheduling, Polychronopoulos and Kuck 1987), so that
+    no worker is left with a large one while the others have nothing to do.
+    """
     chunks: list[list[int]] = []
-    room = 0
+    room, left = 0, sum(tokens[index] for index in indices)
     for index in indices:
         if room <= 0:
             chunks.append([])
-            room = CHUNK_TOKENS
+            room = min(CHUNK_TOKENS, left // (2 * CALLS_IN_FLIGHT * workers)) if workers > 1 else CHUNK_TOKENS
         chunks[-1].append(index)
         room -= tokens[index]
+        left -= tokens[index]
     return chunks
 
 

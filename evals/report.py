@@ -37,6 +37,10 @@ def build_report(
         page.paragraph(f"Only the first {limit} questions of each task were asked: not a random sample of it.")
     if results.get("unanswered"):
         page.paragraph(f"PARTIAL: {results['unanswered']}. The scores are those of the questions that were answered.")
+    answered_by = results.get("model", {}).get("answered_by", {})
+    if len(answered_by) > 1:
+        told = ", ".join(f"{variant} {count:,}" for variant, count in answered_by.items())
+        page.paragraph(f"Several variants answered ({told} requests): these are the scores of the mixture.")
     page.heading("Scores")
     contamination = results.get("contamination")
     rows = list(score_rows(results["tasks"], benchmarks, contamination))

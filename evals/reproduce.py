@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+MODEL_FOLDER = "MODEL_FOLDER"
+
 
 def stock_command(results: Mapping[str, Any]) -> str:
     """One command for each number of worked examples (lm-eval takes one for all tasks), a line each.
@@ -19,7 +21,7 @@ def stock_command(results: Mapping[str, Any]) -> str:
         groups.setdefault(int(shots.get(suite) or 0), []).append(suite)
     lines = []
     for count, suites in groups.items():
-        words = ["lm_eval", *_model(str(model.get("id", "MODEL")), settings), "--tasks", ",".join(suites)]
+        words = ["lm_eval", *_model(model, settings), "--tasks", ",".join(suites)]
         words += ["--num_fewshot", str(count), "--batch_size", str(settings.get("batch_size", 1))]
         words += ["--seed", f"0,1234,1234,{settings.get('seed', 1234)}"]
         if settings.get("limit"):
@@ -27,12 +29,21 @@ def stock_command(results: Mapping[str, Any]) -> str:
         lines.append(shlex.join(words))
     if settings.get("sample"):
         lines.insert(0, f"# every question; Raymill asked {settings['sample']} of each suite, drawn with the seed")
+    if "fingerprint" in model:
+        lines.insert(
+            0, f"# {MODEL_FOLDER}: the files of {model['id']}, `raymill show` says where; an adapter adds peft=…"
+        )
     return "\n".join(lines)
 
 
-def _model(name: str, settings: Mapping[str, Any]) -> list[str]:
-    if name.startswith(("http://", "https://")):
-        address = name.rstrip("/").removesuffix("/v1") + "/v1/completions"
-        return ["--model", "local-completions", "--model_args", f"model=MODEL,base_url={address}"]
+def _model(model: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    if "url" in model:
+        address = str(model["url"]).rstrip("/").removesuffix("/v1") + "/v1/completions"
+        name = str(model.get("served_name") or model["id"])
+        words = f"model={name},base_url={address},tokenizer={model.get('tokenizer') or 'TOKENIZER_FOLDER'}"
+        return ["--model", "local-completions", "--model_args", words]
     backend = {"vllm": "vllm"}.get(str(settings.get("backend", "")), "hf")
-    return ["--model", backend, "--model_args", f"pretrained={name},dtype=auto"]
+    # An artifact has no folder that lm-eval could read by its id.
+    folder = MODEL_FOLDER if "fingerprint" in model else model.get("folder") or model.get("id", MODEL_FOLDER)
+    adapter = f",peft={model['adapter']}" if model.get("adapter") else ""
+    return ["--model", backend, "--model_args", f"pretrained={folder}{adapter},dtype=auto"]

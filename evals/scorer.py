@@ -6,6 +6,8 @@ operations, one thread, so that the same batches give the same bits.
 
 from __future__ import annotations
 
+import inspect
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,6 +57,10 @@ class Prompt(NamedTuple):
         return self.context, self.settings
 
 
+FEWEST_ROWS = 64
+"""Logits of at least so many positions are computed at once: of fewer than 16 a matrix product may take another path
+through the library, and give other last bits than those of the whole sequence that lm-eval computes."""
+
 Answer = tuple[float, bool]
 """Sum of log-probabilities (natural logarithm), and whether greedy decoding gives this continuation."""
 
@@ -76,6 +82,7 @@ class Scorer:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._base, adapter = self._source.folders()
         self._model = load_model(self._base, adapter).to(self._device)
+        self._takes = set(inspect.signature(self._model.forward).parameters)
 
     def answer(self, method: str, batches: list[Any], keys: list[str], book: AnswerBook | None) -> list[Any]:
         """A chunk of batches, answered by :meth:`score` or :meth:`generate`, and kept before anybody is told."""
@@ -105,11 +112,17 @@ class Scorer:
         import torch
 
         width = max(len(group.inputs) for group in batch)
+        # Continuations are at the ends of their sequences: logits of what lies before them all are not computed.
+        wanted = max(width - len(group.inputs) + max(map(len, group.continuations)) for group in batch)
+        kept = min(width, max(wanted, math.ceil(FEWEST_ROWS / len(batch))))
+        options = {"use_cache": False, "logits_to_keep": kept}
         padded = torch.tensor([group.inputs + [0] * (width - len(group.inputs)) for group in batch])
         answers = []
         with torch.inference_mode():
-            logits = self._model(padded.to(self._device)).logits
-            added = logits.shape[1] - width  # prompt tuning puts virtual tokens in front
+            logits = self._model(
+                padded.to(self._device), **{name: value for name, value in options.items() if name in self._takes}
+            ).logits
+            added = logits.shape[1] - width  # below 0: positions left out; above: the virtual tokens of prompt tuning
             for group, each in zip(batch, logits, strict=True):
                 end = len(group.inputs) + added
                 length = max(map(len, group.continuations))

@@ -124,9 +124,19 @@ def run(config: ServedConfig, inputs: Mapping[str, Artifact], context: StageCont
     """Evaluate the model at ``config.url``; where it dies half-way, over what it answered, which the result says."""
     benchmarks = open_benchmarks(config)
     book = _book(context.store, config)
-    evaluation = _evaluate(config, benchmarks, context, book)
+    endpoint = Endpoint(config.url, config.model, variant=config.variant)
+    evaluation = _evaluate(config, endpoint, benchmarks, context, book)
     name = f"{config.model}:{config.variant}" if config.variant else config.model
-    model = {"id": name, "url": config.url, "asked": config.asked, "kind": "served"}
+    model: dict[str, Any] = {"id": name, "url": config.url, "asked": config.asked, "kind": "served"}
+    model |= {"served_name": config.model, "tokenizer": config.tokenizer}
+    if endpoint.answered_by:
+        model["answered_by"] = dict(sorted(endpoint.answered_by.items()))
+    if len(endpoint.answered_by) > 1:
+        told = ", ".join(f"{variant} {count:,}" for variant, count in model["answered_by"].items())
+        context.progress.note(
+            f"several variants answered ({told} requests): the scores are those of the mixture that users without a"
+            " name get; --variant asks one of them"
+        )
     outcome = write_results(evaluation, model, benchmarks, config, context, f"Evaluation of {name}")
     if not evaluation.unanswered:
         book.forget()  # what is served may be another model tomorrow
@@ -138,7 +148,9 @@ def _book(store: Store, config: ServedConfig) -> AnswerBook:
     return AnswerBook.of(store, place, {"context_tokens": config.context_tokens})
 
 
-def _evaluate(config: ServedConfig, benchmarks: BenchmarkSet, context: StageContext, book: AnswerBook) -> Evaluation:
+def _evaluate(
+    config: ServedConfig, endpoint: Endpoint, benchmarks: BenchmarkSet, context: StageContext, book: AnswerBook
+) -> Evaluation:
     from evals.scorer import load_tokenizer
 
     folder = Path(config.tokenizer)
@@ -148,7 +160,7 @@ def _evaluate(config: ServedConfig, benchmarks: BenchmarkSet, context: StageCont
         if tokenizer.eos_token_id is not None
         else ""
     )
-    pool = EndpointPool(Endpoint(config.url, config.model, variant=config.variant), config.in_flight, eos, book)
+    pool = EndpointPool(endpoint, config.in_flight, eos, book)
     with offline(benchmarks.root is not None):
         from evals.harness import ClusterLM
 

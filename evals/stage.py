@@ -17,6 +17,7 @@ from evals import contamination
 from evals.answers import AnswerBook
 from evals.benchmarks import BenchmarkSet, open_benchmarks
 from evals.config import EvalsConfig
+from evals.decide.metrics import sides
 from evals.fit import judge_fit
 from evals.heldout import HeldOut
 from evals.offline import offline
@@ -251,6 +252,9 @@ def describe(evaluation: Evaluation, benchmarks: BenchmarkSet, config: EvalsConf
         "benchmarks_sha256": benchmarks.sha256,
         "tasks": suite_scores(scores, config.suites),
         "subtasks": subtask_scores(scores, config.suites),
+        "higher_is_better": sides(
+            scores.get("higher_is_better", {}), {suite: leaf_tasks(scores, suite) for suite in config.suites}
+        ),
         "requests": evaluation.requests,
         "truncated_requests": evaluation.truncated,
         "truncated_by_task": evaluation.truncated_by_task,

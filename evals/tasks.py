@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +19,15 @@ from cluster.errors import UserError
 from evals.benchmarks import BenchmarkSet
 from evals.catalogue import task_files
 from evals.config import EvalsConfig
-from evals.later import imported_later
+from evals.hub_layout import ROWS
+from evals.later import imported_later, is_executed
 from evals.official import HUB_REVISIONS, official_tasks
 from evals.prompts import compiled_once, remember_examples
+from evals.read_once import files_read_once
 from evals.sampling import draw
+
+BARS = "HF_DATASETS_DISABLE_PROGRESS_BARS"
+"""Read by ``datasets`` when it is imported."""
 
 
 def write_overlay(folder: Path, benchmarks: BenchmarkSet, config: EvalsConfig) -> None:
@@ -33,9 +39,11 @@ def write_overlay(folder: Path, benchmarks: BenchmarkSet, config: EvalsConfig) -
         if task is not None:
             lines.append(f"task: {task.name}")
         if task is not None and task.dataset and benchmarks.root is not None:
-            source = {"folder": str(benchmarks.root / task.dataset), "config": task.config}
-            lines.append("custom_dataset: !function evals.hub_layout.load_splits")
-            lines.append(f"dataset_kwargs: {json.dumps(source)}")
+            source = {"folder": str(benchmarks.root / task.dataset), "config": task.config, "plain": task.plain_rows}
+            # Not as dataset_kwargs: where there are any, lm-eval asks for the version of `datasets`, which imports it.
+            lines.append("custom_dataset: !function evals.hub_layout.load_rows")
+            lines.append(f"metadata: {json.dumps({**task.metadata, ROWS: source})}")
+            lines.append("dataset_kwargs: null")
         elif task is not None and task.dataset in HUB_REVISIONS:
             lines.append(f"dataset_kwargs: {{revision: {HUB_REVISIONS[task.dataset]}}}")
         (folder / f"{suite}-{path.stem}-{number}.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -53,7 +61,8 @@ def load_tasks(benchmarks: BenchmarkSet, config: EvalsConfig) -> Any:
     with tempfile.TemporaryDirectory(prefix="raymill-tasks-") as folder, imported_later():
         write_overlay(Path(folder), benchmarks, config)
         try:
-            loaded = TaskManager(include_path=folder, include_defaults=False).load(list(config.suites))
+            with files_read_once():
+                loaded = TaskManager(include_path=folder, include_defaults=False).load(list(config.suites))
         except (KeyError, ValueError, TypeError, ImportError, AttributeError, OSError) as error:
             raise UserError(
                 f"cannot be loaded: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
@@ -105,21 +114,40 @@ def _check_examples(name: str, task: Any, benchmarks: BenchmarkSet) -> None:
 @contextmanager
 def quick_and_quiet() -> Iterator[None]:
     """Inside: prompt templates are compiled once each, and lm-eval prints neither bars nor remarks of its own."""
-    import datasets
-    import lm_eval.api.task
+    with imported_later():
+        import lm_eval.api.task
 
     task_module = lm_eval.api.task
     bars, logger = task_module.tqdm, logging.getLogger("lm_eval")
     level = logger.level
     task_module.tqdm = lambda items, **_options: items
     logger.setLevel(logging.ERROR)
-    bars_shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
     try:
-        with compiled_once():
+        with compiled_once(), without_bars():
             yield
     finally:
         task_module.tqdm = bars
         logger.setLevel(level)
-        if bars_shown:
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Inside, the library ``datasets`` shows no progress bars; it is not imported for that."""
+    if not is_executed("datasets"):
+        before = os.environ.get(BARS)
+        os.environ[BARS] = "1"
+        try:
+            yield
+        finally:
+            os.environ.pop(BARS)
+            os.environ.update({BARS: before} if before is not None else {})
+        return
+    import datasets
+
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
             datasets.enable_progress_bars()

@@ -15,16 +15,18 @@ from typing import Literal
 from cluster.errors import UserError
 from evals.decide.bootstrap import Bootstrap, paired_bootstrap
 from evals.decide.holm import holm
-from evals.decide.metrics import common, direction
+from evals.decide.metrics import common
 from evals.decide.paired import mcnemar_exact, tango_interval
 from evals.decide.pairing import (
     Pair,
+    are_shares,
     by_task,
     chosen_metric,
     is_mean,
     is_right_or_wrong,
     pair,
     require_same_settings,
+    side_of,
 )
 from evals.decide.power import detectable_difference, detectable_mean, documents_needed, documents_needed_mean
 from evals.decide.reading import Document, Key, Measured
@@ -47,6 +49,8 @@ class Row:
         gained, lost: documents on which B did better, and worse, than A; where no side is better, higher and lower.
         detectable: the true difference that would have been found four times in five, given the correction.
         decides: documents that would find a difference as large as the one seen, four times in five.
+        side: 1 where more is better, -1 where less is, 0 where neither is.
+        in_points: whether it is a share, whose differences are told in percentage points.
     """
 
     name: str
@@ -65,14 +69,13 @@ class Row:
     detectable: float | None = None
     decides: int | None = None
     verdict: Verdict = "no evidence"
+    side: int = 1
+    in_points: bool = True
 
 
 @dataclass(frozen=True)
 class Flip:
-    """A document on which right turned wrong or wrong right; where there is no right or wrong, a half was crossed.
-
-    Only of metrics of which more is better: of the others nothing says what is right.
-    """
+    """A document on which right turned wrong or wrong right; of shares of which more is better, a half was crossed."""
 
     key: Key
     a: Document
@@ -137,7 +140,7 @@ def compare(
     for suite in suites:
         metric = chosen_metric(a, b, suite, (metrics or {}).get(suite))
         if metric is None:
-            left_out.append(f"{suite}: no metric has a value for the documents of both")
+            left_out.append(f"{suite}: {_without_documents(a, b, suite)}")
             continue
         pairs = pair(a, b, suite, metric)
         if not pairs:
@@ -150,43 +153,67 @@ def compare(
             left_out.append(f"{suite}: {metric} is not the mean of its documents' values")
             continue
         tasks_of = by_task(pairs)
-        rows.append(judge_pairs(suite, metric, pairs, alpha, seed))
+        rows.append(judge_pairs(suite, metric, pairs, alpha, seed, side_of(a, b, suite, metric)))
         if len(tasks_of) > 1:
             tasks[suite] = corrected(
-                [judge_pairs(task, metric, own, alpha, seed) for task, own in sorted(tasks_of.items())], alpha
+                [
+                    judge_pairs(task, metric, own, alpha, seed, side_of(a, b, task, metric))
+                    for task, own in sorted(tasks_of.items())
+                ],
+                alpha,
             )
         judged[suite] = pairs
-        flipped[suite] = [
-            Flip(each.key, a.suites[suite][each.key], b.suites[suite][each.key], each.b > each.a)
-            for each in pairs
-            if direction(metric) > 0
-            and min(each.a, each.b) >= 0
-            and max(each.a, each.b) <= 1
-            and (each.a >= 0.5) != (each.b >= 0.5)
-        ]
+        flipped[suite] = flips(a, b, suite, pairs, rows[-1].side)
     if not rows:
         raise UserError(
-            "the two evaluations have no document in common",
+            "nothing that both measured can be compared:\n  " + "\n  ".join(left_out or ["no suite is in both"]),
             where=f"{a.name}, {b.name}",
-            next_step="evaluate both on the same suites and the same set of questions",
+            next_step="evaluate both on the same suites and questions; --metric judges a suite by another metric",
         )
-    averaged = {row.name: judged[row.name] for row in rows if direction(row.metric) > 0}
+    averaged = {row.name: judged[row.name] for row in rows if row.side > 0 and row.in_points}
     if len(averaged) > 1:
         rows.append(judge_average(averaged, alpha, seed)[0])
     rows = corrected(rows, alpha)
     return Comparison(a, b, alpha, rows, tasks, flipped, left_out, overall(rows))
 
 
-def judge_pairs(name: str, metric: str, pairs: Sequence[Pair], alpha: float, seed: int) -> Row:
+def _without_documents(a: Measured, b: Measured, suite: str) -> str:
+    """Why a suite has no value for each document, as BLEU over a whole set has none."""
+    told = [
+        f"{metric} {first:.4g} and {second:.4g}"
+        for metric in a.results["tasks"].get(suite, {})
+        if (first := a.recorded(suite, metric)) is not None and (second := b.recorded(suite, metric)) is not None
+    ]
+    if not told or not a.suites[suite] or not b.suites[suite]:
+        return "no metric has a value for the documents of both"
+    return f"{', '.join(told)} are figures of the whole set: without a value for each document no test tells them apart"
+
+
+def flips(a: Measured, b: Measured, suite: str, pairs: Sequence[Pair], side: int) -> list[Flip]:
+    """The documents of a suite whose answer turned, where something says what is right."""
+    if not side or not (is_right_or_wrong(pairs) or (side > 0 and are_shares(pairs))):
+        return []
+    return [
+        Flip(each.key, a.suites[suite][each.key], b.suites[suite][each.key], (each.b > each.a) == (side > 0))
+        for each in pairs
+        if (each.a >= 0.5) != (each.b >= 0.5)
+    ]
+
+
+def judge_pairs(name: str, metric: str, pairs: Sequence[Pair], alpha: float, seed: int, side: int) -> Row:
     """One suite or task, not yet corrected for the others."""
     count = len(pairs)
     up, down = sum(each.b > each.a for each in pairs), sum(each.b < each.a for each in pairs)
-    gained, lost = (down, up) if direction(metric) < 0 else (up, down)
+    gained, lost = (down, up) if side < 0 else (up, down)
     total = math.fsum(each.weight for each in pairs)
     weights = [each.weight / total for each in pairs]
     a = math.fsum(each.a * weight for each, weight in zip(pairs, weights, strict=True))
     b = math.fsum(each.b * weight for each, weight in zip(pairs, weights, strict=True))
-    row = Row(name, metric, "mcnemar", count, a, b, b - a, math.nan, (-math.inf, math.inf), gained, lost, 1.0)
+    row = Row(
+        *(name, metric, "mcnemar", count, a, b, b - a, math.nan, (-math.inf, math.inf), gained, lost, 1.0),
+        side=side,
+        in_points=is_right_or_wrong(pairs) or (side >= 0 and are_shares(pairs)),
+    )
     if is_right_or_wrong(pairs) and len(by_task(pairs)) == 1:
         # Of B - A, whichever way is better.
         stderr = math.sqrt(up + down - (up - down) ** 2 / count) / count
@@ -196,7 +223,7 @@ def judge_pairs(name: str, metric: str, pairs: Sequence[Pair], alpha: float, see
         return replace(row, test="bootstrap")
     found = paired_bootstrap([each.b - each.a for each in pairs], [each.key[0] for each in pairs], weights, seed=seed)
     low, high = found.interval(1 - alpha)
-    if _are_shares(pairs):
+    if are_shares(pairs):
         low, high = max(low, -1.0), min(high, 1.0)
     return replace(row, test="bootstrap", stderr=found.stderr, interval=(low, high), p_value=found.p_value)
 
@@ -220,7 +247,7 @@ def judge_average(judged: Mapping[str, Sequence[Pair]], alpha: float, seed: int 
     found = paired_bootstrap([*moved.values()], strata, [1.0] * len(moved), seed=seed)
     low, high = found.interval(1 - alpha)
     gained, lost = sum(each > 0 for each in moved.values()), sum(each < 0 for each in moved.values())
-    if all(_are_shares(pairs) for pairs in judged.values()):
+    if all(are_shares(pairs) for pairs in judged.values()):
         low, high = max(low, -1.0), min(high, 1.0)
     row = Row(
         AVERAGE,
@@ -239,11 +266,6 @@ def judge_average(judged: Mapping[str, Sequence[Pair]], alpha: float, seed: int 
     return row, found
 
 
-def _are_shares(pairs: Sequence[Pair]) -> bool:
-    """Whether every value lies between 0 and 1, so that no difference is larger than 1."""
-    return all(0 <= value <= 1 for each in pairs for value in (each.a, each.b))
-
-
 def corrected(rows: Sequence[Row], alpha: float) -> list[Row]:
     """The rows with Holm's correction, what each could have seen, and its verdict."""
     strictest = alpha / len(rows) if rows else alpha
@@ -260,7 +282,7 @@ def corrected(rows: Sequence[Row], alpha: float) -> list[Row]:
             decides = documents_needed_mean(row.difference, spread, strictest) if known else None
         verdict: Verdict = "no evidence"
         if adjusted <= alpha and row.difference:
-            side = direction(row.metric) * row.difference
+            side = row.side * row.difference
             verdict = "better" if side > 0 else "worse" if side < 0 else "different"
         finished.append(replace(row, adjusted=adjusted, detectable=detectable, decides=decides, verdict=verdict))
     return finished

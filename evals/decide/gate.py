@@ -17,9 +17,18 @@ from typing import Any, Literal
 from cluster.errors import UserError
 from evals.decide.bootstrap import FEW_CHANGES, paired_bootstrap
 from evals.decide.comparison import AVERAGE, judge_average
-from evals.decide.metrics import common, direction
+from evals.decide.metrics import common
 from evals.decide.paired import tango_interval
-from evals.decide.pairing import Pair, chosen_metric, is_mean, is_right_or_wrong, pair, require_same_settings
+from evals.decide.pairing import (
+    Pair,
+    are_shares,
+    chosen_metric,
+    is_mean,
+    is_right_or_wrong,
+    pair,
+    require_same_settings,
+    side_of,
+)
 from evals.decide.power import POWER
 from evals.decide.reading import Measured
 from evals.intervals import wilson
@@ -179,7 +188,9 @@ def check_not_worse(
         return Check(name, condition, "no_evidence", None, note="no documents in common")
     if not all(is_mean(each, suite, metric) for each in (baseline, candidate)):
         return Check(name, condition, "no_evidence", None, note=f"{metric} is not the mean of its documents' values")
-    sign = direction(metric) or 1
+    sign = side_of(baseline, candidate, suite, metric)
+    if not sign:
+        return Check(name, condition, "no_evidence", None, note=f"nothing says which side of {metric} is better")
     bounds = _Bounds.of_difference(pairs, alpha)
     verdict = _verdict(bounds, _Bounds.of_difference(pairs, alpha / claims), -sign * margin, sign)
     needs = _needs(bounds.spread, margin, alpha, len(pairs)) if verdict == "no_evidence" else None
@@ -196,7 +207,7 @@ def _average_not_worse(
             continue
         pairs = pair(baseline, candidate, suite, metric)
         means = pairs and all(is_mean(each, suite, metric) for each in (baseline, candidate))
-        if means and direction(metric) > 0:
+        if means and side_of(baseline, candidate, suite, metric) > 0 and are_shares(pairs):
             judged[suite] = pairs
     if not judged:
         return Check(AVERAGE, condition, "no_evidence", None, note="no suite was measured on both")

@@ -8,7 +8,6 @@ from typing import Any
 from cluster.charts_scores import difference_chart, interval_bars, radar_chart
 from cluster.report import Page
 from evals.decide.comparison import AVERAGE, Comparison, Flip, Row
-from evals.decide.metrics import direction
 from evals.decide.reading import Measured
 from evals.decide.words import sentence, table_rows
 from evals.intervals import interval
@@ -37,17 +36,19 @@ def add_comparison(page: Page, compared: Comparison) -> None:
     page.heading("Suites")
     page.table(table_rows(compared))
     page.paragraph(
-        "B − A in percentage points, its interval uncorrected. p: McNemar's exact test where every answer is right or"
-        " wrong, else the paired bootstrap, within subjects where there are several. p (Holm): corrected for all rows"
+        "B − A in percentage points (of what is no share: in the metric's own unit), its interval uncorrected."
+        " p: McNemar's exact test where every answer is right or wrong, else the paired bootstrap,"
+        " within subjects where there are several. p (Holm): corrected for all rows"
         f" of the table; a verdict needs it at or below {compared.alpha:g}. Detectable: the true difference that these"
         " documents would have shown four times in five. Would decide: so many would show a difference like this one"
         " four times in five."
     )
     for line in compared.left_out:
         page.paragraph(f"Not compared: {line}.")
-    shares = [row for row in compared.rows if row.name != AVERAGE and direction(row.metric) >= 0]
+    shares = [row for row in compared.rows if row.name != AVERAGE and row.in_points]
     page.chart(interval_bars("Scores with 95 % intervals", {b.label(row.name): _bars(compared, row) for row in shares}))
-    page.chart(_differences([row for row in compared.rows if direction(row.metric) >= 0]))
+    _differences(page, compared.rows)
+    shares = [row for row in shares if row.side > 0]
     if len(shares) > 2:
         page.chart(
             radar_chart(
@@ -60,7 +61,7 @@ def add_comparison(page: Page, compared: Comparison) -> None:
         )
     for suite, rows in compared.tasks.items():
         page.heading(f"{suite} by task")
-        page.chart(_differences(rows))
+        _differences(page, rows)
         page.paragraph(
             f"Corrected among the {len(rows)} tasks alone, for looking: of so many, one may stand out by chance."
         )
@@ -93,10 +94,13 @@ def _score(measured: Measured, row: Row, value: float) -> list[float | None]:
     return [value, *(bounds or (None, None)), chance]
 
 
-def _differences(rows: list[Row]) -> str:
+def _differences(page: Page, rows: list[Row]) -> None:
+    rows = [row for row in rows if row.in_points]
+    if not rows:
+        return
     told = {row.name for row in rows if row.verdict != "no evidence"}
     values = {row.name: (100 * row.difference, 100 * row.interval[0], 100 * row.interval[1]) for row in rows}
-    return difference_chart("B − A, percentage points; in colour what was shown", values, told)
+    page.chart(difference_chart("B − A, percentage points; in colour what was shown", values, told))
 
 
 def _contamination(page: Page, compared: Comparison) -> None:

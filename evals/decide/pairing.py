@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.errors import UserError
-from evals.decide.metrics import common, headline_metric
+from evals.decide.metrics import common, direction, headline_metric
 from evals.decide.reading import Key, Measured
 
 
@@ -52,6 +52,12 @@ def chosen_metric(a: Measured, b: Measured, suite: str, wanted: str | None) -> s
     return wanted or (headline_metric(suite, both) if both else None)
 
 
+def side_of(a: Measured, b: Measured, name: str, metric: str) -> int:
+    """1 where more of a suite's or task's metric is better, -1 where less is, 0 where neither is or both disagree."""
+    said = {direction(metric, told) for each in (a, b) if (told := each.sides(name)) is not None}
+    return 0 if len(said) > 1 else next(iter(said), direction(metric))
+
+
 def require_same_settings(a: Measured, b: Measured, suites: Sequence[str]) -> None:
     """Raise UserError where the two were asked differently: other prompts are another test."""
     ours, theirs = a.results["settings"], b.results["settings"]
@@ -86,6 +92,11 @@ def is_mean(measured: Measured, suite: str, metric: str) -> bool:
 def is_right_or_wrong(pairs: Sequence[Pair]) -> bool:
     """Whether every value is 0 or 1."""
     return all(value in (0.0, 1.0) for each in pairs for value in (each.a, each.b))
+
+
+def are_shares(pairs: Sequence[Pair]) -> bool:
+    """Whether every value lies between 0 and 1, so that no difference is larger than 1."""
+    return all(0 <= value <= 1 for each in pairs for value in (each.a, each.b))
 
 
 def by_task(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:

@@ -92,6 +92,11 @@ class Measured:
         known = suite in self.results["tasks"] or any(suite in tasks for tasks in self.results["subtasks"].values())
         return f"{name} ({self.questions})" if known and self.questions else name
 
+    def sides(self, name: str) -> Mapping[str, bool | None] | None:
+        """Whether more is better, by metric, as a suite or task says itself; None where nothing is recorded."""
+        told: Mapping[str, bool | None] | None = self.results.get("higher_is_better", {}).get(name)
+        return told
+
     def recorded(self, suite: str, metric: str) -> float | None:
         """The suite's score as the evaluation reported it."""
         figures = self.results["tasks"].get(suite, {}).get(metric)

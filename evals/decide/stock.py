@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import UserError
+from evals.decide.metrics import sides
 
 Files = tuple[Path, dict[str, Path]]
 """The aggregated results, and task -> its samples."""
@@ -56,6 +57,7 @@ def read_stock(files: Files) -> tuple[dict[str, Any], dict[str, list[dict[str, A
         "benchmarks": "lm-eval",
         "tasks": {suite: _scores(told["results"].get(suite, {}), len(rows[suite])) for suite in rows},
         "subtasks": {},
+        "higher_is_better": sides(told.get("higher_is_better", {}), {suite: _leaves(groups, suite) for suite in rows}),
         "model": {"id": str(told.get("model_name") or settings.get("model") or place.parent.name)},
         "settings": {
             "suites": [*rows],

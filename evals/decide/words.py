@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 from evals.decide.comparison import Comparison, Row
-from evals.decide.metrics import direction
 from evals.decide.power import POWER
 
 _NARROW = "\u00a0"
@@ -45,7 +44,7 @@ def points(row: Row, value: float | None) -> str:
     """A difference as percentage points, where the metric is a share; else as it is."""
     if value is None:
         return "unknown"
-    return f"{value:+.4g}" if direction(row.metric) < 0 else f"{value * 100:+.2f}"
+    return f"{value * 100:+.2f}" if row.in_points else f"{value:+.4g}"
 
 
 def probability(value: float) -> str:

@@ -55,7 +55,10 @@ def settings_of(arguments: Namespace) -> EvalsConfig:
         "workers": arguments.workers,
     }
     data: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-    return validate(EvalsConfig, apply_overrides(Document(data, "raymill eval"), arguments.overrides))
+    document = apply_overrides(Document(data, "raymill eval"), arguments.overrides)
+    return validate(
+        EvalsConfig, document, "`raymill eval --help` lists its options, docs/evaluation.md says what they mean"
+    )
 
 
 def _evaluate(arguments: Namespace, config: EvalsConfig, store: Store) -> Artifact:

@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
         data = json.dumps(body).encode()
         self.send_response(code)
         self.send_header("Content-Length", str(len(data)))
-        if self.settings.variants and self.headers.get("X-Raymill-Override"):
+        if self.settings.variants and self.command == "POST":
             self.send_header("X-Raymill-Variant", self.settings.variants.split(",")[(Handler.completions - 1) % 3])
         self.end_headers()
         self.wfile.write(data)

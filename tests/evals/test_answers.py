@@ -74,9 +74,20 @@ def test_a_key_is_of_the_requests_and_of_the_tasks_version() -> None:
 
 def test_chunks_keep_the_order_and_close_when_they_are_full() -> None:
     tokens = [CHUNK_TOKENS, 1, CHUNK_TOKENS - 1, 5, 5]
-    assert _chunks([0, 1, 2, 3, 4], tokens) == [[0], [1, 2], [3, 4]]
-    assert _chunks([1, 4], tokens) == [[1, 4]]
-    assert _chunks([], tokens) == []
+    assert _chunks([0, 1, 2, 3, 4], tokens, 1) == [[0], [1, 2], [3, 4]]
+    assert _chunks([1, 4], tokens, 1) == [[1, 4]]
+    assert _chunks([], tokens, 2) == []
+
+
+def test_with_several_workers_the_last_chunks_are_small() -> None:
+    """So no worker is busy for long when the others are done, and none of what is far from the end is cut up."""
+    tokens = [CHUNK_TOKENS // 8] * 400
+    chunks = _chunks(list(range(400)), tokens, 2)
+    assert [index for chunk in chunks for index in chunk] == list(range(400))
+    sizes = [len(chunk) for chunk in chunks]
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], sizes[-1]) == (8, 1)
+    assert sizes.count(8) > 35
 
 
 class Direct(ScorerPool):

@@ -119,3 +119,10 @@ def test_every_preset_names_tasks_that_there_are(name: str) -> None:
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         EvalsConfig(**settings)
+
+
+def test_a_file_that_includes_itself_is_said_to(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("include: b.yaml\ntask: a\ndataset_path: json\ntest_split: test\n")
+    (tmp_path / "b.yaml").write_text("include: a.yaml\n")
+    with pytest.raises(UserError, match="includes itself"):
+        official_tasks(["a"], str(tmp_path))

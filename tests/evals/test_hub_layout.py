@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import UserError
-from evals.hub_layout import load_splits, read_dataset, split_files
+from evals.hub_layout import load_splits, read_rows, split_files
 
 from .conftest import write_benchmarks
 
@@ -24,7 +24,7 @@ def test_json_lines_match_the_stock_loader(tmp_path: Path) -> None:
         ("allenai/ai2_arc", "ARC-Easy", "test"),
         ("truthfulqa/truthful_qa", "multiple_choice", "validation"),
     ):
-        ours = load_splits(folder=str(root / dataset), config=config, version=1.0)
+        ours = load_splits(folder=str(root / dataset), config=config)
         assert list(ours[split]) == stock_rows(root / dataset, config, split, tmp_path / "cache")
 
 
@@ -56,5 +56,5 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError, match="cannot be read") as caught:
-        read_dataset([path])
+        read_rows([path])
     assert caught.value.where == str(path)

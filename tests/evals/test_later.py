@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.later import imported_later
+from evals.later import imported_later, is_executed
 
 
 @pytest.fixture
@@ -42,6 +42,20 @@ def test_only_use_executes(packages: Path) -> None:
         from seldom_used import part
     assert part.f() == 8
     assert executed == ["often_used", "seldom_used", "seldom_used.part"]
+
+
+def test_of_a_package_alone_the_modules_inside_come_as_always(packages: Path) -> None:
+    import builtins
+
+    executed: list[str] = builtins.executed  # type: ignore[attr-defined]
+    with imported_later(frozenset(), frozenset({"seldom_used"})):
+        import seldom_used
+
+        assert not is_executed("seldom_used")
+        import seldom_used.part  # noqa: F401 - needs its package, which is executed for it
+    assert executed == ["seldom_used", "seldom_used.part"]
+    assert is_executed("seldom_used")
+    assert not is_executed("nowhere_at_all")
 
 
 def test_a_package_that_is_not_installed_is_missed_at_once() -> None:

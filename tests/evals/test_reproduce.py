@@ -38,14 +38,23 @@ def test_one_command_for_each_number_of_worked_examples() -> None:
 @pytest.mark.parametrize(
     ("more", "model", "words"),
     [
-        ({"backend": "vllm"}, "/m", "--model vllm --model_args pretrained=/m,dtype=auto"),
+        ({"backend": "vllm"}, {"id": "m", "folder": "/x/m"}, "--model vllm --model_args pretrained=/x/m,dtype=auto"),
+        ({}, {"id": "a", "folder": "/x/m", "adapter": "/x/a"}, "pretrained=/x/m,peft=/x/a,dtype=auto"),
         (
             {},
-            "http://host:8000/v1",
-            "local-completions --model_args model=MODEL,base_url=http://host:8000/v1/completions",
+            {"id": "tiny:tuned", "served_name": "tiny", "url": "http://host:8000", "tokenizer": "/x/t"},
+            "local-completions --model_args model=tiny,base_url=http://host:8000/v1/completions,tokenizer=/x/t ",
         ),
-        ({"sample": 500}, "/m", "# every question; Raymill asked 500 of each suite"),
+        (
+            {},
+            {"id": "Model/pretrain-0123", "fingerprint": "0123"},
+            "# MODEL_FOLDER: the files of Model/pretrain-0123",
+        ),
+        ({}, {"id": "Model/pretrain-0123", "fingerprint": "0123"}, "pretrained=MODEL_FOLDER,dtype=auto"),
+        ({"sample": 500}, {"id": "/m"}, "# every question; Raymill asked 500 of each suite"),
     ],
 )
-def test_backends_urls_and_samples(more: dict[str, object], model: str, words: str) -> None:
-    assert words in stock_command(results(**more) | {"model": {"id": model}})
+def test_adapters_backends_urls_artifacts_and_samples(
+    more: dict[str, object], model: dict[str, object], words: str
+) -> None:
+    assert words in stock_command(results(**more) | {"model": model})

@@ -92,7 +92,8 @@ def test_a_server_that_is_gone_is_an_infrastructure_error_that_says_what_was_tri
         pass
     with pytest.raises(InfraError, match="does not answer") as caught:
         pool_of(url).score([[Group([2], [[3]])]], lambda _: None)
-    assert len(caught.value.attempts) == len(FAST) + 1
+    (told,) = caught.value.attempts
+    assert told.startswith(f"{len(FAST) + 1} times: URLError")
 
 
 def test_only_the_variant_that_was_asked_for_counts() -> None:
@@ -169,9 +170,8 @@ def test_an_endpoint_that_dies_half_way_leaves_a_partial_result_and_exit_3_and_i
     artifact = find_artifact(open_store(store), "evals-tiny")
     assert "PARTIAL" in open_store(store).read(artifact.key("report.html")).decode()
     assert artifact.details["unanswered"] == partial["unanswered"]
-    with serving(
-        "--die-after", "7", port=port
-    ):  # 18 batches in all, 12 of them known; one is asked to see that it holds
+    # 18 batches in all, 12 of them known; three of those are asked to see that they hold.
+    with serving("--die-after", "9", port=port):
         assert evaluate(url, questions, tiny_model, store) == 0
     assert results(capsys)["tasks"] == whole["tasks"]
 
@@ -190,6 +190,43 @@ def test_kept_answers_of_another_model_are_not_used(
         assert evaluate(url, questions, tiny_model, tmp_path / "alone") == 0
         alone = results(capsys)
     assert mixed["tasks"] == alone["tasks"]
+
+
+def test_the_answers_of_two_models_are_never_mixed_however_often_they_die(
+    questions: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second model dies as well; what the first one had answered must not come back in the third run."""
+    with serving() as url:
+        port = int(url.rpartition(":")[2])
+    for options in (("--die-after", "9"), ("--die-after", "5", "--shift", "0.25")):
+        with serving(*options, port=port):
+            assert evaluate(url, questions, tiny_model, tmp_path / "store") == 3
+    capsys.readouterr()
+    assert len(list(open_store(tmp_path / "store").files("answers/"))) == 4  # the second's; one request told it apart
+    with serving("--shift", "0.25", port=port):
+        assert evaluate(url, questions, tiny_model, tmp_path / "store") == 0
+        after_two = results(capsys)
+        assert evaluate(url, questions, tiny_model, tmp_path / "alone") == 0
+        assert results(capsys)["tasks"] == after_two["tasks"]
+        rows = [
+            open_store(tmp_path / name).read(
+                find_artifact(open_store(tmp_path / name), "evals-tiny").key("samples/arc_easy.jsonl")
+            )
+            for name in ("store", "alone")
+        ]
+    assert rows[0] == rows[1]
+
+
+def test_a_mixture_of_variants_is_called_one(
+    questions: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving("--variants", "base,base,tuned") as url:
+        assert evaluate(url, questions, tiny_model, tmp_path / "store") == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["model"]["answered_by"] == {"base": 12, "tuned": 6}
+    assert "several variants answered (base 12, tuned 6 requests)" in told.err
+    page = open_store(tmp_path / "store")
+    assert "scores of the mixture" in page.read(find_artifact(page, "evals-tiny").key("report.html")).decode()
 
 
 def test_a_password_in_the_address_is_refused_and_a_tokenizer_is_asked_for(

@@ -13,6 +13,7 @@ from evals.config import EvalsConfig
 from evals.official import HUB_REVISIONS, official_tasks
 from evals.offline import offline
 from evals.prompts import WRITTEN
+from evals.read_once import files_read_once
 from evals.tasks import load_tasks, quick_and_quiet, write_overlay
 
 from .conftest import write_benchmarks
@@ -60,6 +61,28 @@ def test_cached_templates_give_identical_requests_and_are_undone(tmp_path: Path)
     assert "from_string" not in vars(lm_eval.utils.env)
     assert (lm_eval.api.task.tqdm, logging.getLogger("lm_eval").level) == (bars, level)
     assert len(plain) == 3 * 4 + 3 * 4
+
+
+def test_task_files_are_read_once_and_lm_evals_reader_is_put_back(tmp_path: Path) -> None:
+    from lm_eval.tasks import _factory, _index, _yaml_loader
+
+    template, own = tmp_path / "template", tmp_path / "own.yaml"
+    template.write_text("a: {b: 1}\ntask_list: [x]\nc: 2\n")
+    own.write_text("include: template\nc: 3\n")
+    read, load = _yaml_loader.load_yaml, _yaml_loader._load_module_with_cache
+    expected = read(own)
+    with files_read_once():
+        assert _index.load_yaml(own) == expected == {"a": {"b": 1}, "c": 3}
+        template.unlink()
+        again = _factory.load_yaml(own)
+        assert again == expected
+        again.pop("a")
+        assert _index.load_yaml(own) == expected
+        own.write_text("include: own.yaml\n")
+        with pytest.raises(ValueError, match="Include cycle"):
+            _index.load_yaml(own, resolve_func=False)
+    assert _yaml_loader.load_yaml is _index.load_yaml is _factory.load_yaml is read
+    assert _yaml_loader._load_module_with_cache is load
 
 
 @pytest.mark.anchor

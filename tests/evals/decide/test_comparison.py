@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from pipelines.cli import run_command
 from .conftest import Values, changed, coin, publish_evaluation, publish_model, sample_row, write_evaluation
 
 
-def two(tmp_path: Path, store: Store, a: Values, b: Values, **options: dict[str, str]) -> tuple[Measured, Measured]:
+def two(tmp_path: Path, store: Store, a: Values, b: Values, **options: Mapping[str, Any]) -> tuple[Measured, Measured]:
     write_evaluation(tmp_path / "base", a, **options)  # type: ignore[arg-type]
     write_evaluation(tmp_path / "tuned", b, model="Adapter/tuned-0123456789ab", **options)  # type: ignore[arg-type]
     return load_measured(store, str(tmp_path / "base")), load_measured(store, str(tmp_path / "tuned"))
@@ -213,7 +215,7 @@ def test_the_command(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture
     assert "40 answers became right, 10 became wrong" in out
     assert "arc_easy (mirror)" in out
     assert "Answers that changed" in page.read_text()
-    assert "lm_eval --model hf --model_args pretrained=Model/base" in page.read_text()
+    assert "pretrained=MODEL_FOLDER,dtype=auto" in page.read_text()
     assert run_command([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["verdict"] == "better"
@@ -277,15 +279,59 @@ def test_of_fewer_errors_the_interval_is_still_of_the_difference(tmp_path: Path,
     assert row.interval[0] < row.difference < row.interval[1]
 
 
-def test_the_averages_interval_holds_the_difference_of_larger_scores_too(tmp_path: Path, store: Store) -> None:
-    """BLEU and its kin go to 100: their difference may be larger than 1."""
+def test_what_goes_to_100_is_told_in_its_own_unit_and_is_no_part_of_the_average(tmp_path: Path, store: Store) -> None:
+    """BLEU and ROUGE of TruthfulQA are such: beside shares they would outweigh all others a hundred times."""
     rng = np.random.default_rng(1)
-    a = {suite: {suite: rng.uniform(20, 30, 60).tolist()} for suite in "xy"}
-    b = {suite: {suite: [value + rng.uniform(4, 7) for value in a[suite][suite]]} for suite in "xy"}
-    average = compare(*two(tmp_path, store, a, b)).rows[-1]
-    assert average.name == "average"
-    assert average.interval[0] < average.difference < average.interval[1]
-    assert average.difference > 1
+    easy = coin(1, 60, 0.5)
+    shares = {name: {name: easy} for name in ("easy", "hard")}
+    a = {"bleu": {"bleu": rng.uniform(20, 30, 60).tolist()}, **shares}
+    b = {"bleu": {"bleu": [value + rng.uniform(4, 7) for value in a["bleu"]["bleu"]]}, **shares}
+    found = compare(*two(tmp_path, store, a, b, metrics={"bleu": "bleu_max"}))
+    rows = {row.name: row for row in found.rows}
+    assert (rows["bleu"].verdict, rows["average"].difference) == ("better", 0)
+    assert rows["bleu"].interval[0] < rows["bleu"].difference < rows["bleu"].interval[1]
+    assert f"bleu ({rows['bleu'].difference:+.4g})" in sentence(found)
+    assert 4 < rows["bleu"].difference < 7
+    assert found.flipped["bleu"] == []
+    page = comparison_page(found).render()
+    assert "bleu_max" in page and f"{100 * rows['bleu'].difference:+.2f}" not in page
+
+
+def test_a_tasks_own_word_on_which_side_is_better_decides(tmp_path: Path, store: Store) -> None:
+    """A team's metric may be called anything; its file says higher_is_better: false."""
+    wrong = coin(1, 400, 0.5)
+    a, b = {"x": {"x": wrong}, "y": {"y": wrong}}, {"x": {"x": changed(wrong, 10, 60)}, "y": {"y": wrong}}
+    told = {"higher_is_better": {"x": {"refused": False}, "y": {"refused": False}}}
+    found = compare(*two(tmp_path / "told", store, a, b, metrics={"x": "refused", "y": "refused"}, more=told))
+    row = found.rows[0]
+    assert (row.verdict, row.gained, row.lost, found.verdict) == ("better", 60, 10, "better")
+    assert [sum(flip.gained for flip in found.flipped["x"]), len(found.flipped["x"])] == [60, 70]
+    assert "x (-12.50)" in sentence(found)
+    assert [row.name for row in found.rows] == ["x", "y"]  # no average of what is better when less
+    unknown = compare(*two(tmp_path / "guessed", store, a, b, metrics={"x": "refused", "y": "refused"}))
+    assert unknown.verdict == "worse"
+    torn = {"higher_is_better": {"x": {"refused": None}}}
+    differs = compare(*two(tmp_path / "torn", store, a, b, metrics={"x": "refused", "y": "refused"}, more=torn))
+    assert differs.rows[0].verdict == "different"
+
+
+def test_where_nothing_can_be_compared_it_says_why(tmp_path: Path, store: Store) -> None:
+    """A translation task has a BLEU of the whole set and nothing for each document."""
+    for name, score in (("a", 20.0), ("b", 25.5)):
+        folder = write_evaluation(tmp_path / name, {"wmt16-de-en": {"wmt16-de-en": [0.0, 0.0]}})
+        samples = folder / "samples" / "wmt16-de-en.jsonl"
+        rows = [json.loads(line) | {"metrics": {}} for line in samples.read_text().splitlines()]
+        samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        results = json.loads((folder / "results.json").read_text())
+        figures = {"score": score, "stderr": None, "interval_95": None, "chance": None, "n": 2}
+        results["tasks"]["wmt16-de-en"] = {"bleu": figures}
+        (folder / "results.json").write_text(json.dumps(results))
+    a, b = load_measured(store, str(tmp_path / "a")), load_measured(store, str(tmp_path / "b"))
+    with pytest.raises(UserError, match=r"nothing .* can be compared:\n  wmt16-de-en: bleu 20 and 25.5 are figures of"):
+        compare(a, b)
+    c = load_measured(store, str(write_evaluation(tmp_path / "c", {"x": {"x": [1.0, 0.0]}})))
+    with pytest.raises(UserError, match="wmt16-de-en: only a has it"):
+        compare(a, c)
 
 
 def test_json_holds_only_numbers_that_json_knows(tmp_path: Path, store: Store) -> None:
