@@ -14,14 +14,14 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from cluster.artifact import RECORD, Artifact, FileEntry, load_artifact
-from cluster.errors import RaymillError, UserError
-from cluster.store import Store
+from cluster.errors import InternalError, RaymillError, UserError
+from cluster.store import Store, Written
 
 LEASE = "lease.json"
 LEASE_SECONDS = 120.0
@@ -112,18 +112,37 @@ class Attempt:
             if RESUME in self.store.folders(f"{self.artifact_id}/{name}")
         ]
 
-    def seal(self) -> list[FileEntry]:
-        """Move staged files into the store and list everything written, with sizes and checksums, in path order."""
+    def seal(self, written: Mapping[str, Written] | None = None) -> list[FileEntry]:
+        """Move staged files into the store and list everything written, with sizes and checksums, in path order.
+
+        Args:
+            written: path -> what a worker said of the file when it wrote it. Such a file must have that size, and is
+                not read again: the others are, by this process. ``raymill verify`` reads them all.
+
+        Raises:
+            InternalError: such a file is not there, or has another size.
+        """
+        known = written or {}
         if self._staging is not None:
             for path in sorted(self._staging.rglob("*")):
                 if path.is_file():
                     self.store.upload(path, self.key(path.relative_to(self._staging).as_posix()))
         start = len(self.prefix) + 1
-        paths = [item.key[start:] for item in self.store.files(f"{self.prefix}/")]
-        data = [path for path in paths if path != LEASE and not path.startswith(f"{RESUME}/")]
+        found = {item.key[start:]: item.size_bytes for item in self.store.files(f"{self.prefix}/")}
+        data = {path: size for path, size in found.items() if path != LEASE and not path.startswith(f"{RESUME}/")}
+        for name, said in known.items():
+            if data.get(name) != said.size_bytes:
+                there = f"has {data[name]:,}" if name in data else "is gone"
+                raise InternalError(
+                    f"a file of {said.size_bytes:,} bytes was written and {there}",
+                    where=self.store.uri(self.key(name)),
+                    next_step="nothing was published; repeat the command, and report it if that does not help",
+                )
         self.store.make_durable([self.key(path) for path in data])
 
         def entry(path: str) -> FileEntry:
+            if path in known:
+                return FileEntry(path=path, size_bytes=known[path].size_bytes, sha256=known[path].sha256)
             digest, size = self.store.sha256(self.key(path))
             return FileEntry(path=path, size_bytes=size, sha256=digest)
 

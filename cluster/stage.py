@@ -20,7 +20,7 @@ from cluster.artifact import Artifact, Identity, InputEntry, load_artifact
 from cluster.attempt import Attempt
 from cluster.config import StrictModel, identity_fields
 from cluster.errors import InternalError
-from cluster.store import Store
+from cluster.store import Store, Written
 
 if TYPE_CHECKING:
     from cluster.progress import Tracker
@@ -50,6 +50,8 @@ class Stage:
         entry: ``module:function`` with the signature of :class:`StageFunction`.
         resolve: ``module:function`` from the configuration to extra identity fields (a source's content, what
             ``auto`` became); light, since ``raymill plan`` calls it.
+        check: ``module:function`` of the configuration and the store, which raises UserError for what the stage itself
+            would refuse at its beginning; asked before any stage of a run, which may take hours until then.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Stage:
     version: int
     entry: str
     resolve: str | None = None
+    check: str | None = None
 
 
 @dataclass
@@ -65,6 +68,8 @@ class Outcome:
 
     Attributes:
         parents: role -> artifact that the configuration named and the stage read, besides its inputs.
+        files: path -> size and checksum of files that workers summed while they wrote them, which spares reading them
+            again; see :meth:`cluster.attempt.Attempt.seal`.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -72,6 +77,7 @@ class Outcome:
     licences: dict[str, int] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     parents: Mapping[str, Artifact] = field(default_factory=dict)
+    files: Mapping[str, Written] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ def execute(
                 for role, each in {**inputs, **outcome.parents}.items()
             },
             attempt=attempt.name,
-            files=attempt.seal(),
+            files=attempt.seal(outcome.files),
             counts=outcome.counts,
             metrics=outcome.metrics,
             licences=outcome.licences,

@@ -35,6 +35,14 @@ class StoredFile:
     tag: str = ""
 
 
+@dataclass(frozen=True)
+class Written:
+    """Size and SHA-256 of an object, from the bytes that were in the hands of whoever wrote it."""
+
+    size_bytes: int
+    sha256: str
+
+
 class Store(ABC):
     """Bytes under keys; see the module's text. Implementations pickle, so that workers can open them.
 
@@ -71,6 +79,11 @@ class Store(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where there is none."""
+
+    def write_summed(self, key: str, data: bytes) -> Written:
+        """Write an object; what the record of an artifact says of it, so that nobody reads it again for that."""
+        self.write(key, data)
+        return Written(len(data), hashlib.sha256(data).hexdigest())
 
     def copy(self, source: str, target: str) -> None:
         """Put an object under a second key; FileNotFoundError where there is none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ TRAINED = ("@pretrain", "@finetune")
 
 def misfits(recipe: Recipe) -> Iterator[str]:
     """What in a recipe its own later stages would refuse, each with what to do about it."""
+    yield from _unknown_sources(recipe)
     model, written = recipe.pretrain, recipe.written
     name = model.architecture
     if recipe.tokenizer.source is None:
@@ -45,6 +47,19 @@ def misfits(recipe: Recipe) -> Iterator[str]:
     served = [variant.name for variant in recipe.serving.variants if variant.model in TRAINED]
     if "serving" in written and served:
         yield f"serving: vLLM serves no {name} (variant {served[0]}). Leave serving out, or train {decoders}"
+
+
+def _unknown_sources(recipe: Recipe) -> Iterator[str]:
+    """Sources that curation is to mix and that the corpus does not have."""
+    if not recipe.curate.mix.sources:
+        return
+    from pipelines.corpus.sources import source_names
+
+    names = source_names(recipe.corpus)
+    for unknown in sorted(recipe.curate.mix.sources.keys() - set(names)):
+        near = difflib.get_close_matches(unknown, names, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        yield f"curate.mix.sources: {unknown} is no source of corpus; {meant}Sources here: {', '.join(names)}"
 
 
 def _missing_marks(recipe: Recipe) -> Iterator[str]:

@@ -15,7 +15,7 @@ from cluster.artifact import Artifact, Identity, find_artifact, load_artifact
 from cluster.errors import RaymillError, UserError
 from cluster.progress import Progress, duration, table
 from cluster.session import connect
-from cluster.stage import execute
+from cluster.stage import execute, load_entry
 from cluster.store import Store, open_store
 from pipelines.graph import Node, build_graph, identities, select, serves
 from pipelines.headlines import metric_label
@@ -67,6 +67,11 @@ class Lifecycle:
             self._stack.enter_context(connect(self.recipe.cluster, self.progress.say))
             interrupt.install()  # Ray has put handlers of its own in place
             self._connected = True
+
+    def check(self, node: Node, identity: Identity, *, force: bool) -> None:
+        """Raise UserError for what a stage would refuse once its turn came, where it is going to run."""
+        if node.stage.check and (force or load_artifact(self.store, identity.id) is None):
+            load_entry(node.stage.check)(node.config, self.store)
 
     def make(self, node: Node, identity: Identity, *, force: bool) -> StageLine:
         """One stage's artifact, published before or made now."""
@@ -178,9 +183,11 @@ def run_recipe(recipe: Recipe, progress: Progress, options: RunOptions = RunOpti
         found = identities(nodes)
         if options.only:
             _load_inputs(lifecycle, nodes, found, options.only)
+        forced = {node.name for node in chosen if options.force & {node.name, node.section}}
         for node in chosen:
-            force = bool(options.force & {node.name, node.section})
-            record.stages.append(lifecycle.make(node, found[node.name], force=force))
+            lifecycle.check(node, found[node.name], force=node.name in forced)
+        for node in chosen:
+            record.stages.append(lifecycle.make(node, found[node.name], force=node.name in forced))
         if will_serve:
             line, page = _serve_once(lifecycle, record)
             record.stages.append(line)

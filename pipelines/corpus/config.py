@@ -196,6 +196,7 @@ STAGE = Stage(
     version=3,
     entry="pipelines.corpus.stage:run",
     resolve="pipelines.corpus.sources:resolve",
+    check="pipelines.corpus.sources:check",
 )
 
 __all__ = ["STAGE", "CorpusConfig", "DeclaredSource", "FileSource", "RecordSource", "Source", "SourceBase"]

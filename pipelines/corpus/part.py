@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from cluster.errors import UserError
-from cluster.store import Store
+from cluster.store import Store, Written
 from pipelines.corpus.documents import Document, Item, Outcome, PassedOver, Problem
 from pipelines.corpus.quarantine import row
 from pipelines.corpus.readers import read_item
@@ -155,16 +155,16 @@ class _Writer:
     def _flush(self) -> None:
         if self._documents:
             name = chunk_name("data", self.summary.number, len(self.summary.chunks))
-            self._write(name, to_table(self._documents, self._name))
-            self.summary.chunks.append(Chunk(name, self._tally))
+            written = self._write(name, to_table(self._documents, self._name))
+            self.summary.chunks.append(Chunk(name, written, self._tally))
             self._documents, self._tally, self._held = [], Tally(), 0
 
     def _flush_problems(self) -> None:
         if self._problems:
             name = chunk_name("quarantine", self.summary.number, len(self.summary.quarantine_files))
-            self._write(name, pa.Table.from_pylist(self._problems, schema=QUARANTINE))
-            self.summary.quarantine_files.append(name)
+            table = pa.Table.from_pylist(self._problems, schema=QUARANTINE)
+            self.summary.quarantine_files[name] = self._write(name, table)
             self._problems = []
 
-    def _write(self, name: str, table: pa.Table) -> None:
-        self._store.write(f"{self._prefix}/{name}", encode(table))
+    def _write(self, name: str, table: pa.Table) -> Written:
+        return self._store.write_summed(f"{self._prefix}/{name}", encode(table))

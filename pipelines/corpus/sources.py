@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.store import Store
 from pipelines.corpus import installed
 from pipelines.corpus.config import (
     CorpusConfig,
@@ -24,6 +25,7 @@ from pipelines.corpus.config import (
 )
 from pipelines.corpus.documents import Item, stable_order
 from pipelines.corpus.files import COMPRESSED, FoundFile, content_digest, find_files
+from pipelines.corpus.read.custom import load_function
 from pipelines.corpus.source import FileSource, SourceBase
 
 NOT_IDENTITY = {"path", "weight"}
@@ -179,6 +181,17 @@ def source_names(config: CorpusConfig) -> list[str]:
             name = f"{source.kind}-{number}"
         names.append(name)
     return names
+
+
+def check(config: CorpusConfig, store: Store) -> None:
+    """Load every function that a source names.
+
+    Raises:
+        UserError: there is no such module or function, or importing it fails.
+    """
+    for source in config.sources:
+        if isinstance(source, CustomSource):
+            load_function(source.function)
 
 
 def resolve(config: CorpusConfig) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def run(config: CorpusConfig, inputs: Mapping[str, Artifact], context: StageCont
             "documents_by_source": {name: tally.documents for name, tally in tallies.items()},
             "documents_by_kind": dict(sorted(whole.kinds.items())),
         },
+        files={name: written for parts in by_source.values() for part in parts for name, written in part.files.items()},
     )
 
 
@@ -193,5 +194,7 @@ def _shorten(chunk: Chunk, room: int, context: StageContext) -> Chunk | None:
     if count == 0:
         return None
     left = table.slice(0, count)
-    context.store.write(key, encode(left))
-    return Chunk(chunk.name, Tally.of_rows(left.select(["text", "metadata", "licence", "language"]).to_pylist()))
+    written = context.store.write_summed(key, encode(left))
+    return Chunk(
+        chunk.name, written, Tally.of_rows(left.select(["text", "metadata", "licence", "language"]).to_pylist())
+    )

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.store import Written
 from pipelines.corpus.documents import Problem
 from pipelines.corpus.quarantine import Bad
 from pipelines.corpus.tally import Tally
@@ -14,9 +15,10 @@ from pipelines.corpus.tally import Tally
 
 @dataclass
 class Chunk:
-    """One file of the corpus table: its name in the artifact, and what is in it."""
+    """One file of the corpus table: its name in the artifact, its size and checksum, and what is in it."""
 
     name: str
+    written: Written
     tally: Tally = field(default_factory=Tally)
 
 
@@ -26,14 +28,14 @@ class PartSummary:
 
     Attributes:
         chunks: the files written, in order.
-        bad: what was quarantined; quarantine_files hold it all.
+        bad: what was quarantined; quarantine_files (name -> size and checksum) hold it all.
         passed_over: records that are in order but no documents, by reason.
     """
 
     number: int
     chunks: list[Chunk] = field(default_factory=list)
     bad: Bad = field(default_factory=Bad)
-    quarantine_files: list[str] = field(default_factory=list)
+    quarantine_files: dict[str, Written] = field(default_factory=dict)
     passed_over: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -42,9 +44,9 @@ class PartSummary:
         return Tally.total(chunk.tally for chunk in self.chunks)
 
     @property
-    def files(self) -> list[str]:
-        """The names of all files written."""
-        return [*(chunk.name for chunk in self.chunks), *self.quarantine_files]
+    def files(self) -> dict[str, Written]:
+        """All files written, by name."""
+        return {chunk.name: chunk.written for chunk in self.chunks} | self.quarantine_files
 
     def encode(self) -> bytes:
         """The summary as JSON."""
@@ -56,12 +58,12 @@ class PartSummary:
         plain = json.loads(data)
         return cls(
             plain["number"],
-            [Chunk(each["name"], _tally(each["tally"])) for each in plain["chunks"]],
+            [Chunk(each["name"], Written(**each["written"]), _tally(each["tally"])) for each in plain["chunks"]],
             Bad(
                 Counter(plain["bad"]["reasons"]),
                 {reason: [_problem(each) for each in some] for reason, some in plain["bad"]["samples"].items()},
             ),
-            plain["quarantine_files"],
+            {name: Written(**each) for name, each in plain["quarantine_files"].items()},
             Counter(plain["passed_over"]),
         )
 

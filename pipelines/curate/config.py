@@ -305,6 +305,7 @@ STAGE = Stage(
     version=3,
     entry="pipelines.curate.stage:run",
     resolve="pipelines.curate.config:resolve",
+    check="pipelines.curate.stage:check",
 )
 
 

@@ -28,6 +28,7 @@ _AT_ONCE = 16
 _CLASSES = {
     ("builtins", "set"),
     ("builtins", "frozenset"),
+    ("cluster.store", "Written"),
     ("collections", "Counter"),
     ("collections", "defaultdict"),
     ("numpy", "dtype"),

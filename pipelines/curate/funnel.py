@@ -59,7 +59,8 @@ class Funnel:
     Attributes:
         dropped: reason -> documents, in the order of the steps, as counted from what was written.
         splits: split -> documents written.
-        redacted: type -> placeholders in the documents that stay, before repeated passages and the mix take some out.
+        redacted: (source, type) -> placeholders in the documents that stay, before repeated passages and the mix take
+            some out.
         before, after: what came in and what was kept.
         repeated_characters: taken out of kept documents as lines or paragraphs that stand elsewhere too.
         flow: the text that left.
@@ -69,7 +70,7 @@ class Funnel:
     documents_in: int
     dropped: dict[str, int]
     splits: dict[str, int]
-    redacted: dict[str, int]
+    redacted: Counter[tuple[str, str]]
     before: Tally
     after: Tally
     repeated_characters: int = 0
@@ -89,7 +90,7 @@ class Funnel:
         surveyed, left = Survey(), Survey()
         dropped: Counter[str] = Counter()
         splits: Counter[str] = Counter()
-        redacted: Counter[str] = Counter()
+        redacted: Counter[tuple[str, str]] = Counter()
         for first in tagged:
             before.merge(first.before)
             flow.merge(first.flow)
@@ -110,12 +111,28 @@ class Funnel:
         ordered = {reason: dropped[reason] for reason in sorted(dropped, key=_place)}
         repeated = sum(each.repeated_characters for each in written)
         documents_in = sum(each.documents for each in tagged)
-        return cls(documents_in, ordered, dict(splits), dict(+redacted), before, after, repeated, flow, surveyed, left)
+        return cls(documents_in, ordered, dict(splits), +redacted, before, after, repeated, flow, surveyed, left)
 
     @property
     def kept(self) -> int:
         """Documents in all splits."""
         return sum(self.splits.values())
+
+    @property
+    def redacted_by_type(self) -> dict[str, int]:
+        """Type -> placeholders."""
+        found: Counter[str] = Counter()
+        for (_, kind), count in self.redacted.items():
+            found[kind] += count
+        return dict(sorted(found.items()))
+
+    @property
+    def redacted_by_source(self) -> dict[str, dict[str, int]]:
+        """Source -> type -> placeholders, of the sources that have any."""
+        found: dict[str, dict[str, int]] = {}
+        for (source, kind), count in sorted(self.redacted.items()):
+            found.setdefault(source, {})[kind] = count
+        return found
 
     def check(self) -> None:
         """Raise InternalError unless documents, characters and bytes add up exactly."""
@@ -168,7 +185,8 @@ class Funnel:
             "kept": self.kept,
             "dropped": self.dropped,
             "splits": self.splits,
-            "redacted": self.redacted,
+            "redacted": self.redacted_by_type,
+            "redacted_by_source": self.redacted_by_source,
             "repeated_characters": self.repeated_characters,
             "characters_in": self.before.characters[_ALL],
             "characters_kept": self.after.characters[_ALL],

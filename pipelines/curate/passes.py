@@ -51,6 +51,7 @@ class Passes:
         finished: runs functions over parts, and keeps what they gave.
         map_parts: runs functions over parts where it need not be kept.
         earlier: keys of the signature tables of corpora curated earlier.
+        memory: what an earlier run over the same corpus has measured.
     """
 
     config: CurateConfig
@@ -120,6 +121,7 @@ class Passes:
             store=self.context.store,
             prefix=self.finished.key(OUTPUT),
             survey_share=self._survey_share,
+            memory=self.memory,
         )
         expected = tagged.whole.survivors - found.duplicates
         parts = [WritePart(number, self._work(number)) for number in range(len(self._sources))]
@@ -131,8 +133,8 @@ class Passes:
                 done += summary.written.total() + summary.dropped[REPEATED]
                 tracker.update(done)
             moves = self._moves(whole)
-            for _ in self.finished.map("moves", work, moves):
-                continue
+            for again in self.finished.map("moves", work, moves):
+                whole.files |= again.files
         if done != expected:
             raise InternalError(
                 f"{done:,} documents were written and {expected:,} decided to be kept",

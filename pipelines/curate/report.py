@@ -164,16 +164,25 @@ def _redacted(page: Page, config: CurateConfig, funnel: Funnel) -> None:
         + (f", before some of their text went again ({' and '.join(later)})." if later else ".")
     )
     kept = funnel.kept + sum(count for reason, count in funnel.dropped.items() if reason.startswith("mix."))
+    found = funnel.redacted_by_type
     page.table(
         [
             {"type": kind, "placeholders": count, "for each 1,000 documents": 1000 * count / max(kept, 1)}
-            for kind, count in sorted(funnel.redacted.items())
+            for kind, count in found.items()
         ]
     )
-    none = [kind for kind in config.redact.types if not funnel.redacted.get(kind)]
+    none = [kind for kind in config.redact.types if not found.get(kind)]
     if none:
         page.paragraph(f"Looked for and not found: {', '.join(none)}.")
-    page.bar_chart("Placeholders by type", {k: float(v) for k, v in sorted(funnel.redacted.items())}, "placeholders")
+    page.bar_chart("Placeholders by type", {kind: float(count) for kind, count in found.items()}, "placeholders")
+    by_source = funnel.redacted_by_source
+    if by_source:
+        page.subheading("Placeholders by source")
+        rows = sorted(by_source.items(), key=lambda each: (-sum(each[1].values()), each[0]))
+        page.table(
+            [{"source": name} | {kind: counts.get(kind, 0) for kind in found} for name, counts in rows],
+            most=SHOWN_SOURCES,
+        )
 
 
 def _duplicates(

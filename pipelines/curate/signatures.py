@@ -10,14 +10,14 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cluster.store import Store
+from cluster.store import Store, Written
 from pipelines.corpus.table import decode, encode
 from pipelines.curate.config import DedupConfig, MinHashConfig
 from pipelines.curate.groups import ranked_type
@@ -49,12 +49,14 @@ class Signed:
         exact: runs of :func:`ranked_type` by content hash; none where exact duplicates stay.
         bands: runs of PAIR, band key -> node; none where near-duplicates stay.
         id_bytes: the longest id.
+        written: size and checksum of the table, where it was written here.
     """
 
     table_key: str
     exact: tuple[Run, ...]
     bands: tuple[Run, ...]
     id_bytes: int
+    written: Written | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ def sign(
             bands[number] = own.tobytes() if given else None
     columns = {"id": [row["id"] for row in rows], "rank": ranks, "content": contents, "bands": bands}
     table = pa.table(columns, schema=signature_schema(config.minhash))
-    store.write(key, encode(table))
-    return _write_runs(table, TablePart(part, key), config, store, key)
+    written = store.write_summed(key, encode(table))
+    return replace(_write_runs(table, TablePart(part, key), config, store, key), written=written)
 
 
 def _write_runs(table: pa.Table, part: TablePart, config: DedupConfig, store: Store, prefix: str) -> Signed:
@@ -129,10 +131,10 @@ def load_contents(store: Store, key: str) -> list[bytes]:
     return contents
 
 
-def publish(store: Store, source_key: str, kept: Sequence[int], target_key: str) -> None:
+def publish(store: Store, source_key: str, kept: Sequence[int], target_key: str) -> Written:
     """Write the signatures of the documents that stay, without their rank in this corpus."""
     table = decode(store.read(source_key)).take(pa.array(kept, pa.int64())).drop_columns(["rank"])
-    store.write(target_key, encode(table))
+    return store.write_summed(target_key, encode(table))
 
 
 def sign_earlier(part: TablePart, *, config: DedupConfig, store: Store, prefix: str) -> Signed:
@@ -141,20 +143,23 @@ def sign_earlier(part: TablePart, *, config: DedupConfig, store: Store, prefix: 
     return _write_runs(table, part, config, store, f"{prefix}/{part.number:05d}")
 
 
-def withdraw(store: Store, key: str, ids: Sequence[str]) -> None:
+def withdraw(store: Store, key: str, ids: Sequence[str]) -> Written | None:
     """Take documents that are not used after all out of a published table, so that nothing is compared with them.
 
     May be done again: a worker can die after it and before the part's result is written.
+
+    Returns:
+        size and checksum of the table that is left; None where nothing is.
     """
     if not store.exists(key):  # nothing was left of it the first time
-        return
+        return None
     table = decode(store.read(key))
     unused = set(ids)
     left = table.filter(pa.array([name not in unused for name in table.column("id").to_pylist()], pa.bool_()))
     if left.num_rows:
-        store.write(key, encode(left))
-    else:
-        store.delete(key)
+        return store.write_summed(key, encode(left))
+    store.delete(key)
+    return None
 
 
 def _rank(row: Mapping[str, Any], part: int, position: int, config: DedupConfig) -> float:

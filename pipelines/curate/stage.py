@@ -14,6 +14,7 @@ from pathlib import Path
 from cluster.artifact import COMPARED, Artifact
 from cluster.errors import UserError
 from cluster.stage import Outcome, StageContext
+from cluster.store import Store, Written
 from pipelines.corpus.code import code_digest
 from pipelines.corpus.parts import map_parts
 from pipelines.curate.accounts import Accounts, Benchmarks, index_benchmarks
@@ -27,27 +28,37 @@ from pipelines.curate.measured.groups import addresses
 from pipelines.curate.measured.memory import Memory, find_memory, record
 from pipelines.curate.mix.licences import check_licences, declared
 from pipelines.curate.mix.plan import check_sources
+from pipelines.curate.mix.run import Mixture
 from pipelines.curate.own_filters.run import check_filters
 from pipelines.curate.passes import Passes
 from pipelines.curate.report import report
 from pipelines.curate.tag import TagSummary
+from pipelines.curate.write import WriteSummary
+
+
+def check(config: CurateConfig, store: Store) -> list[Artifact]:
+    """What needs no corpus to be refused; the corpora curated earlier that duplicates are looked for in.
+
+    Raises:
+        UserError: an unknown language, a filter that cannot be loaded, an earlier corpus that cannot be compared with.
+    """
+    check_languages(config.language)
+    check_filters(config.filters)
+    return find_earlier(config.dedup, store)
 
 
 def run(config: CurateConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
     """Curate the artifact ``corpus``; see cluster.stage.StageFunction.
 
     Raises:
-        UserError: an unknown language, an earlier corpus that cannot be compared with, or nothing is left (the rule
-            that dropped most is named).
+        UserError: see :func:`check`; or a licence is refused, or nothing is left (the rule that dropped most is named).
         InternalError: the funnel does not add up.
     """
     corpus = inputs["corpus"]
-    check_languages(config.language)
-    check_filters(config.filters)
+    earlier = check(config, context.store)
     check_sources(config.mix, corpus)
     check_licences(declared(corpus, config.licences), config.licences)
     benchmarks = index_benchmarks(config, inputs.get("benchmarks"), context)
-    earlier = find_earlier(config.dedup, context.store)
     mapper = functools.partial(map_parts, workers=config.workers)
     finished = Finished(context.output, _conditions(config, [corpus, *earlier]), mapper)
     trained = finished.once("classifier", lambda: train_classifier(config, context, finished.key("classifier.npz")))
@@ -86,7 +97,7 @@ def run(config: CurateConfig, inputs: Mapping[str, Artifact], context: StageCont
         }
         | ({"repeats": sum(row["repeats"] for row in accounts.sources)} if mixture else {})
         | {f"dropped.{reason}": count for reason, count in sorted(funnel.dropped.items())}
-        | {f"redacted.{kind}": count for kind, count in sorted(funnel.redacted.items())},
+        | {f"redacted.{kind}": count for kind, count in funnel.redacted_by_type.items()},
         metrics={"curate.kept_share": funnel.kept / funnel.documents_in} | accounts.metrics(),
         licences=dict(sorted(funnel.after_by("licence").items())),
         details={
@@ -97,7 +108,16 @@ def run(config: CurateConfig, inputs: Mapping[str, Artifact], context: StageCont
             "reused": _reused(memory, tagged.whole),
         },
         parents={_role(number): each for number, each in enumerate(earlier)},
+        files=_files(tagged.whole, written, mixture),
     )
+
+
+def _files(tagged: TagSummary, written: WriteSummary, mixture: Mixture | None) -> dict[str, Written]:
+    """What the passes wrote for the artifact; a later one may have written or removed what an earlier one wrote."""
+    everything: dict[str, Written | None] = {**tagged.files, **written.files}
+    if mixture is not None:
+        everything |= mixture.summary.files
+    return {name: each for name, each in everything.items() if each is not None}
 
 
 def _sha256(context: StageContext, made: Trained | Benchmarks | None) -> str | None:

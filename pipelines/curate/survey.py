@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 import operator
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import pyarrow as pa
 import xxhash
 
 from pipelines.curate.c4 import c4
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.fineweb import fineweb
-from pipelines.curate.measured.document import Document
+from pipelines.curate.measured.document import NOTHING_KEPT, Document
+from pipelines.curate.measured.surveyed import DIGEST, digest_of, survey_schema
 from pipelines.curate.quality import gopher_quality
 from pipelines.curate.quality_chain import QualityChain
 from pipelines.curate.repetition import gopher_repetition
@@ -134,21 +137,45 @@ class Surveyor:
 
     Args:
         share: of all documents.
+        kept: id -> what an earlier run has measured in a text that stayed; see
+            :mod:`pipelines.curate.measured.surveyed`.
+
+    Attributes:
+        rows: what :meth:`look` has found, for the next run.
     """
 
-    def __init__(self, config: CurateConfig, share: float) -> None:
-        self._config, self._share = config, share
+    def __init__(
+        self, config: CurateConfig, share: float, kept: Mapping[str, Mapping[str, Any]] = NOTHING_KEPT
+    ) -> None:
+        self._config, self._share, self._kept = config, share, kept
         self._chain = QualityChain(config)
         self._scales = scales(config)
+        self.rows: list[dict[str, Any]] = []
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of ``rows``."""
+        return survey_schema(self._scales)
 
     def look(self, name: str, text: str, survey: Survey) -> None:
-        """Measure the text of an id if it is one of the chosen."""
-        self.look_at(name, Document(text, self._config, self._chain), survey)
+        """Measure the text of an id, as it stays, if it is one of the chosen."""
+        if not self._is_chosen(name):
+            return
+        digest = digest_of(text)
+        kept = self._kept.get(name, NOTHING_KEPT)
+        document = Document(text, self._config, self._chain, kept if kept.get(DIGEST) == digest else NOTHING_KEPT)
+        self._count(document, survey)
+        self.rows.append({"id": name, DIGEST: digest, **document.values})
 
     def look_at(self, name: str, document: Document, survey: Survey) -> None:
-        """The same of a document of which some is measured already."""
-        if xxhash.xxh64_intdigest(name.encode("utf-8"), _SEED) >= self._share * 2.0**64:
-            return
+        """Measure a document as it came in, of which some is measured already, if it is one of the chosen."""
+        if self._is_chosen(name):
+            self._count(document, survey)
+
+    def _is_chosen(self, name: str) -> bool:
+        return xxhash.xxh64_intdigest(name.encode("utf-8"), _SEED) < self._share * 2.0**64
+
+    def _count(self, document: Document, survey: Survey) -> None:
         survey.documents += 1
         if document.is_blank:
             return

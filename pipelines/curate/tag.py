@@ -8,14 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.store import Store
-from pipelines.corpus.table import decode, encode
+from cluster.store import Store, Written
+from pipelines.corpus.table import decode, encode, part_name
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decontaminate.verdict import ContaminationTally
 from pipelines.curate.gates import LICENCE, Gates
 from pipelines.curate.measured.document import NOTHING_KEPT, Document
 from pipelines.curate.measured.groups import SIGNATURES
-from pipelines.curate.measured.memory import Memory
+from pipelines.curate.measured.memory import BANDS, SCORES, TEXTS, Memory
 from pipelines.curate.measured.tables import write_scores
 from pipelines.curate.normalise import readable_text
 from pipelines.curate.quality_chain import QualityChain
@@ -57,6 +57,7 @@ class TagSummary:
         signed: what deduplication compares them by.
         contamination: what was found of the benchmarks.
         remembered, measured: group of values -> values that an earlier run had, and that it had not.
+        files: path in the artifact -> size and checksum of what was measured.
     """
 
     number: int
@@ -71,6 +72,7 @@ class TagSummary:
     survey: Survey = field(default_factory=Survey)
     remembered: Counter[str] = field(default_factory=Counter)
     measured: Counter[str] = field(default_factory=Counter)
+    files: dict[str, Written] = field(default_factory=dict)
 
     def merge(self, later: TagSummary) -> None:
         """Add the summary of a part that comes later in the corpus; ``signed`` is each part's own."""
@@ -84,6 +86,7 @@ class TagSummary:
         self.survey.merge(later.survey)
         self.remembered.update(later.remembered)
         self.measured.update(later.measured)
+        self.files |= later.files
 
 
 @dataclass(frozen=True)
@@ -172,8 +175,12 @@ def tag_part(
     summary.remembered.update({SIGNATURES: signed})
     summary.measured.update({SIGNATURES: len(survivors) - signed})
     summary.signed = sign(survivors, positions, part.number, config.dedup, store, part.work.signatures, remembered)
-    write_scores(store, part.work.scores, scores, config)
-    store.write(part.work.tagged, encode(pa.Table.from_pylist(survivors, schema=TAGGED)))
+    assert summary.signed.written is not None
+    texts = store.write_summed(part.work.tagged, encode(pa.Table.from_pylist(survivors, schema=TAGGED)))
+    summary.files[part_name(SCORES, part.number)] = write_scores(store, part.work.scores, scores, config)
+    if config.keep_measured:
+        summary.files[part_name(TEXTS, part.number)] = texts
+        summary.files[part_name(BANDS, part.number)] = summary.signed.written
     store.write(part.work.ruled, encode(pa.Table.from_pylist(ruled, schema=RULED)))
     return summary
 

@@ -9,13 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.store import Store
+from cluster.store import Store, Written
 from pipelines.corpus.table import decode, encode, part_name
 from pipelines.curate.audit.lexicon import load_lexicon
 from pipelines.curate.audit.tally import AuditTally
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decisions import REPEATED, Duplicate
 from pipelines.curate.dedup import Found
+from pipelines.curate.measured.document import NOTHING_KEPT
+from pipelines.curate.measured.memory import Memory
+from pipelines.curate.measured.surveyed import survey_name
 from pipelines.curate.redact import PLACEHOLDERS
 from pipelines.curate.repeated_text import without
 from pipelines.curate.samples.choose import Candidates, choose, merge
@@ -62,6 +65,7 @@ class WriteSummary:
     """What was written: documents by split and by reason for going, and what the kept ones are.
 
     Attributes:
+        redacted: (source, type) -> placeholders in the kept documents.
         duplicate_characters: in the documents that went as duplicates.
         repeated_characters: taken out of kept documents, since they stand elsewhere too.
         candidates: which of the dropped documents the report may show.
@@ -70,12 +74,13 @@ class WriteSummary:
         audit: of the kept documents, where the recipe asks for it.
         flow: the text of duplicates, and passages taken out of kept documents.
         survey: of some of the kept documents.
+        files: path in the artifact -> size and checksum; None where a part has no such file.
     """
 
     number: int
     written: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
-    redacted: Counter[str] = field(default_factory=Counter)
+    redacted: Counter[tuple[str, str]] = field(default_factory=Counter)
     after: Tally = field(default_factory=Tally)
     candidates: Candidates = field(default_factory=dict)
     heads: dict[str, Sample] = field(default_factory=dict)
@@ -86,6 +91,7 @@ class WriteSummary:
     audit: AuditTally = field(default_factory=AuditTally)
     flow: Flow = field(default_factory=Flow)
     survey: Survey = field(default_factory=Survey)
+    files: dict[str, Written | None] = field(default_factory=dict)
 
     def merge(self, later: WriteSummary) -> None:
         """Add the summary of a part that comes later in the corpus."""
@@ -102,17 +108,29 @@ class WriteSummary:
         self.audit.merge(later.audit)
         self.flow.merge(later.flow)
         self.survey.merge(later.survey)
+        self.files |= later.files
 
 
 def write_part(
-    part: WritePart, *, config: CurateConfig, found: Found, store: Store, prefix: str, survey_share: float = 0.0
+    part: WritePart,
+    *,
+    config: CurateConfig,
+    found: Found,
+    store: Store,
+    prefix: str,
+    survey_share: float = 0.0,
+    memory: Memory | None = None,
 ) -> WriteSummary:
     """Write ``train/``, ``validation/``, ``dropped/`` and ``signatures/`` files of a part; an empty one is left out.
 
     Where the recipe mixes sources, the training documents go to the part's ``unmixed`` file instead of ``train/``.
+
+    Args:
+        survey_share: of the documents that are measured for the report.
+        memory: what an earlier run has measured.
     """
     summary = WriteSummary(part.number)
-    surveyor = Surveyor(config, survey_share)
+    surveyor = Surveyor(config, survey_share, memory.load_survey(store, part.number) if memory else NOTHING_KEPT)
     kept: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     stays: list[int] = []
     edges: list[Edge] = []
@@ -138,18 +156,26 @@ def write_part(
         if config.audit is not None:
             summary.audit.add(row["source"], row["text"], load_lexicon(config.audit), config.audit.window_words)
         for kind in PLACEHOLDERS:
-            summary.redacted[kind] += row.pop(f"redacted_{kind}")
+            summary.redacted[row["source"], kind] += row.pop(f"redacted_{kind}")
     if stays:
         summary.lowest, summary.highest = min(edges), max(edges)
-        publish(store, part.work.signatures, stays, f"{prefix}/{part_name('signatures', part.number)}")
+        name = part_name("signatures", part.number)
+        summary.files[name] = publish(store, part.work.signatures, stays, f"{prefix}/{name}")
     for split, rows in kept.items():
         summary.written[split] = len(rows)
-        place = f"{prefix}/{part_name(split, part.number)}"
-        _write(store, part.work.unmixed if split == TRAIN and not config.mix.does_nothing else place, rows, KEPT)
+        if split == TRAIN and not config.mix.does_nothing:
+            _write(store, part.work.unmixed, rows, KEPT)
+        else:
+            name = part_name(split, part.number)
+            summary.files[name] = _write(store, f"{prefix}/{name}", rows, KEPT)
+    if config.keep_measured:
+        name = survey_name(part.number)
+        summary.files[name] = _write(store, f"{prefix}/{name}", surveyor.rows, surveyor.schema)
     dropped.sort(key=lambda row: str(row["id"]))
     summary.dropped.update(str(row["drop_reason"]) for row in dropped)
     summary.candidates = choose(dropped, part.number)
-    _write(store, f"{prefix}/{part_name('dropped', part.number)}", dropped, DROPPED)
+    name = part_name("dropped", part.number)
+    summary.files[name] = _write(store, f"{prefix}/{name}", dropped, DROPPED)
     return summary
 
 
@@ -180,8 +206,8 @@ def _without_repeats(
     return None
 
 
-def _write(store: Store, key: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+def _write(store: Store, key: str, rows: list[dict[str, Any]], schema: pa.Schema) -> Written | None:
     if rows:
-        store.write(key, encode(pa.Table.from_pylist(rows, schema=schema)))
-    else:
-        store.delete(key)  # of this part's first writing, where documents were moved
+        return store.write_summed(key, encode(pa.Table.from_pylist(rows, schema=schema)))
+    store.delete(key)  # of this part's first writing, where documents were moved
+    return None

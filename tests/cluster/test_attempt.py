@@ -13,6 +13,7 @@ import pytest
 
 from cluster.artifact import Artifact, Identity, load_artifact, verify_artifact
 from cluster.attempt import LEASE, LEASE_SECONDS, Attempt, collect_garbage, is_alive
+from cluster.errors import InternalError
 from cluster.store import Store
 from cluster.store_local import LocalStore
 
@@ -44,6 +45,32 @@ def test_published_files_are_recorded_and_the_lease_is_gone(any_store: Store) ->
         artifact.key("data.txt"),
         f"{IDENTITY.id}/artifact.json",
     ]
+
+
+def test_what_workers_summed_is_checked_by_size_and_not_read_again(
+    any_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    with Attempt(any_store, IDENTITY.id) as attempt:
+        written = {"part": any_store.write_summed(attempt.key("part"), b"of a corpus")}
+        attempt.write_text("report.html", "a page")
+        with monkeypatch.context() as patch:
+            summed = type(any_store).sha256
+
+            def watched(self: Store, key: str) -> tuple[str, int]:
+                read.append(key)
+                return summed(self, key)
+
+            patch.setattr(type(any_store), "sha256", watched)
+            sealed = attempt.seal(written)
+        assert read == [attempt.key("report.html")]
+        assert sealed == attempt.seal()
+        any_store.write(attempt.key("part"), b"cut of")
+        with pytest.raises(InternalError, match="a file of 11 bytes was written and has 6"):
+            attempt.seal(written)
+        any_store.delete(attempt.key("part"))
+        with pytest.raises(InternalError, match="a file of 11 bytes was written and is gone"):
+            attempt.seal(written)
 
 
 def test_a_failed_try_leaves_nothing_but_what_resumes(any_store: Store) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import pytest
 
 from cluster.config import parse_document
 from cluster.errors import UserError
+from cluster.progress import Progress
+from pipelines.lifecycle import run_recipe
 from pipelines.recipe import Recipe, validate_recipe
 
 BERT = "pretrain: {architecture: bert}\ntokenizer: {mask_token: true}\n"
@@ -21,6 +26,11 @@ def recipe(text: str) -> Recipe:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "corpus: {sources: [{kind: text, path: a, name: manuals}, {kind: warc, path: b}]}\n"
+            "curate: {mix: {sources: {manual: {max_repeats: 2}}}}",
+            "manual is no source of corpus; did you mean manuals. Sources here: manuals, warc",
+        ),
         ("pretrain: {architecture: bert}", "Set tokenizer.mask_token: true"),
         ("pretrain: {architecture: t5}", "t5 needs 26 sentinels for blocks of 512 tokens. Set tokenizer.sentinels: 26"),
         (T5 + "tokens: {sequence_length: 1024}", "needs 51 sentinels"),
@@ -55,3 +65,23 @@ def test_what_does_not_go_together(text: str, message: str) -> None:
 )
 def test_what_goes_together(text: str) -> None:
     assert recipe(text).written
+
+
+@pytest.mark.parametrize(
+    ("source", "curate", "message"),
+    [
+        ("{kind: text, path: a.txt}", "language: [en, klingon]", "'klingon' is no language that can be identified"),
+        ("{kind: text, path: a.txt}", "filters: ['nobody:has_this']", "nobody"),
+        ("{kind: text, path: a.txt}", "dedup: {against: [Corpus/curate-0123456789ab]}", "no such artifact"),
+        ("{kind: custom, function: 'nobody:has_this', version: '1'}", "", "cannot be imported"),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_said_before_the_first_one(
+    source: str, curate: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("A text.", encoding="utf-8")
+    written = recipe(f"corpus: {{sources: [{source}]}}\ncurate: {{{curate}}}")
+    with pytest.raises(UserError, match=message):
+        run_recipe(written, Progress(io.StringIO(), live=False))
+    assert not list(Path("raymill-store").glob("Corpus/*"))

@@ -12,6 +12,7 @@ from cluster.artifact import Artifact, list_artifacts
 from cluster.store import Store
 from pipelines.corpus.table import part_name
 from pipelines.curate.measured.groups import CLEANED_TEXTS, SIGNATURES, group_of, matching
+from pipelines.curate.measured.surveyed import DIGEST, load_survey
 from pipelines.curate.measured.tables import read_kept
 
 SCORES, TEXTS, BANDS = "scores", "measured/texts", "measured/signatures"
@@ -45,6 +46,15 @@ class Memory:
                 for name, values in read_kept(store, key, wanted).items():
                     found.setdefault(name, {}).update(values)
         return found
+
+    def load_survey(self, store: Store, part: int) -> dict[str, dict[str, Any]]:
+        """The same of what the survey measured in the texts of a part that stayed, and in which text."""
+        return {
+            name: {
+                column: value for column, value in row.items() if column == DIGEST or group_of(column) in self.groups
+            }
+            for name, row in load_survey(store, self.prefix, part).items()
+        }
 
 
 def digest_of(corpus: Artifact) -> str:

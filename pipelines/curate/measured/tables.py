@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.store import Store
+from cluster.store import Store, Written
 from pipelines.corpus.table import decode, encode
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.quality_chain import QualityChain
@@ -35,9 +35,9 @@ def score_schema(config: CurateConfig) -> pa.Schema:
     return pa.schema(fields)
 
 
-def write_scores(store: Store, key: str, rows: list[dict[str, Any]], config: CurateConfig) -> None:
+def write_scores(store: Store, key: str, rows: list[dict[str, Any]], config: CurateConfig) -> Written:
     """Write the scores of a part's documents."""
-    store.write(key, encode(pa.Table.from_pylist(rows, schema=score_schema(config))))
+    return store.write_summed(key, encode(pa.Table.from_pylist(rows, schema=score_schema(config))))
 
 
 def read_kept(store: Store, key: str, wanted: Callable[[str], bool]) -> dict[str, dict[str, Any]]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from cluster.store import Store
+from cluster.store import Store, Written
 from pipelines.corpus.table import decode, encode, part_name
 from pipelines.curate.audit.lexicon import load_lexicon
 from pipelines.curate.audit.tally import AuditTally
 from pipelines.curate.components import Mapper
 from pipelines.curate.config import CurateConfig
+from pipelines.curate.measured.surveyed import load_survey
 from pipelines.curate.mix.apply import measure, mix_table
 from pipelines.curate.mix.plan import Numbers, Sizes, SourcePlan, plan_mix
 from pipelines.curate.samples.choose import Candidates, choose, merge
@@ -41,6 +42,7 @@ class MixSummary:
         candidates: which of them the report may show.
         audit, survey: what the audit and the survey, which come before the mix, have counted of them.
         flow: their text.
+        files: path in the artifact -> size and checksum; None where a part has no such file.
     """
 
     dropped: Counter[str] = field(default_factory=Counter)
@@ -49,6 +51,7 @@ class MixSummary:
     audit: AuditTally = field(default_factory=AuditTally)
     flow: Flow = field(default_factory=Flow)
     survey: Survey = field(default_factory=Survey)
+    files: dict[str, Written | None] = field(default_factory=dict)
 
     def merge(self, other: MixSummary) -> None:
         """Add another part's."""
@@ -58,6 +61,7 @@ class MixSummary:
         self.flow.merge(other.flow)
         self.survey.merge(other.survey)
         self.candidates = merge([self.candidates, other.candidates])
+        self.files |= other.files
 
 
 @dataclass
@@ -115,13 +119,14 @@ def _mix_part(
     survey_share: float,
 ) -> MixSummary:
     summary = MixSummary()
-    surveyor = Surveyor(config, survey_share)
+    surveyor = Surveyor(config, survey_share, load_survey(store, prefix, part.number))
     audit = config.audit
     if not store.exists(part.unmixed):
         return summary
     mixed = mix_table(decode(store.read(part.unmixed)), plans, config.mix.seed)
     if mixed.table.num_rows:
-        store.write(f"{prefix}/{part_name('train', part.number)}", encode(mixed.table))
+        name = part_name("train", part.number)
+        summary.files[name] = store.write_summed(f"{prefix}/{name}", encode(mixed.table))
     if not mixed.reasons:
         return summary
     for row, reason in zip(mixed.left_out.to_pylist(), mixed.reasons, strict=True):
@@ -141,6 +146,8 @@ def _mix_part(
         "duplicate_of": pa.nulls(len(mixed.reasons), pa.string()),
         "quality_score": mixed.left_out["quality_score"],
     }
-    withdraw(store, f"{prefix}/{part_name('signatures', part.number)}", mixed.left_out["id"].to_pylist())
-    store.write(f"{prefix}/dropped/mix-{part.number:05d}.parquet", encode(pa.table(columns)))
+    name = part_name("signatures", part.number)
+    summary.files[name] = withdraw(store, f"{prefix}/{name}", mixed.left_out["id"].to_pylist())
+    name = f"dropped/mix-{part.number:05d}.parquet"
+    summary.files[name] = store.write_summed(f"{prefix}/{name}", encode(pa.table(columns)))
     return summary

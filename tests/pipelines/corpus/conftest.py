@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.artifact import Artifact
+from cluster.artifact import Artifact, verify_artifact
 from cluster.progress import Progress
 from cluster.stage import execute, identify
 from cluster.store import Store
@@ -37,6 +37,7 @@ def run_corpus(store: Store, monkeypatch: pytest.MonkeyPatch) -> RunCorpus:
         with Progress(io.StringIO(), live=False).track("corpus") as tracker:
             made = execute(STAGE, identify(STAGE, config, {}), config, {}, store, tracker).artifact
         files = [each.path for each in made.files if each.path.startswith("data/")]
+        assert verify_artifact(store, made) == []
         return made, [row for name in files for row in decode(store.read(made.key(name))).to_pylist()]
 
     return run

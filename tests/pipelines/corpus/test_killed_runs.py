@@ -19,7 +19,7 @@ import pytest
 from cluster.artifact import Artifact, find_artifact, verify_artifact
 from cluster.store_local import LocalStore
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]  # five runs of the command
 
 RECIPE = """
 name: killed

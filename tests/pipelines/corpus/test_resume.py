@@ -18,7 +18,7 @@ from cluster.artifact import Artifact
 from cluster.errors import InfraError
 from cluster.progress import Progress
 from cluster.stage import execute, identify
-from cluster.store import Store
+from cluster.store import Store, Written
 from pipelines.corpus import finished, stage
 from pipelines.corpus.code import code_digest
 from pipelines.corpus.config import STAGE, CorpusConfig
@@ -193,12 +193,12 @@ documents = st.tuples(st.integers(0, 200_000), st.text(max_size=3), st.text(max_
 def test_summaries_survive_as_they_are(
     chunks: list[list[tuple[int, str, str, str | None]]], bad: list[Problem], passed_over: dict[str, int]
 ) -> None:
-    summary = PartSummary(3, quarantine_files=["quarantine/x"], passed_over=Counter(passed_over))
+    summary = PartSummary(3, quarantine_files={"quarantine/x": Written(1, "ab")}, passed_over=Counter(passed_over))
     for number, rows in enumerate(chunks):
         tally = Tally()
         for row in rows:
             tally.add(*row)
-        summary.chunks.append(Chunk(f"data/{number}", tally))
+        summary.chunks.append(Chunk(f"data/{number}", Written(number, "cd"), tally))
     summary.bad = Bad()
     for problem in bad:
         summary.bad.add(problem)

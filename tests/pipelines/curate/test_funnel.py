@@ -139,14 +139,14 @@ def test_a_funnel_that_does_not_add_up_is_a_defect() -> None:
     whole, left = tally("ab", "ö"), tally("ab")
     flow = Flow()
     flow.add("empty", "ö")
-    Funnel(2, {"empty": 1}, {"train": 1}, {}, whole, left, flow=flow).check()
+    Funnel(2, {"empty": 1}, {"train": 1}, Counter(), whole, left, flow=flow).check()
     with pytest.raises(InternalError, match="does not add up: 3 documents in, 1 kept, 1 dropped"):
-        Funnel(3, {"empty": 1}, {"train": 1}, {}, whole, left, flow=flow).check()
+        Funnel(3, {"empty": 1}, {"train": 1}, Counter(), whole, left, flow=flow).check()
     with pytest.raises(InternalError, match="does not add up: 3 characters in, 2 kept, 0 dropped"):
-        Funnel(2, {"empty": 1}, {"train": 1}, {}, whole, left).check()
+        Funnel(2, {"empty": 1}, {"train": 1}, Counter(), whole, left).check()
     flow.add(CLEANED, "ö", instead="o")
     with pytest.raises(InternalError, match="does not add up: 4 bytes in, 2 kept, 3 dropped"):
-        Funnel(2, {"empty": 1}, {"train": 1}, {}, whole, left, flow=flow).check()
+        Funnel(2, {"empty": 1}, {"train": 1}, Counter(), whole, left, flow=flow).check()
 
 
 def test_tallies_add_up_and_take_off() -> None:

@@ -92,13 +92,12 @@ def afresh(store: Store, corpus: Artifact, changes: dict[str, Any], place: Path)
 
 
 def forbid_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever cleans, judges, redacts or signs a document in the first pass raises."""
+    """Whatever cleans, judges, redacts, signs or surveys a document raises."""
 
     def measured(*_: Any, **__: Any) -> Any:
         raise AssertionError("measured again")
 
     monkeypatch.setattr(stage.Passes, "explain", lambda *_: {})  # looks again at the ten samples of each reason
-    monkeypatch.setattr("pipelines.curate.write.Surveyor.look", lambda *_: None)  # and at a thousand published texts
     for name in ("normalise", "identify_language", "redact"):
         monkeypatch.setattr(document, name, measured)
     for name in ("pipelines.curate.quality_chain.Words", "pipelines.curate.quality_chain.clean"):
@@ -135,6 +134,8 @@ def test_other_thresholds_measure_nothing_and_give_what_a_run_from_nothing_gives
     assert f"100.0% of what was asked had been measured for {first.id}" in said.getvalue()
     store.delete_all(made.id)
     forbid_measuring(monkeypatch)
+    if what == "deduplication":  # others stay then, which the survey has not looked at
+        monkeypatch.setattr("pipelines.curate.write.Surveyor.look", lambda *_: None)
     curate(store, corpus, OTHER_THRESHOLDS[what])
 
 
@@ -257,6 +258,30 @@ def test_personal_data_that_was_redacted_is_kept_nowhere(
     ]
     assert any("<EMAIL>" in row for row in kept)
     assert not any("jane.doe" in row for row in kept)
+
+
+def test_a_survey_speaks_of_the_text_it_was_made_of(
+    texts: dict[str, str], make_corpus: MakeCorpus, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another redaction one text is another one, and is the only one to be measured again."""
+    corpus = make_corpus(texts, 5)
+    lenient: dict[str, Any] = {"quality": [], "repetition": None}
+    first = curate(store, corpus, lenient | {"redact": []})
+    kept = {row["id"]: row for split in ("train", "validation") for row in rows(store, first, split)}
+    assert {row["id"] for row in rows(store, first, "measured/survey")} == kept.keys()
+    looked: list[str] = []
+    identify_language = document.identify_language
+
+    def watched(text: str) -> tuple[str, float]:
+        looked.append(text)
+        return identify_language(text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(document, "identify_language", watched)
+        made = curate(store, corpus, lenient | {"redact": ["email"]})
+    (mail,) = looked
+    assert "<EMAIL>" in mail
+    assert contents(store, made) == afresh(store, corpus, lenient | {"redact": ["email"]}, tmp_path / "afresh")
 
 
 def test_without_what_was_measured_the_scores_are_still_used(

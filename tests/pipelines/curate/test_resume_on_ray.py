@@ -105,8 +105,17 @@ def test_a_worker_and_then_the_driver_are_killed(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("victim", ["worker", "driver"])
-def test_killed_in_any_step(victim: str, corpus: Artifact, store: LocalStore, tmp_path: Path) -> None:
-    expected = survive(store, corpus, tmp_path)
-    for step in STEPS:
-        assert survive(store, corpus, tmp_path, f"{victim}:{step}") == expected, step
+def test_killed_in_any_step(
+    victim: str,
+    step: str,
+    corpus: Artifact,
+    store: LocalStore,
+    tmp_path: Path,
+    run_curate: Callable[..., Artifact],
+) -> None:
+    calm = run_curate(corpus, **SETTINGS)
+    expected = contents(store, calm.id)
+    store.delete_all(calm.id)
+    assert survive(store, corpus, tmp_path, f"{victim}:{step}") == expected

@@ -85,6 +85,7 @@ def test_planted_faults_are_found(
     assert funnel["kept"] == len(kept) == made.counts["documents"]
     assert funnel["dropped"] == Counter(row["drop_reason"] for row in dropped.values())
     assert funnel["redacted"] == {"email": 2, "ip": 1}
+    assert funnel["redacted_by_source"] == {"notes": {"email": 2, "ip": 1}}
     assert made.licences == {"MIT": len(kept)}
     assert not any(each.path.startswith("resume") for each in made.files)
     page = store.read(made.key("report.html")).decode()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from cluster.artifact import Artifact, Identity, read_json
+from cluster.artifact import Artifact, Identity, read_json, verify_artifact
 from cluster.attempt import Attempt
 from cluster.errors import InternalError, UserError
 from cluster.progress import Progress
 from cluster.stage import execute, identify
 from cluster.store import Store
+from cluster.store_local import LocalStore
 from evals.config import BENCHMARK_TEXT_STAGE, BenchmarkTextConfig
 from pipelines.corpus.documents import Document
 from pipelines.corpus.table import decode, encode, part_name, to_table
@@ -91,6 +93,7 @@ def page(store: Store, artifact: Artifact) -> str:
 
 
 def assert_adds_up(store: Store, made: Artifact, documents: int) -> dict[str, Any]:
+    assert verify_artifact(store, made) == []
     funnel: dict[str, Any] = read_json(store, made, "funnel.json")
     dropped = Counter(row["drop_reason"] for row in rows(store, made, "dropped"))
     assert funnel["documents_in"] == documents == funnel["kept"] + sum(funnel["dropped"].values())
@@ -185,6 +188,41 @@ def test_parts_do_not_change_the_mixture(curate: Callable[..., Artifact], store:
         seen.append(sorted(map(str, rows(store, made, "train"))))
         assert "dropped.mix.cap" in made.counts
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_redactions_are_counted_by_source(curate: Callable[..., Artifact], store: Store) -> None:
+    texts = [
+        ("web", "MIT", "Ask ann@example.org or bob@example.net, at 8.8.8.8."),
+        ("web", "MIT", "Ask eve@example.com about the other thing that was said."),
+        ("mail", "MIT", "From joe@example.org to all who read this, with regards."),
+        ("books", "MIT", "A text in which nobody can be written to at any address."),
+    ]
+    made = curate(texts, redact=["email", "ip"])
+    funnel = assert_adds_up(store, made, 4)
+    assert funnel["redacted_by_source"] == {"mail": {"email": 1}, "web": {"email": 3, "ip": 1}}
+    assert funnel["redacted"] == {"email": 4, "ip": 1}
+    html = page(store, made)
+    table = html[html.index("Placeholders by source") :]
+    cells = re.findall(r"<t[dh][^>]*>([^<]*)", table[: table.index("</table>")])
+    assert cells == ["source", "email", "ip", "web", "3", "1", "mail", "1", "0"]
+
+
+def test_no_file_of_the_corpus_is_read_again_for_its_checksum(
+    curate: Callable[..., Artifact], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    summed = LocalStore.sha256
+
+    def watched(self: LocalStore, key: str) -> tuple[str, int]:
+        read.append(key)
+        return summed(self, key)
+
+    monkeypatch.setattr(LocalStore, "sha256", watched)
+    mix = {"sources": {"web": {"max_documents": 2}}}
+    made = curate(texts_of("web", "MIT", 7), mix=mix, validation_fraction=0.4)
+    sealed = {key.removeprefix(f"{made.data_prefix}/") for key in read}
+    assert sealed & {each.path for each in made.files} == {"funnel.json", "report.html"}
+    assert {each.path.partition("/")[0] for each in made.files} > {"train", "validation", "dropped", "scores"}
 
 
 def test_a_forbidden_licence_publishes_nothing(curate: Callable[..., Artifact], store: Store) -> None:
