@@ -35,6 +35,7 @@ class Course:
         best_training: mean training loss before that validation.
         stalled: validations since then.
         warned: whether overfitting was called.
+        watched: what a task's own watch over its figures remembers.
     """
 
     skips: list[tuple[int, int]] = field(default_factory=list)
@@ -45,6 +46,7 @@ class Course:
     best_training: float = math.inf
     stalled: int = 0
     warned: bool = False
+    watched: dict[str, Any] = field(default_factory=dict)
 
     def batch_of(self, step: int) -> int:
         """Which batch of the data order a step uses: skipped ones are jumped over."""
@@ -104,7 +106,8 @@ class Course:
             name: math.inf if value is None and name.startswith("best_") else value for name, value in values.items()
         }
         known["best_step"] = values["best_step"]
-        known = {field.name: known[field.name] for field in fields(cls)}  # a checkpoint remembers more than this
+        # A checkpoint remembers more than this, and one of an earlier version less.
+        known = {field.name: known[field.name] for field in fields(cls) if field.name in known}
         known["skips"] = [(int(first), int(count)) for first, count in values["skips"]]
         return cls(**known)
 
