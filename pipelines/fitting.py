@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ADAPTED = ("llama",)
 """Architectures whose matrices fine-tuning knows."""
 
-TRAINED = ("@pretrain", "@finetune")
+TRAINED = ("@pretrain", "@finetune", "@align")
 
 
 def misfits(recipe: Recipe) -> Iterator[str]:
@@ -28,6 +28,7 @@ def misfits(recipe: Recipe) -> Iterator[str]:
             f"finetune: the matrices that get adapters are those of {' and '.join(ADAPTED)}, not of {name}. Leave "
             f"finetune out, or train {' or '.join(ADAPTED)}"
         )
+    yield from _alignment(recipe)
     if name in DECODERS:
         return
     decoders = " or ".join(DECODERS)
@@ -39,6 +40,22 @@ def misfits(recipe: Recipe) -> Iterator[str]:
     served = [variant.name for variant in recipe.serving.variants if variant.model in TRAINED]
     if "serving" in written and served:
         yield f"serving: vLLM serves no {name} (variant {served[0]}). Leave serving out, or train {decoders}"
+
+
+def _alignment(recipe: Recipe) -> Iterator[str]:
+    """What ``align`` lacks, and what a reward model cannot be used for."""
+    served = [variant.name for variant in recipe.serving.variants if variant.model == "@align"]
+    if "serving" in recipe.written and served and not recipe.align.makes_writer:
+        yield f"serving: @align is a reward model, which writes nothing (variant {served[0]}). Serve another model"
+    if "align" not in recipe.written:
+        return
+    if recipe.align.data is None:
+        yield "align: there is nothing to learn from. Set align.data to a file of preferences, for example prefs.jsonl"
+    if recipe.pretrain.own or recipe.pretrain.architecture not in DECODERS:
+        yield (
+            f"align: {recipe.pretrain.architecture} cannot be aligned. Leave align out, or train "
+            f"{' or '.join(name for name in DECODERS if ':' not in name)}"
+        )
 
 
 def _missing_marks(recipe: Recipe) -> Iterator[str]:

@@ -12,6 +12,7 @@ from cluster.errors import UserError
 from cluster.stage import Stage, identify
 from evals.config import BENCHMARK_TEXT_STAGE, BenchmarkTextConfig
 from evals.config import STAGE as EVALS
+from pipelines.align.config import align_stage
 from pipelines.corpus.config import STAGE as CORPUS
 from pipelines.curate.config import STAGE as CURATE
 from pipelines.curate.config import CurateConfig
@@ -21,8 +22,8 @@ from pipelines.recipe import Recipe
 from pipelines.tokens.config import TOKENIZER_STAGE, TOKENS_STAGE
 
 SERVING = "serving"
-MODEL_SECTIONS = ("pretrain", "finetune")
-SECTIONS = ("corpus", "curate", "tokenizer", "tokens", "pretrain", "finetune", "evals", SERVING)
+MODEL_SECTIONS = ("pretrain", "finetune", "align")
+SECTIONS = ("corpus", "curate", "tokenizer", "tokens", "pretrain", "finetune", "align", "evals", SERVING)
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,21 @@ def build_graph(recipe: Recipe) -> list[Node]:
         Node("pretrain", "pretrain", PRETRAIN, recipe.pretrain, {"tokens": "tokens", "tokenizer": "tokenizer"}),
         Node("finetune", "finetune", FINETUNE, recipe.finetune, {"model": "pretrain", "corpus": "curate"}),
     ]
+    nodes.append(Node("align", "align", align_stage(recipe.align), recipe.align, {"model": aligned_section(recipe)}))
     for section in MODEL_SECTIONS:
+        if section == "align" and not recipe.align.makes_writer:
+            continue
         if section in wanted and "evals" in wanted:
             inputs = {"model": section, "corpus": "curate"}
             if section == "finetune":
                 inputs["base"] = "pretrain"
             nodes.append(Node(f"evals-{section}", "evals", EVALS, recipe.evals, inputs))
     return [node for node in nodes if node.section in wanted]
+
+
+def aligned_section(recipe: Recipe) -> str:
+    """The section whose model ``align`` begins with."""
+    return "finetune" if "finetune" in recipe.written else "pretrain"
 
 
 def _curation(recipe: Recipe) -> list[Node]:
@@ -105,6 +114,7 @@ def _wanted(recipe: Recipe) -> set[str]:
         "tokens": ["tokenizer"],
         "pretrain": ["tokens"],
         "finetune": ["pretrain"],
+        "align": [aligned_section(recipe)],
         "evals": ["pretrain"],
         SERVING: [_section_of(variant.model) for variant in recipe.serving.variants],
     }

@@ -120,6 +120,11 @@ class AlignConfig(TrainConfig):
         return self
 
     @property
+    def makes_writer(self) -> bool:
+        """Whether a model that writes comes of it, to be evaluated and served."""
+        return self.method != "reward"
+
+    @property
     def on_policy(self) -> bool:
         """Whether the model learns from its own answers."""
         return self.method in ON_POLICY

@@ -21,6 +21,9 @@ from pipelines.train.order import Indices
 from pipelines.train.runner import Runner
 from pipelines.train.task import IGNORED, Batch
 
+TOKEN_FIGURES = ("old", "values", "advantages", "returns")
+"""What the loss reads of each token."""
+
 GENERATED_AT_ONCE = 64
 """Answers that are drawn together where the recipe does not say how many rows fit."""
 
@@ -119,14 +122,12 @@ class RolloutSamples:
         rows = [each for index in indices for each in self._held.get(int(index), first)]
         length = max(len(each.prompt.ids) + len(each.answer) for each in rows) - 1
         inputs, labels = _rows(rows, length, self._pad_id)
-        further = {
-            name: torch.zeros(len(rows), length) for name in ("old", "reference", "values", "advantages", "returns")
-        }
+        further = {name: np.zeros((len(rows), length), np.float32) for name in TOKEN_FIGURES}
         for number, row in enumerate(rows):
             begin = len(row.prompt.ids) - 1
             for name, place in further.items():
-                place[number, begin : begin + len(row.answer)] = torch.from_numpy(getattr(row, name)).float()
-        return Batch(inputs, labels, further)
+                place[number, begin : begin + len(row.answer)] = getattr(row, name)
+        return Batch(inputs, labels, {name: torch.from_numpy(place) for name, place in further.items()})
 
     def targets(self, indices: Indices) -> int:
         """Tokens of the answers of the whole batch that was gathered last; before that the most that there can be."""
@@ -230,13 +231,14 @@ class RolloutSamples:
 
 def _rows(rollouts: Sequence[Rollout], length: int, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and labels [rows, length], padded on the right; labels are the answers' tokens."""
-    inputs = torch.full((len(rollouts), length), pad_id, dtype=torch.int64)
-    labels = torch.full((len(rollouts), length), IGNORED, dtype=torch.int64)
+    inputs = np.full((len(rollouts), length), pad_id, np.int64)
+    labels = np.full((len(rollouts), length), IGNORED, np.int64)
     for number, row in enumerate(rollouts):
-        tokens = torch.tensor([*row.prompt.ids, *row.answer], dtype=torch.int64)
-        inputs[number, : len(tokens) - 1] = tokens[:-1]
-        labels[number, len(row.prompt.ids) - 1 : len(tokens) - 1] = torch.tensor(row.answer)
-    return inputs, labels
+        before, written = len(row.prompt.ids), len(row.answer)
+        inputs[number, :before] = row.prompt.ids
+        inputs[number, before : before + written - 1] = row.answer[:-1]
+        labels[number, before - 1 : before + written - 1] = row.answer
+    return torch.from_numpy(inputs), torch.from_numpy(labels)
 
 
 def _summed(values: Sequence[float], group: Group) -> list[float]:

@@ -126,23 +126,45 @@ def work_once(rank: int, world: int, ask: dict[str, Any]) -> dict[str, Any]:
 
     from cluster.store import open_store
     from pipelines.train.config import TrainConfig
+    from pipelines.train.journal import Follower
+    from pipelines.train.keeper import Keeper
     from pipelines.train.worker import Job, train_job
 
-    config = TrainConfig(**CONFIG | {"workers": world, "steps": ask["steps"]} | ask.get("config", {}))
-    job = Job(TinyTask(config), open_store(ask["store"]), "try/resume", "try")
-    return {"summary": train_job(job, rank, world, torch.device("cpu"), time.monotonic())}
+    settings = CONFIG | {"workers": world, "steps": ask["steps"]} | ask.get("config", {})
+    store = open_store(ask["store"])
+    task = aligning(settings, store, ask["align"]) if "align" in ask else TinyTask(TrainConfig(**settings))
+    if ask.get("kill", {}).get("rank") == rank:
+        Keeper.tell = dying_at(Keeper.tell, ask["kill"]["step"])
+    summary = train_job(Job(task, store, "try/resume", "try"), rank, world, torch.device("cpu"), time.monotonic())
+    return {"summary": summary, "records": Follower(store, "try/resume/journal").poll()}
+
+
+def aligning(settings: dict[str, Any], store: Any, inputs: dict[str, Any]) -> Any:
+    """The task of an alignment whose inputs are in the store."""
+    from cluster.artifact import load_artifact
+    from pipelines.align.config import AlignConfig
+    from pipelines.align.sources import Base
+    from pipelines.align.task import PairTask, RolloutTask
+
+    config = AlignConfig(**settings)
+    model = load_artifact(store, inputs["model"])
+    return (RolloutTask if config.on_policy else PairTask)(config, Base(model), inputs["rows"])
 
 
 def end_at(keeper: Any, step: int) -> None:
     """Kill this process, without a word, when it has taken so many steps."""
-    tell = keeper.tell
+    keeper.tell = dying_at(keeper.tell, step)
 
-    def dying(at: int) -> None:
-        tell(at)
-        if at == step:
+
+def dying_at(tell: Any, step: int) -> Any:
+    """``tell`` that kills the process at a step."""
+
+    def dying(*arguments: Any) -> None:
+        tell(*arguments)
+        if arguments[-1] == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    keeper.tell = dying
+    return dying
 
 
 def run_rank(rank: int, world: int, ask: dict[str, Any], folder: Path) -> int:

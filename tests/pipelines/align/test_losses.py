@@ -128,11 +128,11 @@ def test_a_pair_that_carries_no_loss_counts_for_nothing() -> None:
     with torch.no_grad():
         both, sums = objective(inputs, silent, {})
         alone, alone_sums = objective(inputs[[0, 2]], labels[[0, 2]], {})
+        nothing, none_summed = objective(inputs, torch.full_like(labels, IGNORED), {})
     assert float(both) == pytest.approx(float(alone), abs=1e-6)
     assert sums.tolist() == pytest.approx(alone_sums.tolist(), abs=1e-5)
-        nothing, sums = objective(inputs, torch.full_like(labels, IGNORED), {})
     assert float(nothing) == 0
-    assert not sums.any()
+    assert not none_summed.any()
 
 
 def test_the_reference_of_adapters_is_the_model_without_them() -> None:

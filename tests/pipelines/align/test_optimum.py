@@ -107,9 +107,10 @@ def config(method: str, **more: Any) -> AlignConfig:
         "method": method,
         "reward": "toy:reward",
         "weights": "full",
-        "batch_sequences": 64 if method == "ppo" else 8,
+        "batch_sequences": 96 if method == "ppo" else 8,
         "answers_per_prompt": 1 if method == "ppo" else 16,
         "learning_rate": 1e-2,
+        "final_learning_rate_fraction": 0.0,
         "workers": 1,
         "guard": OFF,
         "validation_sequences": 2,
@@ -139,10 +140,10 @@ def test_a_bandit_is_played_as_its_closed_form_says(method: str, more: dict[str,
 
     assert value(best) == pytest.approx(optimum)
     assert value(reference) < optimum - 0.3  # there is something to learn
-    toy.train(240)
+    toy.train(120)
     found = toy.policy()
     assert value(found) > optimum - 0.02
-    assert np.abs(found - best).sum(1).max() / 2 < 0.08
+    assert np.abs(found - best).sum(1).max() / 2 < 0.12 < np.abs(reference - best).sum(1).max() / 2
 
 
 @pytest.mark.parametrize("method", ["grpo", "ppo"])
