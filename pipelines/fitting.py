@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipelines.models.shapes import DECODERS
+from pipelines.servable import served_as
 from pipelines.train.corruption import noise_counts
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
-
-ADAPTED = ("llama",)
-"""Architectures whose matrices fine-tuning knows."""
 
 TRAINED = ("@pretrain", "@finetune")
 
@@ -23,11 +21,17 @@ def misfits(recipe: Recipe) -> Iterator[str]:
     name = model.architecture
     if recipe.tokenizer.source is None:
         yield from _missing_marks(recipe)
-    if "finetune" in written and name not in ADAPTED:
+    if "finetune" in written and recipe.finetune.model is None and name not in DECODERS:
         yield (
-            f"finetune: the matrices that get adapters are those of {' and '.join(ADAPTED)}, not of {name}. Leave "
-            f"finetune out, or train {' or '.join(ADAPTED)}"
+            f"finetune: it adapts models that predict next tokens and that transformers loads, not {name}. Leave "
+            f"finetune out, train {' or '.join(DECODERS)}, or name another model in finetune.model"
         )
+    tuned = [variant.name for variant in recipe.serving.variants if variant.model == "@finetune"]
+    if "serving" in written and tuned:
+        found = served_as(recipe)
+        if found is not None and found.how != "adapter":
+            advice = found.advice[0].upper() + found.advice[1:]
+            yield f"serving: vLLM cannot serve variant {tuned[0]} beside its base: {found.reason}. {advice}"
     if name in DECODERS:
         return
     decoders = " or ".join(DECODERS)
