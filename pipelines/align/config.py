@@ -47,6 +47,13 @@ class AlignConfig(TrainConfig):
         description="reward: a model that scores answers; dpo, simpo: from pairs, with and without a reference; grpo, "
         "ppo: from the model's own answers and their reward",
     )
+    model: str | None = Field(
+        None,
+        min_length=1,
+        json_schema_extra={"identity": False},  # what it is enters as the input `model`
+        description="a Hugging Face folder, hf://organisation/name or a Model's artifact id; by default what finetune "
+        "makes, or pretrain",
+    )
     data: Rows | None = Field(
         None, description="rows with prompt, chosen and rejected; for grpo and ppo any rows with prompts"
     )
@@ -157,10 +164,13 @@ def resolve(config: AlignConfig) -> dict[str, Any]:
     """Identity fields: what ``auto`` became, the method's usual settings, and files by their content.
 
     Raises:
-        UserError: a file or folder cannot be read.
+        UserError: a file, folder or template cannot be read.
     """
+    from pipelines.finetune.examples.template import load_template
+
     fields = resolve_training(config) | {"beta": config.strength, "answers_per_prompt": config.group_size}
     fields |= {name: None for name, methods in OWNERS.items() if config.method not in methods}
+    fields["chat_template"] = load_template(config.chat_template)
     if config.data is not None:
         fields["data"] = rows_identity(config.data)
     if config.on_policy:

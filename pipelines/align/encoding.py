@@ -10,7 +10,7 @@ from cluster.errors import UserError
 from pipelines.align.pairs import EncodedPair
 from pipelines.align.rollouts import Prompt
 from pipelines.finetune.examples.encode import Encoder
-from pipelines.finetune.examples.records import ASSISTANT, USER, Conversation, Message, Preference, Rated
+from pipelines.finetune.examples.records import ASSISTANT, USER, Conversation, Message, Preference, Prompted, Rated
 
 STAND_IN = "x"
 """An answer whose text does not matter."""
@@ -79,6 +79,33 @@ def encode_prompts(
     return _some(kept, length, where)
 
 
+def most_tokens(wanted: int | None, context: int | None, where: str) -> int:
+    """How long a prompt with its answer may be.
+
+    Args:
+        wanted: what the recipe says.
+        context: the model's longest sequence, where it has one.
+
+    Raises:
+        UserError: the recipe asks for more than the model's context, or there is no limit at all.
+    """
+    if wanted is None and context is None:
+        raise UserError(
+            "the model has no longest sequence of its own",
+            where=f"{where}.sequence_length",
+            next_step="set it, for example to 2048",
+        )
+    if wanted is not None and context is not None and wanted > context:
+        raise UserError(
+            f"{wanted:,} tokens do not fit the model's context of {context:,}",
+            where=f"{where}.sequence_length",
+            next_step=f"set it to {context:,} or less",
+        )
+    found = context if wanted is None else wanted
+    assert found is not None
+    return found
+
+
 def prompt_ids(encoder: Encoder, messages: tuple[Message, ...], place: str = "") -> list[int]:
     """A prompt's tokens as they stand before an answer that is learned."""
     whole = encoder.whole(Conversation((*messages, Message(ASSISTANT, STAND_IN)), place))
@@ -92,7 +119,7 @@ def ending_id(encoder: Encoder) -> int:
 
 def prompt_of(record: Any) -> tuple[Message, ...]:
     """What is asked in a record of any form: the turns before the last answer."""
-    if isinstance(record, (Preference, Rated)):
+    if isinstance(record, (Preference, Rated, Prompted)):
         return record.prompt
     messages: tuple[Message, ...] = record.messages
     return messages[:-1] if messages[-1].role == ASSISTANT else messages

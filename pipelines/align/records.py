@@ -11,7 +11,7 @@ from pipelines.finetune.examples.divide import choose
 from pipelines.finetune.examples.records import Messages, Preference, Rated
 
 FOR_PAIRS = ("preferences", "ratings")
-FOR_PROMPTS = ("preferences", "ratings", "pairs", "chat", "alpaca")
+FOR_PROMPTS = ("prompts", "preferences", "ratings", "pairs", "chat", "alpaca")
 
 
 def read_records(config: AlignConfig) -> tuple[list[Any], list[str]]:

@@ -21,6 +21,7 @@ def run(config: AlignConfig, inputs: Mapping[str, Artifact], context: StageConte
     from pipelines.align.task import PairTask, RolloutTask
     from pipelines.finetune.examples.divide import split
     from pipelines.finetune.examples.records import to_jsonl
+    from pipelines.finetune.examples.template import load_template
     from pipelines.train.launch import run_training
     from pipelines.train.results import write_metrics
 
@@ -36,7 +37,12 @@ def run(config: AlignConfig, inputs: Mapping[str, Artifact], context: StageConte
     kind = "prompts" if config.on_policy else "pairs"
     sizes = {name: len(part) for name, part in parts.items()}
     context.progress.note(f"{sizes['train']:,} {kind} to train on, {sizes['validation']:,} to validate on")
-    task = RolloutTask(config, base, keys, scorer=scorer) if config.on_policy else PairTask(config, base, keys)
+    template = load_template(config.chat_template)
+    task = (
+        RolloutTask(config, base, keys, template, scorer=scorer)
+        if config.on_policy
+        else PairTask(config, base, keys, template)
+    )
     training = run_training(task, context)
     details = training.summary["details"]
     outcome = align_outcome(training)

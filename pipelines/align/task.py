@@ -31,11 +31,13 @@ class AlignTask:
 
     Attributes:
         rows: split -> store key of its records as JSON lines.
+        template: the chat template in place of the tokenizer's, as ``load_template`` gives it.
     """
 
     config: AlignConfig
     base: Base
     rows: dict[str, str]
+    template: str | None = None
     where: str = "align"
 
     def prepare(self, store: Store) -> None:
@@ -44,21 +46,19 @@ class AlignTask:
         Raises:
             UserError: naming the row that cannot be used.
         """
-        from transformers import AutoTokenizer
-
-        from pipelines.align.encoding import Kept
+        from pipelines.align.encoding import Kept, most_tokens
         from pipelines.finetune.examples.encode import Encoder
         from pipelines.finetune.examples.records import parse_jsonl
-        from pipelines.finetune.examples.template import load_template
+        from pipelines.finetune.load import context_of, load_tokenizer
 
         self._folder, self._adapter = self.base.copy(store)
-        self._tokenizer = AutoTokenizer.from_pretrained(self._folder)
-        self._length = context_of(self._folder)
-        if self.config.sequence_length is not None:
-            self._length = min(self.config.sequence_length, self._length)
+        # An adapter's folder has the tokenizer with the chat template that it was trained with.
+        self._texts = self._adapter or self._folder
+        self._tokenizer = load_tokenizer(self._texts)
+        self._length = most_tokens(self.config.sequence_length, context_of(self._folder), self.where)
         self._encoder: Encoder = Encoder(
             self._tokenizer,
-            load_template(self.config.chat_template),
+            self.template,
             self._length,
             "refuse",
             self.where,
@@ -77,6 +77,13 @@ class AlignTask:
         from pipelines.align.weights import load_base
 
         return load_base(self._folder, self._adapter)
+
+    def _keep_template(self, folder: Path) -> None:
+        """The result is asked as it was trained."""
+        if self.template is not None and self.template != "plain":
+            from pipelines.tokens.folder import set_chat_template
+
+            set_chat_template(folder, self.template)
 
     def watch(self, figures: Mapping[str, float], memory: dict[str, Any]) -> str | None:
         """The guard against collapse."""
@@ -136,10 +143,12 @@ class PairTask(AlignTask):
         held_out = self._kept["validation"].records[:EXAMPLES]
         told: dict[str, Any] = {"too_long": self.too_long}
         if self.config.method == "reward":
-            told["export_difference"] = export_scorer(model, self._folder, folder, inputs)
+            told["export_difference"] = export_scorer(model, self._texts, folder, inputs)
+            self._keep_template(folder)
             return told | {"examples": self._scored(folder, held_out, inputs.device)}
         before = self._answers(self._base_model().to(inputs.device), held_out)
-        told["export_difference"] = export_aligned(model, self._folder, folder, inputs)
+        told["export_difference"] = export_aligned(model, self._texts, folder, inputs)
+        self._keep_template(folder)
         from pipelines.models.export import load_exported
 
         after = self._answers(load_exported(folder).to(inputs.device), held_out)
@@ -153,13 +162,12 @@ class PairTask(AlignTask):
         from pipelines.models.sampling import answer
 
         prompts = [self._encoder.renderer.prompt(pair.prompt) for pair in pairs]
-        return answer(model, self._folder, prompts)
+        return answer(model, self._texts, prompts)
 
     def _scored(self, folder: Path, pairs: list[Any], device: Any) -> list[dict[str, Any]]:
         from pipelines.align.rewards import ModelReward
-        from pipelines.finetune.examples.template import load_template
 
-        scorer = ModelReward(folder, "the new model", load_template(self.config.chat_template), device)
+        scorer = ModelReward(folder, "the new model", self.template, device)
         prompts = [pair.prompt for pair in pairs]
         sides = [scorer.scores(prompts, [getattr(pair, side) for pair in pairs]) for side in ("chosen", "rejected")]
         return [
@@ -243,18 +251,18 @@ class RolloutTask(AlignTask):
 
         inputs = probe.inputs.to(next(model.parameters()).device)
         examples = self._rollouts[1].texts(EXAMPLES)
-        difference = export_aligned(model, self._folder, folder, inputs)
+        difference = export_aligned(model, self._texts, folder, inputs)
+        self._keep_template(folder)
         return {"too_long": self.too_long, "export_difference": difference, "examples": examples}
 
     def _reward(self, device: Any) -> Any:
         from pipelines.align.rewards import FunctionReward, ModelReward
-        from pipelines.finetune.examples.template import load_template
 
         name = str(self.config.reward)
         if self.scorer is None and is_function(name):
             return FunctionReward(name)
         folder = self._scorer_folder or Path(name).expanduser()
-        return ModelReward(folder, name, load_template(self.config.chat_template), device)
+        return ModelReward(folder, name, self.template, device)
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))
@@ -265,12 +273,4 @@ class RolloutTask(AlignTask):
 
         ending = ending_id(self._encoder)
         marks = {ending} & set(self._tokenizer.added_tokens_decoder)
-        return sorted(marks | set(stop_ids(self._folder)))
-
-
-def context_of(folder: Path) -> int:
-    """Most tokens that a stored model reads."""
-    import json
-
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int(settings.get("max_position_embeddings") or settings.get("n_positions") or 0)
+        return sorted(marks | set(stop_ids(self._texts)))

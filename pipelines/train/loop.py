@@ -26,6 +26,7 @@ from pipelines.train.order import BatchOrder, Indices
 from pipelines.train.parallel import arrange
 from pipelines.train.runner import Runner
 from pipelines.train.schedule import learning_rate
+from pipelines.train.shaping import Pull
 from pipelines.train.task import CountsTokens, Gathers, OwnObjective, Samples
 
 WARM_STEPS = 2
@@ -85,8 +86,10 @@ class Run:
         kept, adamw_only = undecayed(model), unorthogonal(model)
         self.arithmetic = Arithmetic.of(model, group, config)
         self.described = describe(model)
+        shaping = config.shaping(model)
         self.runner: Runner = arrange(model, config, group, own)
-        self.optimizer = Optimizer(self.runner.parameters, config, kept, adamw_only)
+        self.optimizer = Optimizer(self.runner.parameters, config, kept, adamw_only, shaping)
+        self.pull = Pull(shaping.pull, self.runner) if shaping and shaping.pull else None
         self.course = Course()
         self.order = BatchOrder(config.batch_sequences, len(training), config.seed)
         self.held_out = validation_indices(validation, config)
@@ -127,6 +130,9 @@ class Run:
             seed_generators(_step_seed(self.config.seed, step, self.group), self.group.device)
             measured, targets = accumulate(self.runner, self.training, indices, self.config)
             figures = self.gathered | measured.figures
+            self.optimizer.freeze(step)
+            if self.pull:
+                self.pull.add_to(self.runner)
             norm = gradient_norm(self.runner)
             problem = self.course.problem(measured.loss, float(norm), self.config)
             if self.own is not None and not problem:
@@ -135,7 +141,7 @@ class Run:
                 step = self.go_back(step, problem)
                 continue
             clip(self.runner, norm, self.config.gradient_clip)
-            self.optimizer.step(rate)
+            self.optimizer.step(rate, step)
             self.course.trained(measured.loss)
             step += 1
             tokens = self.training.tokens_of(indices) if isinstance(self.training, CountsTokens) else targets

@@ -21,6 +21,15 @@ LENGTH = 12
 CONFIG = {"batch_sequences": 8, "learning_rate": 3e-3, "seed": 5, "validation_sequences": 7}
 
 
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"method": "lora", "rank": 4, "dropout": 0.0},
+    "shaped": {"method": "full", "l2_sp": 0.1, "layer_decay": 0.7, "unfreeze_every_steps": 6},
+    "adapter": {"method": "adapter", "bottleneck": 4},
+    "prefix": {"method": "prefix", "virtual_tokens": 3, "encoder_hidden": 8},
+}
+"""What fine-tuning adds to a tiny model: ``llama:lora``."""
+
+
 class FixedSamples:
     """Random sequences of which some carry less loss, as padded ones do."""
 
@@ -72,14 +81,24 @@ def train_once(rank: int, world: int, ask: dict[str, Any]) -> dict[str, Any]:
     from pipelines.train.layout import plan_layout
     from pipelines.train.loop import train
 
-    config = TrainConfig(**CONFIG | {"workers": world} | ask.get("config", {}))
+    architecture, _, method = ask.get("architecture", "llama").partition(":")
+    values = CONFIG | {"workers": world} | ask.get("config", {})
+    config: Any = TrainConfig(**values)
+    if method:
+        from pipelines.finetune.config import FinetuneConfig
+
+        config = FinetuneConfig(**values, **METHODS[method])
     group = Group(rank, world, None, plan_layout(config.parallel, world))
     store = open_store(ask["store"])
     journal = Journal(store, "journal") if rank == 0 else None
     keeper = Keeper(store, "checkpoints", (), group, journal, config.keep_checkpoints)
     if ask.get("kill", {}).get("rank") == rank:
         end_at(keeper, ask["kill"]["step"])
-    model = tiny(ask.get("architecture", "llama"), ask.get("seed", 0), **ask.get("shape", {}))
+    model = tiny(architecture, ask.get("seed", 0), **ask.get("shape", {}))
+    if method:
+        from pipelines.finetune.methods import adapt
+
+        model = adapt(model, config)
     finished, run = train(
         model, FixedSamples(40, 1), FixedSamples(9, 2), ask.get("steps", 20), config, group, keeper, "here"
     )
@@ -226,6 +245,7 @@ if __name__ == "__main__":
     import torch.distributed.pipelining
     import torch.distributed.tensor.parallel  # noqa: F401
 
+    import pipelines.finetune.methods
     import pipelines.models.gpt2
     import pipelines.models.llama
     import pipelines.train.keeper

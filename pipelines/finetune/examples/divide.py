@@ -15,9 +15,8 @@ E = TypeVar("E", bound=Example)
 
 def choose(examples: Iterable[E], limit: int | None = None) -> list[E]:
     """Every different example once, in the order of a stable hash, at most ``limit``; a smaller limit gives a part."""
-    different = {each: each for each in examples}
-    ordered = sorted(different, key=lambda each: (stable_hash(each.opening), each.opening, repr(each)))
-    return ordered[:limit]
+    ordered = sorted(examples, key=lambda each: (stable_hash(each.opening), each.opening, repr(each)))
+    return list(dict.fromkeys(ordered))[:limit]  # of equal ones the first place, by name, is kept
 
 
 def subset(examples: Sequence[E], size: float | int | None) -> list[E]:

@@ -47,6 +47,11 @@ class Encoding:
     dropped: list[str]
     shortened: int
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the examples are plain texts."""
+        return bool(self.examples) and isinstance(self.examples[0], Text)
+
 
 class Encoder:
     """Turns examples into tokens.
@@ -69,7 +74,7 @@ class Encoder:
         learns: Learned = "answers",
     ) -> None:
         self._tokenizer, self._template, self._where = tokenizer, template, where
-        self._length, self._too_long, self._learns = length, too_long, learns
+        self.length, self._too_long, self._learns = length, too_long, learns
         self._renderer: Renderer | None = None
         first = tokenizer("a").input_ids[:1]
         self._begin = first if first == [tokenizer.bos_token_id] else []
@@ -105,14 +110,14 @@ class Encoder:
             UserError: naming the row: it is too long, or the template loses its answer.
         """
         tokens = self.whole(example)
-        if len(tokens) <= self._length:
+        if len(tokens) <= self.length:
             return tokens, False
         if self._too_long == "drop":
             return None
         if self._too_long == "refuse":
             raise self._error(tokens, example.where)
         if isinstance(example, Text):
-            cut = slice(-self._length, None) if self._too_long == "left" else slice(self._length)
+            cut = slice(-self.length, None) if self._too_long == "left" else slice(self.length)
             return Encoded(tokens.ids[cut], tokens.learned[cut], tokens.where), True
         return self._shorten(example, tokens), True
 
@@ -166,7 +171,7 @@ class Encoder:
         order += [number for number, each in enumerate(messages) if each.role == SYSTEM]
         for number in order:
             for _ in range(ROUNDS):
-                excess = len(tokens) - self._length
+                excess = len(tokens) - self.length
                 if excess <= 0:
                     return tokens
                 kept = self._cut(messages[number].content, excess)
@@ -174,7 +179,7 @@ class Encoder:
                 tokens = self.whole(replace(example, messages=tuple(messages)))
                 if not kept:
                     break
-        if len(tokens) <= self._length:
+        if len(tokens) <= self.length:
             return tokens
         raise self._error(tokens, example.where, "even without what is asked")
 
@@ -188,11 +193,11 @@ class Encoder:
     def _error(self, tokens: Encoded, place: str, how: str = "") -> UserError:
         answers = sum(tokens.learned)
         advice = "shorten the row, or set too_long: drop, or left or right to shorten what is asked"
-        if answers >= self._length:
+        if answers >= self.length:
             advice = "cut the answer into several rows, or set too_long: drop to leave such rows out"
         return UserError(
             f"{len(tokens):,} tokens{f' {how}' if how else ''}, {answers:,} of them answers, are more than the "
-            f"{self._length:,} that fit",
+            f"{self.length:,} that fit",
             where=place or self._where,
             next_step=f"{advice}; or raise {self._where}.sequence_length where the model's context allows it",
         )

@@ -82,8 +82,23 @@ class Rated:
         return opening_of(self.prompt)
 
 
-Example = Conversation | Text | Preference | Rated
-KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Conversation, Text, Preference, Rated)}
+@dataclass(frozen=True)
+class Prompted:
+    """Turns that wait for an answer."""
+
+    prompt: Messages
+    where: str = field(default="", compare=False)
+
+    @property
+    def opening(self) -> str:
+        """What the first user says."""
+        return opening_of(self.prompt)
+
+
+Example = Conversation | Text | Preference | Rated | Prompted
+KINDS: dict[str, type[Any]] = {
+    kind.__name__.lower(): kind for kind in (Conversation, Text, Preference, Rated, Prompted)
+}
 
 
 def opening_of(messages: Sequence[Message]) -> str:

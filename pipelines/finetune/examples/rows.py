@@ -21,6 +21,7 @@ from pipelines.finetune.examples.records import (
     Message,
     Messages,
     Preference,
+    Prompted,
     Rated,
     Text,
     asked,
@@ -45,6 +46,7 @@ COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
         "completion": ("completion", "response", "answer", "output"),
     },
     "text": {"text": ("text", "content")},
+    "prompts": {"prompt": ("prompt", "question", "instruction")},
 }
 """Form -> what it needs -> names that columns have; in the order in which forms are recognised."""
 
@@ -57,6 +59,7 @@ SHAPES = {
     "text": '{"text": "…"}',
     "preferences": '{"prompt": "…", "chosen": "…", "rejected": "…"}',
     "ratings": '{"prompt": "…", "response": "…", "rating": 4}',
+    "prompts": '{"prompt": "…"}',
 }
 
 
@@ -119,6 +122,7 @@ class RowReader:
             "text": self._plain,
             "preferences": self._preference,
             "ratings": self._rated,
+            "prompts": self._prompted,
         }
         return makers[self._form](row, place)
 
@@ -169,6 +173,12 @@ class RowReader:
         if given is None:
             raise self._bad("prompt is missing")
         return Rated(self._asked(given), self._text(row, "response"), float(rating), place)
+
+    def _prompted(self, row: Mapping[str, Any], place: str) -> Example:
+        given = self._value(row, "prompt")
+        if given is None:
+            raise self._bad("prompt is missing")
+        return Prompted(self._asked(given), place)
 
     def _side(self, row: Mapping[str, Any], side: str) -> Messages:
         value = self._value(row, side)
