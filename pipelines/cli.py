@@ -69,6 +69,13 @@ def _run(parser: argparse.ArgumentParser) -> None:
 
 def _plan(parser: argparse.ArgumentParser) -> None:
     _recipe(parser)
+    parser.add_argument(
+        "--examples",
+        metavar="N",
+        type=int,
+        default=0,
+        help="show N examples of finetune token by token, and which carry loss",
+    )
     _json(parser)
 
 
@@ -103,6 +110,14 @@ def _convert(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("destination", metavar="DESTINATION", help="a new folder")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="copy this tokenizer's files beside the model")
+    _json(parser)
+
+
+def _merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("adapter", metavar="ADAPTER", help="an adapter's folder, artifact id or stage")
+    parser.add_argument("destination", metavar="DESTINATION", help="a new folder")
+    parser.add_argument("--base", metavar="MODEL", help="its base, where that is not the one it was trained on")
+    store(parser)
     _json(parser)
 
 
@@ -195,6 +210,7 @@ COMMANDS = (
         "pipelines.commands.convert:convert",
         _convert,
     ),
+    Command("merge", "an adapter into its base, as one model", "pipelines.commands.merge:merge", _merge),
     Command(
         "doctor", "what this machine has, what is missing, how to fix it", "pipelines.commands.doctor:doctor", _doctor
     ),

@@ -6,16 +6,15 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pipelines.finetune.config import MERGEABLE
 from pipelines.models.shapes import DECODERS
+from pipelines.servable import served_as
 from pipelines.train.corruption import noise_counts
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
 
-ADAPTED = ("llama",)
-"""Architectures whose matrices fine-tuning knows."""
-
-TRAINED = ("@pretrain", "@finetune")
+TRAINED = ("@pretrain", "@finetune", "@align")
 
 
 def misfits(recipe: Recipe) -> Iterator[str]:
@@ -31,11 +30,18 @@ def misfits(recipe: Recipe) -> Iterator[str]:
             f"pretrain: max_positions {positions:,} is shorter than the tokens' blocks of {length:,}. "
             f"Set pretrain.max_positions: {length} or more, or lower tokens.sequence_length"
         )
-    if "finetune" in written and name not in ADAPTED:
+    if "finetune" in written and recipe.finetune.model is None and name not in DECODERS:
         yield (
-            f"finetune: the matrices that get adapters are those of {' and '.join(ADAPTED)}, not of {name}. Leave "
-            f"finetune out, or train {' or '.join(ADAPTED)}"
+            f"finetune: it adapts models that predict next tokens and that transformers loads, not {name}. Leave "
+            f"finetune out, train {' or '.join(DECODERS)}, or name another model in finetune.model"
         )
+    tuned = [variant.name for variant in recipe.serving.variants if variant.model == "@finetune"]
+    if "serving" in written and tuned:
+        found = served_as(recipe)
+        if found is not None and found.how != "adapter":
+            advice = found.advice[0].upper() + found.advice[1:]
+            yield f"serving: vLLM cannot serve variant {tuned[0]} beside its base: {found.reason}. {advice}"
+    yield from _alignment(recipe)
     if name in DECODERS:
         return
     decoders = " or ".join(DECODERS)
@@ -60,6 +66,30 @@ def _unknown_sources(recipe: Recipe) -> Iterator[str]:
         near = difflib.get_close_matches(unknown, names, n=1)
         meant = f"did you mean {near[0]}? " if near else ""
         yield f"curate.mix.sources: {unknown} is no source of corpus; {meant}Sources here: {', '.join(names)}"
+
+
+def _alignment(recipe: Recipe) -> Iterator[str]:
+    """What ``align`` lacks, and what a reward model cannot be used for."""
+    served = [variant.name for variant in recipe.serving.variants if variant.model == "@align"]
+    if "serving" in recipe.written and served and not recipe.align.makes_writer:
+        yield f"serving: @align is a reward model, which writes nothing (variant {served[0]}). Serve another model"
+    if "align" not in recipe.written:
+        return
+    if recipe.align.data is None:
+        yield "align: there is nothing to learn from. Set align.data to a file of preferences, for example prefs.jsonl"
+    if recipe.align.model is not None:
+        return
+    tuned = recipe.finetune
+    if "finetune" in recipe.written and not (tuned.makes_model or tuned.method in MERGEABLE):
+        yield (
+            f"align: it begins with a whole model, and what {tuned.method} adds cannot be merged into one. Use "
+            f"finetune.method {' or '.join(MERGEABLE)} or full"
+        )
+    if ("finetune" not in recipe.written or tuned.model is None) and recipe.pretrain.architecture not in DECODERS:
+        yield (
+            f"align: it needs a model that writes and that transformers loads, not {recipe.pretrain.architecture}. "
+            f"Leave align out, train {' or '.join(DECODERS)}, or name another model in align.model"
+        )
 
 
 def _missing_marks(recipe: Recipe) -> Iterator[str]:

@@ -12,17 +12,20 @@ from cluster.errors import UserError
 from cluster.stage import Stage, identify
 from evals.config import BENCHMARK_TEXT_STAGE, BenchmarkTextConfig
 from evals.config import STAGE as EVALS
+from pipelines.align.config import align_stage
 from pipelines.corpus.config import STAGE as CORPUS
 from pipelines.curate.config import STAGE as CURATE
 from pipelines.curate.config import CurateConfig
-from pipelines.finetune.config import STAGE as FINETUNE
+from pipelines.finetune.config import DocsPairs, stage_of
+from pipelines.models.existing import STAGE as BASE
+from pipelines.models.existing import ExistingModelConfig
 from pipelines.pretrain import STAGE as PRETRAIN
 from pipelines.recipe import Recipe
 from pipelines.tokens.config import TOKENIZER_STAGE, TOKENS_STAGE
 
 SERVING = "serving"
-MODEL_SECTIONS = ("pretrain", "finetune")
-SECTIONS = ("corpus", "curate", "tokenizer", "tokens", "pretrain", "finetune", "evals", SERVING)
+MODEL_SECTIONS = ("pretrain", "finetune", "align")
+SECTIONS = ("corpus", "curate", "tokenizer", "tokens", "pretrain", "finetune", "align", "evals", SERVING)
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,53 @@ def build_graph(recipe: Recipe) -> list[Node]:
         Node("tokenizer", "tokenizer", TOKENIZER_STAGE, recipe.tokenizer, {"corpus": "curate"}),
         Node("tokens", "tokens", TOKENS_STAGE, recipe.tokens, {"corpus": "curate", "tokenizer": "tokenizer"}),
         Node("pretrain", "pretrain", PRETRAIN, recipe.pretrain, {"tokens": "tokens", "tokenizer": "tokenizer"}),
-        Node("finetune", "finetune", FINETUNE, recipe.finetune, {"model": "pretrain", "corpus": "curate"}),
+        *_finetuning(recipe),
+        *_alignment(recipe),
     ]
     for section in MODEL_SECTIONS:
+        if section == "align" and not recipe.align.makes_writer:
+            continue
         if section in wanted and "evals" in wanted:
-            inputs = {"model": section, "corpus": "curate"}
-            if section == "finetune":
-                inputs["base"] = "pretrain"
+            inputs = {"model": section}
+            if "curate" in wanted:
+                inputs["corpus"] = "curate"
+            if section == "finetune" and not recipe.finetune.makes_model:
+                inputs["base"] = base_of(recipe)
             nodes.append(Node(f"evals-{section}", "evals", EVALS, recipe.evals, inputs))
     return [node for node in nodes if node.section in wanted]
+
+
+def aligned(recipe: Recipe) -> str:
+    """The node that makes what is aligned."""
+    if recipe.align.model is not None:
+        return "align-base"
+    return "finetune" if "finetune" in recipe.written else "pretrain"
+
+
+def _alignment(recipe: Recipe) -> list[Node]:
+    """Alignment, before it the model from elsewhere that it starts from."""
+    config, base = recipe.align, aligned(recipe)
+    nodes = [Node("align", "align", align_stage(config), config, {"model": base})]
+    if config.model is not None:
+        nodes.insert(0, Node(base, "align", BASE, ExistingModelConfig(source=config.model, where="align.model"), {}))
+    return nodes
+
+
+def base_of(recipe: Recipe) -> str:
+    """The node that makes what is fine-tuned."""
+    return "pretrain" if recipe.finetune.model is None else "finetune-base"
+
+
+def _finetuning(recipe: Recipe) -> list[Node]:
+    """Fine-tuning, before it the model from elsewhere that it starts from."""
+    config, base = recipe.finetune, base_of(recipe)
+    inputs = {"model": base}
+    if isinstance(config.data, DocsPairs):
+        inputs["corpus"] = "curate"
+    nodes = [Node("finetune", "finetune", stage_of(config), config, inputs)]
+    if config.model is not None:
+        nodes.insert(0, Node(base, "finetune", BASE, ExistingModelConfig(source=config.model), {}))
+    return nodes
 
 
 def _curation(recipe: Recipe) -> list[Node]:
@@ -99,13 +140,18 @@ def _weighted(recipe: Recipe) -> CurateConfig:
 
 def _wanted(recipe: Recipe) -> set[str]:
     """The sections written, and whatever those read from."""
+    own_base = recipe.finetune.model is None
     needs = {
         "curate": ["corpus"],
         "tokenizer": ["curate"],
         "tokens": ["tokenizer"],
         "pretrain": ["tokens"],
-        "finetune": ["pretrain"],
-        "evals": ["pretrain"],
+        "finetune": [
+            *(["pretrain"] if own_base else []),
+            *(["curate"] if isinstance(recipe.finetune.data, DocsPairs) else []),
+        ],
+        "align": [] if recipe.align.model is not None else [aligned(recipe)],
+        "evals": [_evaluated(recipe)],
         SERVING: [_section_of(variant.model) for variant in recipe.serving.variants],
     }
     wanted: set[str] = set()
@@ -116,6 +162,13 @@ def _wanted(recipe: Recipe) -> set[str]:
             wanted.add(section)
             pending.extend(needs.get(section, ()))
     return wanted
+
+
+def _evaluated(recipe: Recipe) -> str:
+    """The section whose model evaluation needs: the first that the recipe does not take from elsewhere."""
+    if "finetune" in recipe.written:
+        return "pretrain" if recipe.finetune.model is None else "finetune"
+    return "align" if "align" in recipe.written and recipe.align.model is not None else "pretrain"
 
 
 def serves(recipe: Recipe) -> bool:

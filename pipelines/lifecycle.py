@@ -295,7 +295,7 @@ def _check_force(names: frozenset[str], nodes: list[Node]) -> None:
 
 def _check_objective(recipe: Recipe, made: Mapping[str, Artifact]) -> list[TargetResult]:
     """The targets against the evaluation of the last model the recipe makes; empty where none was evaluated."""
-    reports = [made[name] for name in ("evals-finetune", "evals-pretrain") if name in made]
+    reports = [made[name] for name in ("evals-align", "evals-finetune", "evals-pretrain") if name in made]
     if not reports:
         return []
     report = reports[0]

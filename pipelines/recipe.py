@@ -14,6 +14,7 @@ from pydantic import Field, PositiveFloat, field_validator, model_validator
 from cluster.config import Document, StrictModel, apply_overrides, execution, load_document, validate
 from cluster.session import ClusterConfig
 from evals.config import EvalsConfig
+from pipelines.align.config import AlignConfig
 from pipelines.corpus.config import CorpusConfig
 from pipelines.curate.config import CurateConfig
 from pipelines.finetune.config import FinetuneConfig
@@ -67,6 +68,7 @@ class Recipe(StrictModel):
     tokens: TokensConfig = Field(default_factory=TokensConfig)
     pretrain: PretrainConfig = Field(default_factory=PretrainConfig)
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
+    align: AlignConfig = Field(default_factory=AlignConfig)
     evals: EvalsConfig = Field(default_factory=EvalsConfig)
     serving: ServingConfig = Field(default_factory=ServingConfig)
 

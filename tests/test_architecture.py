@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cluster", "pipelines", "evals", "serving")
-KNOWS_ALL = {"pipelines/lifecycle.py", "pipelines/graph.py", "pipelines/recipe.py", "pipelines/cli.py"}
+KNOWS_ALL = {f"pipelines/{name}.py" for name in ("lifecycle", "graph", "recipe", "cli", "servable")}
 ON_DEPLOYMENTS = {
     f"pipelines/commands/{name}.py" for name in ("deployment", "keys", "rollout", "scale", "status", "undeploy")
 }

@@ -12,20 +12,30 @@ import yaml
 
 from cluster.progress import Progress, table
 from cluster.store import open_store
+from pipelines.commands.examples import shown_examples
 from pipelines.commands.options import recipe_of
 from pipelines.graph import build_graph, identities, serves
 from pipelines.lifecycle import RunOptions, run_recipe, summary
 from pipelines.plan import plan_stages
 from pipelines.recipe import dump_recipe
+from pipelines.servable import describe
 
 
 def plan(arguments: Namespace) -> int:
     """Print what a run would do; nothing is made and nothing heavy is loaded."""
     recipe = recipe_of(arguments)
     nodes = build_graph(recipe)
-    planned = plan_stages(open_store(recipe.store), nodes, identities(nodes))
+    store, found = open_store(recipe.store), identities(nodes)
+    planned = plan_stages(store, nodes, found)
+    notes = [describe(recipe)] if "finetune" in found else []
+    examples = shown_examples(recipe, store, found, arguments.examples) if arguments.examples > 0 else []
     if arguments.json:
-        print(json.dumps({"recipe": dump_recipe(recipe), "stages": [asdict(stage) for stage in planned]}, indent=1))
+        stages = [asdict(stage) for stage in planned]
+        print(
+            json.dumps(
+                {"recipe": dump_recipe(recipe), "stages": stages, "notes": notes, "examples": examples}, indent=1
+            )
+        )
         return 0
     print(yaml.safe_dump(dump_recipe(recipe), sort_keys=False, allow_unicode=True))
     rows = [{"stage": stage.name, "state": stage.state, "artifact": stage.id} for stage in planned]
@@ -35,6 +45,7 @@ def plan(arguments: Namespace) -> int:
     for stage in planned:
         for change in stage.changes:
             print(f"{stage.name} is stale: {change}")
+    print("\n".join([*notes, *(["", *examples] if examples else [])]))
     return 0
 
 

@@ -1,5 +1,5 @@
-"""Stage ``finetune``: adapt a model to answer questions, by a LoRA adapter trained on instruction pairs."""
+"""Stage ``finetune``: adapt a model to examples, wholly or by a small addition to it."""
 
-from pipelines.finetune.config import STAGE, FinetuneConfig
+from pipelines.finetune.config import ADAPTER_STAGE, MODEL_STAGE, FinetuneConfig, stage_of
 
-__all__ = ["STAGE", "FinetuneConfig"]
+__all__ = ["ADAPTER_STAGE", "MODEL_STAGE", "FinetuneConfig", "stage_of"]

@@ -2,22 +2,60 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from cluster.config import StrictModel
-from cluster.errors import UserError
+from cluster.config import StrictModel, execution
 from cluster.stage import Stage
+from pipelines.finetune.examples.config import (
+    HubData,
+    JsonData,
+    JsonlData,
+    ParquetData,
+    Rows,
+    from_place,
+    rows_identity,
+)
 from pipelines.train.config import Count, TrainConfig, resolve_training
 from pipelines.train.refusals import refuse_adapters
 
-LLAMA_MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The matrices that vLLM can adapt."""
+if TYPE_CHECKING:
+    from pipelines.train.shaping import Shaping
 
-STAGE = Stage("finetune", "Adapter", 2, "pipelines.finetune.stage:run", resolve="pipelines.finetune.config:resolve")
+ADAPTER_STAGE = Stage(
+    "finetune", "Adapter", 3, "pipelines.finetune.stage:run", resolve="pipelines.finetune.config:resolve"
+)
+MODEL_STAGE = Stage("finetune", "Model", 3, "pipelines.finetune.stage:run", resolve="pipelines.finetune.config:resolve")
+"""The same work where full weights come of it."""
+
+Method = Literal["full", "lora", "prompt", "prefix", "p-tuning", "ia3", "adapter"]
+LEARNED_PROMPTS = ("prompt", "prefix", "p-tuning")
+"""Methods that put learned vectors in front of the tokens."""
+
+MERGEABLE = ("lora", "ia3")
+"""Methods whose result is a change of the base's own matrices."""
+
+BELONGS: dict[str, tuple[str, ...]] = {
+    "rank": ("lora",),
+    "alpha": ("lora",),
+    "rslora": ("lora",),
+    "dora": ("lora",),
+    "dropout": ("lora",),
+    "target_modules": ("lora", "ia3"),
+    "virtual_tokens": LEARNED_PROMPTS,
+    "prompt_text": ("prompt",),
+    "encoder_hidden": ("prefix", "p-tuning"),
+    "bottleneck": ("adapter",),
+    "merge": MERGEABLE,
+    "unfreeze_every_steps": ("full",),
+    "layer_decay": ("full",),
+    "l2_sp": ("full",),
+}
+"""Key -> the methods that it means something to."""
+
+RATES: dict[str, float] = {"full": 1e-4, "lora": 2e-3, "ia3": 1e-2, "adapter": 1e-3}
+PROMPT_RATE = 3e-2
 
 
 class DocsPairs(StrictModel):
@@ -29,67 +67,176 @@ class DocsPairs(StrictModel):
     )
 
 
-class JsonlPairs(StrictModel):
-    """A file of your own, one JSON object a line with the fields ``prompt`` and ``completion``."""
-
-    kind: Literal["jsonl"]
-    path: str = Field(description="the file, on the machine that runs the command")
+Data = Annotated[
+    DocsPairs | JsonlData | JsonData | ParquetData | HubData, Field(discriminator="kind"), BeforeValidator(from_place)
+]
 
 
 class FinetuneConfig(TrainConfig):
-    """Recipe section ``finetune``: LoRA (arXiv:2106.09685) on question-answer pairs, loss on the answers only."""
+    """Recipe section ``finetune``: adapt a model to examples, wholly or by a small addition, loss on the answers."""
 
-    method: Literal["lora"] = Field("lora", description="low-rank adapters beside the frozen model")
-    rank: int = Field(8, ge=1, le=16, description="rank of the adapters; vLLM is started for ranks up to 16")
-    alpha: float = Field(16.0, gt=0, description="the adapters' output is scaled by alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs dropped while training")
-    target_modules: tuple[str, ...] = Field(LLAMA_MATRICES, min_length=1, description="matrices that get an adapter")
-    data: Annotated[DocsPairs | JsonlPairs, Field(discriminator="kind")] = Field(
-        DocsPairs(), description="docs-pairs: from the curated documents; jsonl: a file of your own"
+    model: str | None = Field(
+        None,
+        min_length=1,
+        json_schema_extra={"identity": False},  # what it is enters as the input `model`
+        description="a Hugging Face folder, hf://organisation/name or a Model's artifact id; by default what pretrain "
+        "makes",
     )
-    validation_fraction: float = Field(0.05, gt=0, lt=0.5, description="share of the pairs held out, by a stable hash")
+    method: Method = Field(
+        "lora",
+        description="full (all weights), lora, ia3, adapter (bottlenecks after each layer), or learned vectors in "
+        "front of the text: prompt, prefix, p-tuning",
+    )
+    data: Data = Field(
+        DocsPairs(),
+        description="docs-pairs: from the curated documents; or your own examples: jsonl, json, parquet (path), hf; a "
+        "bare path or hf:// name says its kind",
+    )
+    subset: float | None = Field(
+        None, gt=0, description="a cheap trial: use so many examples, or this share of them below 1, by a stable hash"
+    )
+    validation_fraction: float = Field(0.05, gt=0, lt=0.5, description="share of the examples held out, by prompt")
     sequence_length: int | None = Field(
-        None, ge=16, description="tokens of a prompt with its answer; longer pairs are left out. By default the model's"
+        None, ge=16, description="most tokens of an example with its answers; by default the model's context"
+    )
+    too_long: Literal["refuse", "drop", "left", "right"] | None = Field(
+        None,
+        description="examples over sequence_length: refuse names the row, drop leaves them out, left and right shorten "
+        "what is asked from its beginning or end. By default refuse; drop for docs-pairs",
+    )
+    loss_on: Literal["answers", "last_answer", "everything"] = Field(
+        "answers", description="which tokens are learned: all the assistant's turns, its last, or the prompts too"
+    )
+    packing: bool = Field(
+        False, description="several examples share a row of sequence_length; they do not see each other"
+    )
+    chat_template: str | None = Field(
+        None,
+        description="Jinja text or a file with it, in place of the tokenizer's; `plain` puts prompt and answer one "
+        "after the other, for models without a chat",
+    )
+    forgetting: Rows | None = Field(
+        None, description="examples of what the model could do before: their loss before and after is in the report"
     )
 
-    batch_sequences: Count = Field(32, ge=1, description="pairs in a batch, over all workers")
-    learning_rate: float = Field(2e-3, gt=0, description="highest learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of the adapters' matrices")
+    rank: int = Field(8, ge=1, le=512, description="lora: rank of the adapters")
+    alpha: float = Field(16.0, gt=0, description="lora: the adapters' output is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="lora: share of an adapter's inputs dropped while training")
+    rslora: bool = Field(False, description="lora: scale by alpha / sqrt(rank) instead (arXiv:2312.03732)")
+    dora: bool = Field(False, description="lora: learn magnitude and direction apart (DoRA, arXiv:2402.09353)")
+    target_modules: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="lora, ia3: names of the matrices that are adapted; by default all of the layers'",
+    )
+    virtual_tokens: int = Field(16, ge=1, le=4096, description="prompt, prefix, p-tuning: learned positions in front")
+    prompt_text: str | None = Field(None, min_length=1, description="prompt: begin from this text's embeddings")
+    encoder_hidden: int | None = Field(
+        None, ge=1, description="p-tuning: width of the network that makes the prompt; prefix: use one, of this width"
+    )
+    bottleneck: int = Field(16, ge=1, description="adapter: width of the bottleneck after each layer")
+    merge: bool = Field(False, description="lora, ia3: publish the base with the adapter merged into it, a whole model")
+    unfreeze_every_steps: Count | None = Field(
+        None, ge=1, description="full: train the last layer first, and one layer more after every so many steps"
+    )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="full: each layer's learning rate is this much of the one's above it"
+    )
+    l2_sp: float = Field(
+        0.0, ge=0, description="full: pull towards the starting weights (L2-SP), such as 0.01; forgets less"
+    )
+    base_bits: Literal[4] | None = Field(
+        None, description="lora: keep the frozen base in 4 bits (QLoRA); needs GPUs and bitsandbytes"
+    )
+
+    batch_sequences: Count = Field(32, ge=1, description="examples (rows, if packed) in a batch, over all workers")
+    learning_rate: float = Field(
+        2e-3, gt=0, description="highest learning rate; by default by method: full 1e-4, lora 2e-3, adapter 1e-3, …"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of the trained matrices")
+    examples_shown: int = execution(4, ge=0, description="held-out questions that the report shows answers to")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_by_method(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("learning_rate") is None and isinstance(values.get("method"), str):
+            return values | {"learning_rate": RATES.get(values["method"], PROMPT_RATE)}
+        return values
 
     @model_validator(mode="after")
-    def _check_layout(self) -> FinetuneConfig:
+    def _check_method(self) -> FinetuneConfig:
+        defaults = {name: info.get_default() for name, info in type(self).model_fields.items()}
+        for name, methods in BELONGS.items():
+            if getattr(self, name) != defaults[name] and self.method not in methods:
+                raise ValueError(f"{name} is for method {' or '.join(methods)}, not for {self.method}: leave it out")
+        if self.base_bits is not None:
+            raise ValueError(
+                "base_bits: 4 (QLoRA) needs NVIDIA GPUs with bitsandbytes, which this version of Raymill was not run "
+                "on: leave it out and use lora on the base as it is"
+            )
+        if self.packing and self.method in LEARNED_PROMPTS:
+            raise ValueError(
+                f"packing puts several examples in a row, and {self.method} puts its learned vectors in front of a "
+                "row, not of each example: set packing: false"
+            )
+        if self.method == "prefix" and self.recompute != "none":
+            raise ValueError("recompute drops the cache that prefix keeps its vectors in: set recompute: none")
+        if self.subset is not None and self.subset > 1 and not self.subset.is_integer():
+            raise ValueError(f"subset {self.subset:g} is neither a share below 1 nor a whole number of examples")
+        if self.method != "full" and self.optimizer == "muon":
+            raise ValueError("muon orthogonalises whole matrices; what is added to a model is small: use adamw")
         refuse_adapters(self)
         return self
 
-    @field_validator("target_modules")
-    @classmethod
-    def _check_targets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = sorted(set(value) - set(LLAMA_MATRICES))
-        if unknown:
-            raise ValueError(f"{', '.join(unknown)} cannot be adapted: choose from {', '.join(LLAMA_MATRICES)}")
-        return tuple(name for name in LLAMA_MATRICES if name in value)
+    @property
+    def length_policy(self) -> Literal["refuse", "drop", "left", "right"]:
+        """What happens to examples that are too long."""
+        return self.too_long or ("drop" if isinstance(self.data, DocsPairs) else "refuse")
+
+    @property
+    def makes_model(self) -> bool:
+        """Whether full weights come of it, not an adapter."""
+        return self.method == "full" or self.merge
+
+    @property
+    def title(self) -> str:
+        """The method for a person."""
+        kind = "DoRA" if self.dora else "rsLoRA" if self.rslora else "LoRA"
+        return {
+            "lora": f"{kind} of rank {self.rank}",
+            "full": "all weights",
+            "adapter": f"bottleneck adapters of width {self.bottleneck}",
+            "ia3": "IA3",
+        }.get(self.method) or f"{self.method} tuning with {self.virtual_tokens} virtual tokens"
+
+    def shaping(self, model: Any) -> Shaping | None:
+        """Layer-wise rates, unfreezing and L2-SP, where the recipe asks for any."""
+        if self.method != "full" or (self.layer_decay == 1.0 and self.unfreeze_every_steps is None and not self.l2_sp):
+            return None
+        from pipelines.train.shaping import Shaping, depths_of
+
+        return Shaping(depths_of(model), self.layer_decay, self.unfreeze_every_steps, self.l2_sp)
+
+
+def stage_of(config: FinetuneConfig) -> Stage:
+    """The stage that makes what the method gives: an adapter, or a model."""
+    return MODEL_STAGE if config.makes_model else ADAPTER_STAGE
 
 
 def resolve(config: FinetuneConfig) -> dict[str, Any]:
-    """Identity fields that ``auto`` became, and a file's content instead of its place.
+    """Identity fields that ``auto`` became, and the data's content instead of its place.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the data or the template cannot be read.
+        InfraError: S3 or the Hub does not answer.
     """
+    from pipelines.finetune.examples.template import load_template
+
     fields = resolve_training(config)
-    if isinstance(config.data, JsonlPairs):
-        fields["data"] = {"kind": "jsonl", "sha256": file_digest(config.data.path)}
+    fields["chat_template"] = load_template(config.chat_template)
+    fields["too_long"] = config.length_policy
+    if not isinstance(config.data, DocsPairs):
+        fields["data"] = rows_identity(config.data)
+    if config.forgetting is not None:
+        fields["forgetting"] = rows_identity(config.forgetting)
     return fields
-
-
-def file_digest(path: str) -> str:
-    """SHA-256 of a file, in hex.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        with Path(path).expanduser().open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=path, next_step="check finetune.data.path") from None

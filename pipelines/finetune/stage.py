@@ -1,74 +1,85 @@
-"""The stage ``finetune``: pairs, training, adapter, report."""
+"""The stage ``finetune``: examples, training, adapter or model, report."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from cluster.artifact import Artifact
+from cluster.report import Page
 from cluster.stage import Outcome, StageContext
-from cluster.store import Store
-from pipelines.finetune.config import FinetuneConfig, JsonlPairs
-from pipelines.finetune.pairs import Pair, choose, docstring_pairs, read_pairs, split, to_jsonl
+from pipelines.finetune.config import FinetuneConfig
+from pipelines.finetune.examples.records import Conversation, Text, to_jsonl
+from pipelines.finetune.examples.template import load_template
+from pipelines.finetune.load import load_examples
 
-DOCSTRING = "docstring"
-"""What the metadata of a document made of docstrings calls its kind, whatever the recipe calls its source."""
+SHOWN = 10
 
 
 def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
-    """Train an adapter of ``model``; see :func:`pipelines.train.launch.run_training` for what is raised besides.
+    """Adapt ``model``; see :func:`pipelines.train.launch.run_training` for what is raised besides.
 
     Raises:
-        UserError: the data cannot be read or gives too few pairs.
+        UserError: the data cannot be read or gives too few examples.
     """
     from pipelines.finetune.task import FinetuneTask
     from pipelines.train.launch import run_training
     from pipelines.train.results import training_outcome, write_metrics, write_report
 
     base, corpus = inputs["model"], inputs.get("corpus")
-    pairs = list(_pairs(config, corpus, context.store))
-    train, validation = split(pairs, config.validation_fraction)
+    loaded = load_examples(config, corpus, context.store)
     keys = {}
-    for name, part in (("train", train), ("validation", validation)):
-        keys[name] = context.output.resume_key(f"pairs/{name}.jsonl")
+    for name, part in loaded.parts().items():
+        keys[name] = context.output.resume_key(f"examples/{name}.jsonl")
         context.store.write(keys[name], to_jsonl(part).encode("utf-8"))
-        context.output.write_text(f"pairs/{name}.jsonl", to_jsonl(part))
-    context.progress.note(f"{len(train):,} pairs to train on, {len(validation):,} to validate on")
-    training = run_training(FinetuneTask(config, base, keys), context)
+        context.output.write_text(f"examples/{name}.jsonl", to_jsonl(part))
+    used = len(loaded.train) + len(loaded.validation)
+    context.progress.note(f"{len(loaded.train):,} examples to train on, {len(loaded.validation):,} to validate on")
+    if loaded.bad:
+        context.progress.note(f"{len(loaded.bad):,} rows are no examples and are left out, the first: {loaded.bad[0]}")
+    training = run_training(FinetuneTask(config, base, keys, load_template(config.chat_template)), context)
     details = training.summary["details"]
-    page = write_report(
-        training, "Fine-tuning", f"LoRA of rank {config.rank} on {base.id}", {"pairs": len(train) + len(validation)}
-    )
-    page.heading("Held-out questions, before and after")
-    page.table(details["examples"])
-    page.heading("Pairs trained on")
-    page.table([{"question": pair.prompt, "answer": pair.completion} for pair in train[:10]])
+    page = write_report(training, "Fine-tuning", f"{config.title}, on {base.id}", {"examples": used})
+    _describe(page, details, loaded.train)
     context.output.write_text("report.html", page.render())
     write_metrics(training, context.output)
     outcome = training_outcome(training)
-    outcome.counts |= {"pairs": len(pairs), "pairs_too_long": details["too_long"]}
+    outcome.counts |= {
+        "examples": used,
+        "examples_too_long": details["too_long"],
+        "examples_shortened": details["shortened"],
+        "bad_rows": len(loaded.bad),
+    }
     outcome.licences = dict(base.licences) | (dict(corpus.licences) if corpus else {})
-    outcome.details = {"base": base.id, "rank": config.rank, **details}
+    outcome.details = {"base": base.id, "method": config.method, "bad_rows": loaded.bad[:20], **details}
+    if config.method == "lora":
+        outcome.details["rank"] = config.rank
     outcome.metrics["validation.loss_before"] = training.curve("validation", "loss")[0][1]
+    if "forgetting" in details:
+        outcome.metrics |= {
+            "forgetting.loss_before": details["forgetting"]["before"],
+            "forgetting.loss": details["forgetting"]["after"],
+        }
     return outcome
 
 
-def _pairs(config: FinetuneConfig, corpus: Artifact | None, store: Store) -> list[Pair]:
-    if isinstance(config.data, JsonlPairs):
-        return choose(read_pairs(config.data.path))
-    texts = _training_texts(corpus, store) if corpus else iter(())
-    return choose((pair for text in texts for pair in docstring_pairs(text)), config.data.max_pairs)
+def _describe(page: Page, details: Mapping[str, Any], train: list[Conversation | Text]) -> None:
+    if "forgetting" in details:
+        before, after = details["forgetting"]["before"], details["forgetting"]["after"]
+        page.heading("What it could do before")
+        page.table([{"loss before": before, "loss after": after, "forgotten (nats a token)": after - before}])
+    if details["examples"]:
+        page.heading("Held-out questions, before and after")
+        page.table(details["examples"])
+    if details["too_long_places"]:
+        page.heading("Left out for their length")
+        page.paragraph(f"{details['too_long']:,} examples, such as {', '.join(details['too_long_places'])}.")
+    page.heading("Examples trained on")
+    page.table([_row(example) for example in train[:SHOWN]])
 
 
-def _training_texts(corpus: Artifact, store: Store) -> Iterator[str]:
-    """Docstrings of the training split; what curation held out stays unseen by every kind of training."""
-    import pyarrow.parquet as pq
-
-    for entry in sorted(corpus.files, key=lambda entry: entry.path):
-        if entry.path.startswith("train/") and entry.path.endswith(".parquet"):
-            filesystem, path = store.arrow(corpus.key(entry.path))
-            with filesystem.open_input_file(path) as source:
-                for batch in pq.ParquetFile(source).iter_batches(1024, columns=["text", "metadata"]):
-                    for text, metadata in zip(batch["text"].to_pylist(), batch["metadata"].to_pylist(), strict=True):
-                        if json.loads(metadata).get("kind") == DOCSTRING:
-                            yield text
+def _row(example: Conversation | Text) -> dict[str, str]:
+    if isinstance(example, Text):
+        return {"text": example.text[:400], "place": example.where}
+    asked = "\n".join(f"{each.role}: {each.content}" for each in example.messages[:-1])
+    return {"asked": asked, "answer": example.messages[-1].content, "place": example.where}

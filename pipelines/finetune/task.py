@@ -1,8 +1,9 @@
-"""LoRA fine-tuning as the training loop sees it."""
+"""Fine-tuning as the training loop sees it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,8 @@ if TYPE_CHECKING:
     import torch
 
     from cluster.store import Store
+    from pipelines.finetune.examples.encode import Encoding
     from pipelines.train.task import Batch, Samples
-
-EXAMPLES = 4
 
 
 @dataclass
@@ -24,73 +24,191 @@ class FinetuneTask:
     """Pickled to the workers.
 
     Attributes:
-        pairs: split -> store key of its pairs as JSON lines.
+        examples: part (train, validation and maybe forgetting) -> store key of its examples as JSON lines.
+        template: the chat template, where it is not the tokenizer's.
     """
 
     config: FinetuneConfig
     base: Artifact
-    pairs: dict[str, str]
-    where: str = "finetune"
+    examples: dict[str, str]
+    template: str | None = None
+    where: str = field(default="finetune")
 
     def prepare(self, store: Store) -> None:
-        """Make the base model available on this machine, and encode the pairs.
+        """Make the base model available on this machine, and encode the examples.
 
         Raises:
-            UserError: no pair of a split fits the sequence length.
+            UserError: an example is too long or its answer gets lost (the row is named), or none of a part is left.
         """
-        from transformers import PreTrainedTokenizerFast
-
-        from pipelines.finetune.masking import EncodedPair, encode_pair
-        from pipelines.finetune.pairs import Pair, parse_pairs
+        from pipelines.finetune.examples.records import parse_jsonl
+        from pipelines.finetune.load import context_of, encoder_of, load_tokenizer, require_any
 
         self._base_folder = local_copy(store, self.base)
-        self._tokenizer = PreTrainedTokenizerFast.from_pretrained(self._base_folder)
-        limit = self.config.sequence_length or self._tokenizer.model_max_length
-        self._texts: dict[str, list[Pair]] = {}
-        self._encoded: dict[str, list[EncodedPair]] = {}
-        self.too_long = 0
-        for split, key in self.pairs.items():
-            texts = parse_pairs(store.read(key).decode("utf-8"), key)
-            encoded = [(pair, encode_pair(self._tokenizer, pair)) for pair in texts]
-            fitting = [(pair, tokens) for pair, tokens in encoded if len(tokens) <= limit]
-            self.too_long += len(encoded) - len(fitting)
-            if not fitting:
-                raise UserError(
-                    f"no {split} pair fits {limit} tokens",
-                    where="finetune.sequence_length",
-                    next_step="shorten the answers, or train a model with a longer context",
-                )
-            self._texts[split] = [pair for pair, _ in fitting]
-            self._encoded[split] = [tokens for _, tokens in fitting]
+        self._tokenizer = load_tokenizer(self._base_folder)
+        self._encoder = encoder_of(self.config, self._tokenizer, self.template, context_of(self._base_folder))
+        self._parts: dict[str, Encoding] = {}
+        for part, key in self.examples.items():
+            found = self._encoder.encode_all(parse_jsonl(store.read(key).decode("utf-8")))
+            require_any(found, part, self._encoder.length)
+            self._parts[part] = found
 
     def model(self) -> torch.nn.Module:
-        """The base with fresh adapters."""
-        from pipelines.finetune.lora import add_adapters, load_base
+        """The base as the method trains it.
 
-        return add_adapters(load_base(self._base_folder), self.config)
+        Raises:
+            UserError: the method does not fit the model, or packed examples would see each other in it.
+        """
+        from pipelines.finetune.methods import adapt, load_base
+
+        base = load_base(self._base_folder)
+        if self.config.packing:
+            require_isolation(base)
+        model: torch.nn.Module = adapt(base, self.config, self._base_folder)
+        return model
 
     def samples(self) -> tuple[Samples, Samples]:
-        """Encoded pairs of both splits."""
-        from pipelines.finetune.masking import PairSamples
+        """Encoded examples of both splits."""
+        from pipelines.finetune.examples.samples import ExampleSamples
 
+        capacity = self._encoder.length if self.config.packing else None
+        train, validation = (
+            ExampleSamples(self._parts[part].encoded, self._pad_id, capacity) for part in ("train", "validation")
+        )
+        return train, validation
+
+    @property
+    def _begins(self) -> bool:
+        """Whether the tokenizer's first token goes before what the model reads; a chat template writes it itself."""
+        return self.template == "plain" or self._parts["validation"].is_text
+
+    @property
+    def _pad_id(self) -> int:
         pad = self._tokenizer.pad_token_id
-        pad = self._tokenizer.eos_token_id if pad is None else pad
-        return PairSamples(self._encoded["train"], pad), PairSamples(self._encoded["validation"], pad)
+        return int(self._tokenizer.eos_token_id if pad is None else pad)
 
     def finish(self, model: Any, folder: Path, probe: Batch) -> dict[str, Any]:
-        """Export the adapter; answer some held-out questions without and with it."""
-        from pipelines.finetune.lora import export_adapter
-        from pipelines.finetune.masking import render_prompt
+        """Export; answer some held-out questions and measure forgetting, each before and after."""
+        import torch
+
+        from pipelines.finetune.methods import load_base, without_addition
+        from pipelines.tokens.folder import set_chat_template
+
+        device = next(model.parameters()).device
+        with without_addition(model) as same, torch.no_grad():
+            untrained = model if same else load_base(self._base_folder).to(device)
+            before = self._look(untrained)
+        del untrained
+        after = self._look(model)
+        difference = self._export(model, folder, probe, device)
+        if self.template is not None and self.template != "plain":
+            set_chat_template(folder, self.template)
+        examples = [
+            {"asked": asked, "expected": expected, "before": first, "after": second}
+            for (asked, expected), first, second in zip(self._shown(), before["answers"], after["answers"], strict=True)
+        ]
+        parts = {name: found for name, found in self._parts.items() if name != "forgetting"}
+        details: dict[str, Any] = {
+            "export_difference": difference,
+            "examples": examples,
+            "too_long": sum(len(found.dropped) for found in parts.values()),
+            "too_long_places": [place for found in parts.values() for place in found.dropped][:20],
+            "shortened": sum(found.shortened for found in parts.values()),
+        }
+        if "forgetting" in self._parts:
+            details["forgetting"] = {"before": before["forgetting"], "after": after["forgetting"]}
+        return details
+
+    def _export(self, model: Any, folder: Path, probe: Batch, device: Any) -> float:
+        from pipelines.finetune.export import export_adapter, export_merged
+        from pipelines.models.export import export_model
+
+        inputs = probe.inputs.to(device)
+        if self.config.method == "full":
+            arguments = {name: value.to(device) for name, value in probe.arguments.items()}
+            return export_model(model, self._base_folder, folder, inputs, arguments)
+        if self.config.merge:
+            return export_merged(model, self._base_folder, folder, inputs)
+        return export_adapter(model, self._base_folder, self.base.id, folder, inputs)
+
+    def _shown(self) -> list[tuple[str, str]]:
+        """(what is asked, what the example answers) of some held-out conversations; texts are continued."""
+        from pipelines.finetune.examples.records import Conversation
+
+        found = []
+        for example in self._parts["validation"].examples[: self.config.examples_shown]:
+            if isinstance(example, Conversation):
+                found.append(
+                    (example.messages[-2].content if len(example.messages) > 1 else "", example.messages[-1].content)
+                )
+            else:
+                half = len(example.text) // 2
+                found.append((example.text[:half][-200:], example.text[half:][:200]))
+        return found
+
+    def _prompts(self) -> list[str]:
+        from pipelines.finetune.examples.records import Conversation
+
+        return [
+            self._encoder.renderer.prompt(example.messages[:-1], example.where)
+            if isinstance(example, Conversation)
+            else example.text[: len(example.text) // 2][-200:]
+            for example in self._parts["validation"].examples[: self.config.examples_shown]
+        ]
+
+    def _look(self, model: Any) -> dict[str, Any]:
+        """Greedy answers to held-out questions, and the loss on what should not be forgotten."""
         from pipelines.models.sampling import answer
 
-        difference = export_adapter(model, self._base_folder, self.base.id, folder, probe.inputs.to(model.device))
-        shown = self._texts["validation"][:EXAMPLES]
-        prompts = [render_prompt(self._tokenizer, pair.prompt) for pair in shown]
-        with model.disable_adapter():
-            before = answer(model, self._base_folder, prompts)
-        after = answer(model, self._base_folder, prompts)
-        examples = [
-            {"question": pair.prompt, "expected": pair.completion, "before": first, "after": second}
-            for pair, first, second in zip(shown, before, after, strict=True)
-        ]
-        return {"export_difference": difference, "examples": examples, "too_long": self.too_long}
+        found: dict[str, Any] = {"answers": answer(model, self._base_folder, self._prompts(), begin=self._begins)}
+        if "forgetting" in self._parts:
+            found["forgetting"] = mean_loss(model, self._parts["forgetting"], self._pad_id, self.config.batch_sequences)
+        return found
+
+
+def mean_loss(model: Any, examples: Encoding, pad_id: int, batch: int) -> float:
+    """Mean loss of examples in nats a target."""
+    import numpy as np
+    import torch
+
+    from pipelines.finetune.examples.samples import ExampleSamples
+    from pipelines.train.loss import LossModule
+
+    samples, module = ExampleSamples(examples.encoded, pad_id), LossModule(model, 0.0)
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    total, everything = 0.0, np.arange(len(samples))
+    with torch.no_grad():
+        for first in range(0, len(samples), batch):
+            part = samples.batch(everything[first : first + batch])
+            total += float(module(part.inputs.to(device), part.labels.to(device), {})[1])
+    model.train(was_training)
+    return total / samples.targets(everything)
+
+
+def require_isolation(base: Any) -> None:
+    """Hold packed examples against the same alone.
+
+    Raises:
+        UserError: the model lets them see each other: it does not keep apart what has positions of its own.
+    """
+    import torch
+
+    length = 6
+    ids = (torch.arange(2 * length) * 7 % base.config.vocab_size)[None]
+    positions = torch.arange(length).repeat(2)[None]
+    was_training = base.training
+    base.eval()
+    try:
+        with torch.no_grad():
+            packed = base(input_ids=ids, position_ids=positions, use_cache=False).logits[:, length:]
+            alone = base(input_ids=ids[:, length:], use_cache=False).logits
+        difference = float((packed - alone).abs().max())
+    except TypeError:  # its forward takes no positions
+        difference = math.inf
+    base.train(was_training)
+    if math.isnan(difference) or difference > 1e-3:
+        raise UserError(
+            f"in a {base.config.model_type} model packed examples see each other (logits differ by {difference:.1e})",
+            where="finetune.packing",
+            next_step="set packing: false",
+        )

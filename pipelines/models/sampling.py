@@ -29,11 +29,17 @@ def continue_texts(
     ]
 
 
-def answer(model: Any, tokenizer_folder: Path, prompts: Sequence[str], tokens: int = 60) -> list[str]:
-    """The greedy answers to prompts that are already rendered with the chat template."""
+def answer(
+    model: Any, tokenizer_folder: Path, prompts: Sequence[str], tokens: int = 60, *, begin: bool = False
+) -> list[str]:
+    """The greedy answers to prompts that are already rendered with the chat template.
+
+    Args:
+        begin: put the tokenizer's beginning of a text before each, which a template writes itself.
+    """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     settings = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-    return [_generate(model, tokenizer, tokenizer_folder, prompt, False, tokens, settings) for prompt in prompts]
+    return [_generate(model, tokenizer, tokenizer_folder, prompt, begin, tokens, settings) for prompt in prompts]
 
 
 def fill_texts(

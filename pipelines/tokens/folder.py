@@ -43,6 +43,14 @@ def write_folder(
     (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
+def set_chat_template(folder: Path, template: str) -> None:
+    """Replace the chat template of a tokenizer's folder."""
+    path = folder / CONFIG
+    config = json.loads(path.read_text(encoding="utf-8")) | {"chat_template": template}
+    path.write_text(json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+    (folder / TEMPLATE).unlink(missing_ok=True)
+
+
 def corpus_encoder(tokenizer_json: str) -> Tokenizer:
     """The tokenizer as it must read documents: a special token's name in a text is ordinary text."""
     tokenizer = Tokenizer.from_str(tokenizer_json)

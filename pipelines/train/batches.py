@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,29 +17,43 @@ from pipelines.train.task import IGNORED, Batch, Samples
 VALIDATION_SEED = 0x5EED
 
 
-def accumulate(runner: Runner, samples: Samples, indices: Indices, config: TrainConfig) -> tuple[float, int]:
+@dataclass(frozen=True)
+class Measured:
+    """Means over a whole batch's targets: the loss, in nats, and by name what else the objective measures."""
+
+    loss: float
+    figures: dict[str, float]
+
+    @classmethod
+    def of(cls, runner: Runner, sums: torch.Tensor, targets: int) -> Measured:
+        """From the sums of this process's share; every process gets the same."""
+        loss, *rest = [each / targets for each in runner.group.totals(sums)]
+        return cls(loss, dict(zip(runner.figures, rest, strict=True)))
+
+
+def accumulate(runner: Runner, samples: Samples, indices: Indices, config: TrainConfig) -> tuple[Measured, int]:
     """Gradients of the mean loss over a global batch, of which this process computes its share.
 
     The share's losses are summed and divided by the whole batch's targets, so that the result does not depend on
     how many processes or micro-batches there are.
 
     Returns:
-        the mean loss and the targets of the whole batch.
+        the means and the targets of the whole batch.
     """
     targets = samples.targets(indices)
     total = runner.backward(list(micro_batches(runner, samples, indices, config)), targets)
-    return runner.group.total(total) / targets, targets
+    return Measured.of(runner, total, targets), targets
 
 
-def evaluate(runner: Runner, samples: Samples, indices: Indices, config: TrainConfig) -> float:
-    """Mean loss in nats a target over validation sequences, shared out over the group."""
+def evaluate(runner: Runner, samples: Samples, indices: Indices, config: TrainConfig) -> Measured:
+    """Means over the targets of validation sequences, shared out over the group."""
     runner.train(False)
     size = config.batch_sequences
     total = torch.zeros((), dtype=torch.float64)
     for first in range(0, len(indices), size):
-        total += runner.losses(list(micro_batches(runner, samples, indices[first : first + size], config)))
+        total = total + runner.losses(list(micro_batches(runner, samples, indices[first : first + size], config)))
     runner.train(True)
-    return runner.group.total(total) / samples.targets(indices)
+    return Measured.of(runner, total, samples.targets(indices))
 
 
 def validation_indices(samples: Samples, config: TrainConfig) -> Indices:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from cluster.config import StrictModel, execution
 from pipelines.train.layout import ParallelConfig, micro_batches_of, plan_layout
+
+if TYPE_CHECKING:
+    from pipelines.train.shaping import Shaping
 
 
 def _whole(value: Any) -> Any:
@@ -148,6 +151,10 @@ class TrainConfig(StrictModel):
         if self.steps is not None:
             return self.steps
         return max(round((self.epochs or 1.0) * sequences / self.batch_sequences), 1)
+
+    def shaping(self, model: Any) -> Shaping | None:
+        """How training differs between this model's parameters; None where all are trained alike."""
+        return None
 
     def resolved_precision(self) -> Literal["fp32", "bf16", "fp8"]:
         """What ``auto`` becomes."""

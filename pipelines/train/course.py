@@ -37,6 +37,7 @@ class Course:
         warned: whether overfitting was called.
         rollbacks: times that the run went back to a checkpoint.
         went_back_to: the checkpoint's step, the last time.
+        watched: what a task's own watch over its figures remembers.
     """
 
     skips: list[tuple[int, int]] = field(default_factory=list)
@@ -49,6 +50,7 @@ class Course:
     warned: bool = False
     rollbacks: int = 0
     went_back_to: int | None = None
+    watched: dict[str, Any] = field(default_factory=dict)
 
     def batch_of(self, step: int) -> int:
         """Which batch of the data order a step uses: skipped ones are jumped over."""
@@ -113,8 +115,8 @@ class Course:
             name: math.inf if value is None and name.startswith("best_") else value for name, value in values.items()
         }
         known["best_step"] = values["best_step"]
-        names = {field.name for field in fields(cls)}
-        known = {name: value for name, value in known.items() if name in names}  # a checkpoint remembers more
+        # A checkpoint remembers more than this, and one of an earlier version less.
+        known = {field.name: known[field.name] for field in fields(cls) if field.name in known}
         known["skips"] = [(int(first), int(count)) for first, count in values["skips"]]
         return cls(**known)
 

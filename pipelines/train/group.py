@@ -89,10 +89,11 @@ class Group:
             dist.all_reduce(value)
         return value
 
-    def total(self, value: torch.Tensor) -> float:
-        """A float64 figure of this process's share, summed over the batch: every process gets the same."""
-        mine = value if self.counts else torch.zeros_like(value)
-        return float(self.sum(mine.to(self.device)).cpu())
+    def totals(self, values: torch.Tensor) -> list[float]:
+        """Float64 figures of this process's share, summed over the batch: every process gets the same."""
+        mine = values if self.counts else torch.zeros_like(values)
+        summed = self.sum(mine.to(self.device, copy=True)).reshape(-1)
+        return [float(each) for each in summed.cpu()]
 
     def agree(self, value: Any) -> Any:
         """The first process's value, everywhere."""

@@ -34,6 +34,9 @@ RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",  # a laptop under load needs more than the default of 60
 }
 OUT_OF_MEMORY = "lower micro_batch_sequences, set recompute: full or spread the model with parallel.shard"
+SHOWN = ("accuracy", "reward", "kl", "length")
+"""Figures of some kinds of training that are shown while it runs."""
+
 START_RETRIES = 2
 """Times that workers may not find their place or not start in time; Ray Train's own default is for ever."""
 
@@ -204,6 +207,7 @@ def _show(tracker: Tracker, records: list[Record], before: int, noted: set[str])
         "tokens_per_second": round(last["tokens_per_second"]),
         "mfu": f"{last['mfu']:.0%}",
     }
+    values |= {name: last[name] for name in SHOWN if name in last}
     checks = [record for record in records if record["kind"] == "validation"]
     if checks:
         values["validation"] = checks[-1]["loss"]

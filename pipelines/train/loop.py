@@ -22,11 +22,12 @@ from pipelines.train.gradients import clip, gradient_norm
 from pipelines.train.group import Group
 from pipelines.train.hardware import is_out_of_memory, peak_memory_bytes, seed_generators
 from pipelines.train.optimizer import Optimizer, undecayed, unorthogonal
-from pipelines.train.order import BatchOrder
+from pipelines.train.order import BatchOrder, Indices
 from pipelines.train.parallel import arrange
 from pipelines.train.runner import Runner
 from pipelines.train.schedule import learning_rate
-from pipelines.train.task import Samples
+from pipelines.train.shaping import Pull
+from pipelines.train.task import CountsTokens, Gathers, OwnObjective, Samples
 
 WARM_STEPS = 2
 """Steps at the start that throughput leaves out: buffers are made and threads started in them."""
@@ -78,19 +79,25 @@ class Run:
         group: Group,
         around: Surroundings,
         where: str,
+        own: OwnObjective | None = None,
     ) -> None:
         self.training, self.validation, self.steps = training, validation, steps
+        self.own = own
         self.config, self.group, self.around, self.where = config, group, around, where
         kept, adamw_only = undecayed(model), unorthogonal(model)
         self.arithmetic = Arithmetic.of(model, group, config)
         self.described = describe(model)
-        self.runner: Runner = arrange(model, config, group)
-        self.optimizer = Optimizer(self.runner.parameters, config, kept, adamw_only)
+        shaping = config.shaping(model)
+        self.runner: Runner = arrange(model, config, group, own)
+        self.optimizer = Optimizer(self.runner.parameters, config, kept, adamw_only, shaping)
+        self.pull = Pull(shaping.pull, self.runner) if shaping and shaping.pull else None
         self.course = Course()
         self.order = BatchOrder(config.batch_sequences, len(training), config.seed)
         self.held_out = validation_indices(validation, config)
-        self.validate_every = config.validation_every_steps or max(steps // 10, 1)
-        self.save_every = config.checkpoint_every_steps or max(steps // 10, 1)
+        self.stride = training.stride if isinstance(training, Gathers) else 1
+        self.gathered: dict[str, float] = {}
+        self.validate_every = self._whole_strides(config.validation_every_steps or max(steps // 10, 1))
+        self.save_every = self._whole_strides(config.checkpoint_every_steps or max(steps // 10, 1))
         self.first_step_at: float | None = None
 
     def state(self) -> State:
@@ -117,34 +124,42 @@ class Run:
         final: float | None = None
         while step < self.steps and not self.ends:
             busy.begin(counted=step - start >= WARM_STEPS)
-            indices = self.order.visits(self.course.batch_of(step))
+            indices = self.samples_of(step)
             rate = learning_rate(self.config, step, self.steps)
             seed_generators(_step_seed(self.config.seed, step, self.group), self.group.device)
-            loss, targets = accumulate(self.runner, self.training, indices, self.config)
+            measured, targets = accumulate(self.runner, self.training, indices, self.config)
+            figures = self.gathered | measured.figures
+            self.optimizer.freeze(step)
+            if self.pull:
+                self.pull.add_to(self.runner)
             norm = gradient_norm(self.runner)
-            problem = self.course.problem(loss, float(norm), self.config)
+            problem = self.course.problem(measured.loss, float(norm), self.config)
+            if self.own is not None and not problem:
+                problem = self.own.watch(figures, self.course.watched)
             if problem:
                 step = self.go_back(step, problem)
                 continue
             clip(self.runner, norm, self.config.gradient_clip)
-            self.optimizer.step(rate)
-            self.course.trained(loss)
+            self.optimizer.step(rate, step)
+            self.course.trained(measured.loss)
             step += 1
-            seconds = busy.end(targets)
+            tokens = self.training.tokens_of(indices) if isinstance(self.training, CountsTokens) else targets
+            seconds = busy.end(tokens)
             if self.first_step_at is None:
                 self.first_step_at = time.monotonic()
             self.around.record(
                 {
                     "kind": "train",
                     "step": step,
-                    "loss": loss,
+                    "loss": measured.loss,
                     "learning_rate": rate,
                     "gradient_norm": float(norm),
-                    "tokens": targets,
-                    "tokens_per_second": targets / seconds,
-                    "mfu": self.arithmetic.mfu(targets, seconds),
+                    "tokens": tokens,
+                    "tokens_per_second": tokens / seconds,
+                    "mfu": self.arithmetic.mfu(tokens, seconds),
                     "memory_bytes": peak_memory_bytes(self.group.device),
                 }
+                | figures
             )
             # Validation first: what a checkpoint's step holds is then in the journal, and never done twice.
             final, improved = None, False
@@ -171,10 +186,27 @@ class Run:
         """Whether validation has not improved for as long as the recipe waits."""
         return self.config.early_stopping is not None and self.course.stalled >= self.config.early_stopping
 
+    def samples_of(self, step: int) -> Indices:
+        """The samples of a step's batch; where the model makes them itself, they are made at a stride's first step."""
+        batch = -(-self.course.batch_of(step - step % self.stride) // self.stride)
+        indices = self.order.visits(batch)
+        if isinstance(self.training, Gathers) and step % self.stride == 0:
+            self.gathered = self.training.gather(indices, self.runner)
+            self.gathered.pop("loss")
+        return indices
+
+    def _whole_strides(self, steps: int) -> int:
+        return -(-steps // self.stride) * self.stride
+
     def measure(self, step: int) -> float:
         """Measure and record the validation loss."""
-        loss = evaluate(self.runner, self.validation, self.held_out, self.config)
-        self.around.record({"kind": "validation", "step": step, "loss": loss})
+        if isinstance(self.validation, Gathers):
+            figures = self.validation.gather(self.held_out, self.runner)
+            loss = figures.pop("loss")
+        else:
+            measured = evaluate(self.runner, self.validation, self.held_out, self.config)
+            loss, figures = measured.loss, measured.figures
+        self.around.record({"kind": "validation", "step": step, "loss": loss} | figures)
         return loss
 
     def validate(self, step: int) -> tuple[float, bool]:
@@ -237,8 +269,12 @@ def train(
     group: Group,
     around: Surroundings,
     where: str,
+    own: OwnObjective | None = None,
 ) -> tuple[Finished, Run]:
     """Train for ``steps`` steps in all, from the newest checkpoint if there is one.
+
+    Args:
+        own: what is minimised, where that is not the labels' cross-entropy.
 
     Raises:
         Diverged: the loss does so again and again; raised on every worker.
@@ -246,7 +282,7 @@ def train(
         InfraError: checkpoints cannot be written.
     """
     with explained(where, config):
-        run = Run(model, training, validation, steps, config, group, around, where)
+        run = Run(model, training, validation, steps, config, group, around, where, own)
         return run.go(), run
 
 

@@ -35,4 +35,5 @@ class LossModule(nn.Module):
     def forward(self, inputs: torch.Tensor, labels: torch.Tensor, arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """See :func:`sums`."""
         logits = self.model(input_ids=inputs, use_cache=False, **arguments).logits
+        logits = logits[:, -labels.shape[1] :]  # a learned prompt in front of the tokens has logits of its own
         return sums(logits, labels, self._z_loss)

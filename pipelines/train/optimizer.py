@@ -6,7 +6,7 @@ on single elements, so nothing is lost, torch's fused form works for any layout,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from pipelines.train.anatomy import embedding_names, output_names
 from pipelines.train.config import TrainConfig
 from pipelines.train.runner import local
+from pipelines.train.shaping import Shaping
 
 
 def undecayed(model: nn.Module) -> frozenset[str]:
@@ -39,6 +40,7 @@ class Optimizer:
         parameters: name -> trained parameter, possibly a DTensor.
         kept: names that do not decay.
         adamw_only: names that Muon leaves to AdamW.
+        shaping: learning rates that differ between parameters.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class Optimizer:
         config: TrainConfig,
         kept: frozenset[str],
         adamw_only: frozenset[str],
+        shaping: Shaping | None = None,
     ) -> None:
         self.parameters = dict(parameters)
+        self._shaping = shaping
         self._parts = {name: _part(parameter) for name, parameter in parameters.items()}
         names = [name for name, part in self._parts.items() if part.numel()]  # a shard of a small tensor may be empty
         orthogonal = [name for name in names if config.optimizer == "muon" and name not in adamw_only]
@@ -57,27 +61,45 @@ class Optimizer:
         settings: dict[str, Any] = {"lr": config.learning_rate}
         if rest:
             groups = [
-                {"params": [self._parts[n] for n in rest if n not in kept], "weight_decay": config.weight_decay},
-                {"params": [self._parts[n] for n in rest if n in kept], "weight_decay": 0.0},
+                *self._groups([name for name in rest if name not in kept], config.weight_decay),
+                *self._groups([name for name in rest if name in kept], 0.0),
             ]
-            groups = [group for group in groups if group["params"]]
             self._inner.append(torch.optim.AdamW(groups, betas=config.betas, fused=True, **settings))
         if orthogonal:
-            matrices = [self._parts[name] for name in orthogonal]
+            matrices = self._groups(orthogonal, config.weight_decay)
             self._inner.append(
                 # Scaled so that AdamW's learning rates and weight decay suit it (arXiv:2502.16982).
-                torch.optim.Muon(matrices, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw", **settings)
+                torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings)
             )
+
+    def _groups(self, names: Sequence[str], weight_decay: float) -> list[dict[str, Any]]:
+        """Parameter groups, one for each depth."""
+        by_depth: dict[int, list[nn.Parameter]] = {}
+        for name in names:
+            by_depth.setdefault(self._depth(name), []).append(self._parts[name])
+        return [{"params": params, "weight_decay": weight_decay, "depth": depth} for depth, params in by_depth.items()]
+
+    def _depth(self, name: str) -> int:
+        return 0 if self._shaping is None else self._shaping.depths[name]
+
+    def _factor(self, depth: int, number: int) -> float:
+        return 1.0 if self._shaping is None else self._shaping.factor(depth, number)
+
+    def freeze(self, number: int) -> None:
+        """Drop the gradients of what is not trained at a step (from 0), before anything reads them."""
+        for name, parameter in self.parameters.items():
+            if self._factor(self._depth(name), number) == 0.0:
+                parameter.grad = None
 
     @property
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups of all the optimisers."""
         return [group for inner in self._inner for group in inner.param_groups]
 
-    def step(self, rate: float) -> None:
-        """One step with the parameters' gradients, which are gone afterwards."""
+    def step(self, rate: float, number: int = 0) -> None:
+        """Step ``number`` (from 0) with the parameters' gradients, which are gone afterwards."""
         for group in self.groups:
-            group["lr"] = rate
+            group["lr"] = rate * self._factor(group["depth"], number)
         for name, parameter in self.parameters.items():
             part = self._parts[name]
             if part is not parameter:
@@ -95,10 +117,12 @@ class Optimizer:
     def state(self) -> dict[str, torch.Tensor]:
         """``name/key`` -> tensor of the optimisers' memory, spread as the parameters are; it shares the memory.
 
-        Where there is none yet it is made, without moving a parameter.
+        Where there is none yet, because nothing or not all was trained, it is made, without moving a parameter.
         """
-        if not any(inner.state for inner in self._inner):
-            self._make_state()
+        have = {part for inner in self._inner for part in inner.state}
+        missing = [part for part in self._parts.values() if part.numel() and part not in have]
+        if missing:
+            self._make_state(missing)
         found = {}
         for name, part in self._parts.items():
             for inner in self._inner:
@@ -111,17 +135,17 @@ class Optimizer:
                 }
         return found
 
-    def _make_state(self) -> None:
+    def _make_state(self, parts: Sequence[nn.Parameter]) -> None:
         rates = [(group, group["lr"]) for group in self.groups]
-        for part in self._parts.values():
+        for part in parts:
             part.grad = torch.zeros_like(part)
         for group, _ in rates:
             group["lr"] = 0.0
         for inner in self._inner:
             inner.step()
         for inner in self._inner:
-            for state in inner.state.values():
-                for value in state.values():
+            for part in parts:
+                for value in inner.state.get(part, {}).values():
                     value.zero_()
         for group, rate in rates:
             group["lr"] = rate
@@ -131,7 +155,7 @@ class Optimizer:
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """The optimiser of a model in one piece."""
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
-    return Optimizer(trained, config, undecayed(model), unorthogonal(model))
+    return Optimizer(trained, config, undecayed(model), unorthogonal(model), config.shaping(model))
 
 
 def spread_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:

@@ -19,10 +19,15 @@ from pipelines.train.loss import LossModule
 from pipelines.train.pipeline import StageModule, tied_names
 from pipelines.train.recompute import save_memory
 from pipelines.train.runner import PipelineRunner, Runner, WholeRunner
+from pipelines.train.task import OwnObjective
 
 
-def arrange(model: Any, config: TrainConfig, group: Group) -> Runner:
-    """The model on this process's device, as its part in the layout has it."""
+def arrange(model: Any, config: TrainConfig, group: Group, own: OwnObjective | None = None) -> Runner:
+    """The model on this process's device, as its part in the layout has it.
+
+    Args:
+        own: what is minimised, where that is not the labels' cross-entropy; not for tensor or pipeline parallelism.
+    """
     model.to(group.device)
     if group.layout.pipeline > 1:
         return _pipelined(model, config, group)
@@ -31,7 +36,8 @@ def arrange(model: Any, config: TrainConfig, group: Group) -> Runner:
     if config.resolved_precision() == "fp8":
         _to_fp8(model)
     save_memory(model, config.recompute)
-    module: Any = LossModule(model, config.z_loss)
+    module: Any = LossModule(model, config.z_loss) if own is None else own.objective(model, group)
+    figures: tuple[str, ...] = getattr(module, "figures", ())
     if config.compile and group.layout.plain:
         module.compile()
     elif config.compile:
@@ -41,7 +47,7 @@ def arrange(model: Any, config: TrainConfig, group: Group) -> Runner:
     elif group.layout.plain and group.world > 1:
         module = DistributedDataParallel(module, gradient_as_bucket_view=True, forward_sync_buffers=False)
     by_hand = not group.layout.plain and group.layout.shard == 1
-    return WholeRunner(module, _trained(model), group, _autocast(config, group), sums_by_hand=by_hand)
+    return WholeRunner(module, _trained(model), group, _autocast(config, group), sums_by_hand=by_hand, figures=figures)
 
 
 def _pipelined(model: Any, config: TrainConfig, group: Group) -> Runner:

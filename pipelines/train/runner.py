@@ -31,19 +31,25 @@ class Runner(ABC):
     Attributes:
         parameters: name -> trained parameter, of those that this process has.
         repeated: names that another process has and counts already (a tied output on a pipeline's last stage).
+        figures: what is measured besides the loss; its sums follow the loss's.
     """
 
     group: Group
     parameters: dict[str, nn.Parameter]
     repeated: frozenset[str] = frozenset()
+    figures: tuple[str, ...] = ()
 
     @abstractmethod
     def backward(self, batches: Sequence[Batch], targets: int) -> torch.Tensor:
-        """Add the gradients of the mean loss over ``targets`` positions; the summed loss of this share (float64)."""
+        """Add the gradients of the mean loss over ``targets`` positions.
+
+        Returns:
+            the sums of this share, float64: the loss, or a vector of it and the figures.
+        """
 
     @abstractmethod
     def losses(self, batches: Sequence[Batch]) -> torch.Tensor:
-        """The summed loss of these micro-batches, without gradients (float64)."""
+        """The sums of these micro-batches, as :meth:`backward` gives them, without gradients."""
 
     @abstractmethod
     def train(self, mode: bool) -> None:
@@ -71,8 +77,10 @@ class WholeRunner(Runner):
         autocast: AbstractContextManager[Any],
         *,
         sums_by_hand: bool,
+        figures: tuple[str, ...] = (),
     ) -> None:
         self.module = module
+        self.figures = figures
         self.parameters = parameters
         self.group = group
         self._autocast = autocast
@@ -86,7 +94,7 @@ class WholeRunner(Runner):
                 with self._autocast:
                     objective, entropy = self._call(batch)
                 (objective * (self.group.shares / targets)).backward()
-            total += entropy.double().cpu()
+            total = total + entropy.double().cpu()
         settle_gradients(self.parameters)
         if self._sums_by_hand:
             average_gradients(self.parameters, self.group)
@@ -96,11 +104,16 @@ class WholeRunner(Runner):
         total = torch.zeros((), dtype=torch.float64)
         with torch.no_grad(), self._autocast:
             for batch in batches:
-                total += self._call(batch)[1].double().cpu()
+                total = total + self._call(batch)[1].double().cpu()
         return total
 
     def train(self, mode: bool) -> None:
         self.module.train(mode)
+
+    @property
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision that the model computes in."""
+        return self._autocast
 
     def _call(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.group.device

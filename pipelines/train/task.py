@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pipelines.train.config import TrainConfig
 from pipelines.train.order import Indices
 
 if TYPE_CHECKING:
     import torch
+
+    from pipelines.train.group import Group
+    from pipelines.train.runner import Runner
 
 IGNORED = -100
 """A label that carries no loss."""
@@ -71,3 +74,49 @@ class TrainTask(Protocol):
 
     def finish(self, model: torch.nn.Module, folder: Path, probe: Batch) -> dict[str, Any]:
         """Write the result's files to a folder, on rank 0; what the driver should know of them."""
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """Samples whose loss is over something other than tokens, such as pairs of answers."""
+
+    def tokens_of(self, indices: Indices) -> int:
+        """Tokens that these samples train on."""
+
+
+@runtime_checkable
+class Gathers(Protocol):
+    """Samples that the model makes itself: gathered with the weights of one step, used for ``stride`` steps.
+
+    Checkpoints and validations fall between gatherings, so that a run that continues gathers the same again. Every
+    process gathers its share of a batch.
+    """
+
+    @property
+    def stride(self) -> int:
+        """Steps that use what was gathered once."""
+
+    def gather(self, indices: Indices, runner: Runner) -> dict[str, float]:
+        """Make the samples of a batch; figures of the whole batch, among them ``loss``: what is to become small.
+
+        What is random in a sample follows from the seed and its number, so that it is the same wherever it is made.
+        """
+
+
+@runtime_checkable
+class OwnObjective(Protocol):
+    """A task that minimises something other than the cross-entropy of its labels."""
+
+    def objective(self, model: torch.nn.Module, group: Group) -> torch.nn.Module:
+        """The model and its loss as one module, called as ``module(inputs, labels, arguments)``.
+
+        It gives what is minimised, summed over targets, and a detached vector of sums: the loss that is reported, and
+        the figures that its attribute ``figures`` names. A batch whose labels are all IGNORED adds nothing to either.
+        """
+
+    def watch(self, figures: Mapping[str, float], memory: dict[str, Any]) -> str | None:
+        """What is wrong with a step's figures, before it changes the weights; None where nothing is.
+
+        Args:
+            memory: plain JSON that is kept with checkpoints, to be written to.
+        """

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from pipelines.train.journal import Record
 
-CURVES = {
-    "train": ("loss", "learning_rate", "gradient_norm", "tokens_per_second", "mfu", "memory_bytes"),
-    "validation": ("loss",),
-}
+KINDS = ("train", "validation")
+NO_CURVES = ("kind", "step", "tokens")
 
 
 def write_events(records: Iterable[Record], folder: Path) -> None:
@@ -19,7 +17,8 @@ def write_events(records: Iterable[Record], folder: Path) -> None:
 
     with SummaryWriter(str(folder)) as writer:
         for record in records:
-            for name in CURVES.get(record["kind"], ()):
-                writer.add_scalar(f"{record['kind']}/{name}", record[name], record["step"])
+            if record["kind"] in KINDS:
+                for name in (each for each in record if each not in NO_CURVES):
+                    writer.add_scalar(f"{record['kind']}/{name}", record[name], record["step"])
             if record["kind"] == "event":
                 writer.add_text("events", record["text"], record["step"])

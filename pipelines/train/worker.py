@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InfraError, InternalError, RaymillError, UserError
 from cluster.store import Store
-from pipelines.train.task import TrainTask
+from pipelines.train.task import OwnObjective, TrainTask
 
 if TYPE_CHECKING:
     from pipelines.train.loop import Finished
@@ -131,7 +131,8 @@ def train_job(
     prefix, *earlier = job.checkpoint_prefixes()
     keeper = Keeper(job.store, prefix, earlier, group, journal, config.keep_checkpoints, show or _ignore)
     built = time.monotonic()
-    finished, run = train(model, training, validation, steps, config, group, keeper, where=job.task.where)
+    own = job.task if isinstance(job.task, OwnObjective) else None
+    finished, run = train(model, training, validation, steps, config, group, keeper, where=job.task.where, own=own)
     if not group.leads:
         return None
     finished, result = _result(job, model, finished, keeper, group)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from cluster.errors import UserError
 from cluster.store import Store
 from serving.config import EngineConfig
 from serving.control.state import ModelSource
+from serving.engines.adaptable import verdict
 from serving.engines.plan import VariantSource
 
 MODEL_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
@@ -118,8 +119,13 @@ def _of_artifact(store: Store, artifact: Artifact, where: str) -> VariantSource:
         settings = json.loads(store.read(artifact.key(ADAPTER_FILE)))
     except FileNotFoundError:
         settings = {}
+    base = load_artifact(store, parent.id)
+    try:
+        architectures = _architectures(store.read(base.key(MODEL_FILE))) if base else []
+    except FileNotFoundError:
+        architectures = []  # the engine says what is missing
     adapter = ModelSource(artifact=artifact.id)
-    return VariantSource(ModelSource(artifact=parent.id), adapter, _rank(settings, artifact.id, where))
+    return VariantSource(ModelSource(artifact=parent.id), adapter, _rank(settings, architectures, artifact.id, where))
 
 
 def _of_folder(folder: Path, where: str) -> VariantSource:
@@ -133,7 +139,6 @@ def _of_folder(folder: Path, where: str) -> VariantSource:
             where=where,
             next_step="name a Hugging Face model folder, a peft LoRA folder, or the stage that makes one",
         ) from None
-    rank = _rank(settings, str(folder), where)
     base = Path(str(settings.get("base_model_name_or_path") or ""))
     base = base if base.is_absolute() else folder / base
     if not (base / MODEL_FILE).is_file():
@@ -142,20 +147,26 @@ def _of_folder(folder: Path, where: str) -> VariantSource:
             where=where,
             next_step="put the base model's folder there, or write its place into that file",
         )
+    architectures = _architectures((base / MODEL_FILE).read_text(encoding="utf-8"))
+    rank = _rank(settings, architectures, str(folder), where)
     return VariantSource(ModelSource(folder=str(base.resolve())), ModelSource(folder=str(folder)), rank)
 
 
-def _rank(settings: Mapping[str, Any], adapter: str, where: str) -> int:
+def _rank(settings: Mapping[str, Any], architectures: Sequence[str], adapter: str, where: str) -> int:
     """An adapter's rank, from its adapter_config.json.
 
     Raises:
-        UserError: it is not a LoRA adapter.
+        UserError: vLLM cannot serve it beside its base; with the reason, and what can be done.
     """
-    kind, rank = settings.get("peft_type", "LORA"), settings.get("r")
-    if kind != "LORA" or not isinstance(rank, int) or rank < 1:
+    found = verdict(settings, architectures)
+    if found.how != "adapter":
         raise UserError(
-            f"{adapter} is not a LoRA adapter (peft_type {kind}, r {rank}); vLLM serves no other kind beside a base",
-            where=where,
-            next_step="merge it into its base model, and serve that",
+            f"{adapter} cannot be served beside its base: {found.reason}", where=where, next_step=found.advice
         )
-    return rank
+    return int(settings["r"])
+
+
+def _architectures(text: str | bytes) -> list[str]:
+    """What a model's config.json says that it is."""
+    found = json.loads(text).get("architectures")
+    return [str(each) for each in found] if isinstance(found, list) else []

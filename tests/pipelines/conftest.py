@@ -106,3 +106,65 @@ def training_ray() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def training_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return open_store(tmp_path_factory.mktemp("training") / "store")
+
+
+def publish_folder(store: Store, folder: Path, kind: str, name: str) -> Artifact:
+    """A folder's files as an artifact."""
+    identity = Identity(kind, name, 1, {"of": name}, {})
+    with Attempt(store, identity.id) as attempt:
+        for path in sorted(folder.iterdir()):
+            attempt.path(path.name).write_bytes(path.read_bytes())
+        record = Artifact(
+            kind=kind,
+            name=name,
+            fingerprint=identity.fingerprint,
+            identity=identity.fields(),
+            attempt=attempt.name,
+            files=attempt.seal(),
+        )
+        return attempt.publish(record)
+
+
+@pytest.fixture(scope="session")
+def publish_model() -> Callable[..., Artifact]:
+    """:func:`publish_folder`."""
+    return publish_folder
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small llama with fresh weights and a tokenizer with a chat template."""
+    import torch
+
+    from pipelines.models.export import export_model
+    from pipelines.models.llama import build_llama
+    from pipelines.models.shapes import Shape
+    from pipelines.tokens.folder import write_folder
+    from pipelines.tokens.learn import learn_bpe
+
+    folder = tmp_path_factory.mktemp("chat")
+    (folder / "tokenizer").mkdir()
+    write_folder(learn_bpe(["red green blue cold warm old new long"] * 4, 300, 2), folder / "tokenizer")
+    torch.manual_seed(0)
+    shape = Shape(hidden=32, layers=2, heads=1, kv_heads=1, intermediate=48)
+    model = build_llama(shape, vocab_size=300, max_positions=96, bos_id=0, eos_id=1, pad_id=2)
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 4
+    export_model(model, folder / "tokenizer", folder / "model", torch.randint(0, 300, (1, 8)))
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def preference_rows() -> dict[str, str]:
+    """Split -> preferences as JSON lines, with a rule: the better answer is a colour."""
+    from pipelines.finetune.examples.records import Preference, asked, to_jsonl
+
+    colours, others = ("red", "green", "blue"), ("cold", "warm", "old", "new", "long")
+
+    def pairs(first: int, count: int) -> list[Preference]:
+        return [
+            Preference(asked(f"say {number}"), colours[number % 3], others[number % 5], f"rows.jsonl:{number}")
+            for number in range(first, first + count)
+        ]
+
+    return {"train": to_jsonl(pairs(1, 24)), "validation": to_jsonl(pairs(101, 8))}

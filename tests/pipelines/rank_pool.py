@@ -21,6 +21,15 @@ LENGTH = 12
 CONFIG = {"batch_sequences": 8, "learning_rate": 3e-3, "seed": 5, "validation_sequences": 7}
 
 
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"method": "lora", "rank": 4, "dropout": 0.0},
+    "shaped": {"method": "full", "l2_sp": 0.1, "layer_decay": 0.7, "unfreeze_every_steps": 6},
+    "adapter": {"method": "adapter", "bottleneck": 4},
+    "prefix": {"method": "prefix", "virtual_tokens": 3, "encoder_hidden": 8},
+}
+"""What fine-tuning adds to a tiny model: ``llama:lora``."""
+
+
 class FixedSamples:
     """Random sequences of which some carry less loss, as padded ones do."""
 
@@ -72,14 +81,24 @@ def train_once(rank: int, world: int, ask: dict[str, Any]) -> dict[str, Any]:
     from pipelines.train.layout import plan_layout
     from pipelines.train.loop import train
 
-    config = TrainConfig(**CONFIG | {"workers": world} | ask.get("config", {}))
+    architecture, _, method = ask.get("architecture", "llama").partition(":")
+    values = CONFIG | {"workers": world} | ask.get("config", {})
+    config: Any = TrainConfig(**values)
+    if method:
+        from pipelines.finetune.config import FinetuneConfig
+
+        config = FinetuneConfig(**values, **METHODS[method])
     group = Group(rank, world, None, plan_layout(config.parallel, world))
     store = open_store(ask["store"])
     journal = Journal(store, "journal") if rank == 0 else None
     keeper = Keeper(store, "checkpoints", (), group, journal, config.keep_checkpoints)
     if ask.get("kill", {}).get("rank") == rank:
         end_at(keeper, ask["kill"]["step"])
-    model = tiny(ask.get("architecture", "llama"), ask.get("seed", 0), **ask.get("shape", {}))
+    model = tiny(architecture, ask.get("seed", 0), **ask.get("shape", {}))
+    if method:
+        from pipelines.finetune.methods import adapt
+
+        model = adapt(model, config)
     finished, run = train(
         model, FixedSamples(40, 1), FixedSamples(9, 2), ask.get("steps", 20), config, group, keeper, "here"
     )
@@ -126,13 +145,31 @@ def work_once(rank: int, world: int, ask: dict[str, Any]) -> dict[str, Any]:
 
     from cluster.store import open_store
     from pipelines.train.config import TrainConfig
+    from pipelines.train.journal import Follower
+    from pipelines.train.keeper import Keeper
     from pipelines.train.worker import Job, train_job
 
-    config = TrainConfig(**CONFIG | {"workers": world, "steps": ask["steps"]} | ask.get("config", {}))
-    job = Job(TinyTask(config), open_store(ask["store"]), "try/resume", "try")
+    settings = CONFIG | {"workers": world, "steps": ask["steps"]} | ask.get("config", {})
+    store = open_store(ask["store"])
+    task = aligning(settings, store, ask["align"]) if "align" in ask else TinyTask(TrainConfig(**settings))
+    if ask.get("kill", {}).get("rank") == rank:
+        Keeper.tell = dying_at(Keeper.tell, ask["kill"]["step"])
     if ask.get("refuse"):
         refuse_writes(**ask["refuse"])
-    return {"summary": train_job(job, rank, world, torch.device("cpu"), time.monotonic())}
+    summary = train_job(Job(task, store, "try/resume", "try"), rank, world, torch.device("cpu"), time.monotonic())
+    return {"summary": summary, "records": Follower(store, "try/resume/journal").poll()}
+
+
+def aligning(settings: dict[str, Any], store: Any, inputs: dict[str, Any]) -> Any:
+    """The task of an alignment whose inputs are in the store."""
+    from cluster.artifact import load_artifact
+    from pipelines.align.config import AlignConfig
+    from pipelines.align.sources import Base
+    from pipelines.align.task import PairTask, RolloutTask
+
+    config = AlignConfig(**settings)
+    model = load_artifact(store, inputs["model"])
+    return (RolloutTask if config.on_policy else PairTask)(config, Base(model), inputs["rows"])
 
 
 def refuse_writes(step: int, times: int) -> None:
@@ -152,14 +189,18 @@ def refuse_writes(step: int, times: int) -> None:
 
 def end_at(keeper: Any, step: int) -> None:
     """Kill this process, without a word, when it has taken so many steps."""
-    tell = keeper.tell
+    keeper.tell = dying_at(keeper.tell, step)
 
-    def dying(at: int) -> None:
-        tell(at)
-        if at == step:
+
+def dying_at(tell: Any, step: int) -> Any:
+    """``tell`` that kills the process at a step."""
+
+    def dying(*arguments: Any) -> None:
+        tell(*arguments)
+        if arguments[-1] == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    keeper.tell = dying
+    return dying
 
 
 def run_rank(rank: int, world: int, ask: dict[str, Any], folder: Path) -> int:
@@ -221,6 +262,7 @@ if __name__ == "__main__":
     import torch.distributed.pipelining
     import torch.distributed.tensor.parallel  # noqa: F401
 
+    import pipelines.finetune.methods
     import pipelines.models.gpt2
     import pipelines.models.llama
     import pipelines.train.keeper

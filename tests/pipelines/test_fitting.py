@@ -40,9 +40,8 @@ def recipe(text: str) -> Recipe:
         ),
         (BERT + "evals:", "bert predicts no next token"),
         (T5 + "evals:", "t5 predicts no next token"),
-        (BERT + "finetune:", "get adapters are those of llama, not of bert"),
-        ("pretrain: {architecture: gpt2}\nfinetune:", "are those of llama, not of gpt2"),
-        (OWN + "finetune:", "Leave finetune out, or train llama"),
+        (BERT + "finetune:", "that transformers loads, not bert"),
+        (OWN + "finetune:", "Leave finetune out, train llama or gpt2"),
         (OWN + SERVED, "vLLM serves no pipelines.models.recurrent:LSTMModel .variant base"),
     ],
 )
@@ -61,6 +60,8 @@ def test_what_does_not_go_together(text: str, message: str) -> None:
         "pretrain: {architecture: gpt2}\nevals:\n" + SERVED,
         "pretrain: {architecture: llama}\nfinetune:\nevals:\n" + SERVED,
         "pretrain: {architecture: bert}\ntokenizer: {source: /some/tokenizer}",
+        "pretrain: {architecture: gpt2}\nfinetune:\n",
+        "finetune: {model: /models/llama, data: chats.jsonl}",
     ],
 )
 def test_what_goes_together(text: str) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from cluster.store import open_store
+
 ROOT = Path(__file__).resolve().parents[2]
 Ask = Callable[..., list[dict[str, Any]]]
 STEPS = 20
@@ -63,6 +65,13 @@ LAYOUTS: list[Any] = [
     ("llama", 2, {"parallel": {"tensor": 2}, "recompute": "selective"}),
     ("llama", 2, {"parallel": {"pipeline": 2}}),
     ("llama", 2, {"parallel": {"pipeline": 2, "schedule": "interleaved"}}),
+    ("llama:lora", 2, {}),
+    ("llama:lora", 2, {"parallel": {"shard": 2}}),
+    pytest.param("llama:shaped", 2, {"parallel": {"shard": 2}}, marks=pytest.mark.slow),
+    pytest.param("llama:adapter", 2, {"parallel": {"shard": 2}}, marks=pytest.mark.slow),
+    pytest.param("llama:adapter", 2, {}, marks=pytest.mark.slow),
+    pytest.param("llama:prefix", 2, {}, marks=pytest.mark.slow),
+    pytest.param("gpt2:lora", 3, {}, marks=pytest.mark.slow),
     pytest.param("gpt2", 2, {"parallel": {"pipeline": 2}}, marks=pytest.mark.slow),
     pytest.param("llama", 4, {"parallel": {"shard": 2, "tensor": 2}}, marks=pytest.mark.slow),
     pytest.param("gpt2", 2, {"parallel": {"shard": 2}}, marks=pytest.mark.slow),
@@ -213,3 +222,59 @@ def test_the_best_checkpoint_that_fails_is_written_again_or_the_next_best_is_the
     del validation[0], validation[best]
     assert summary["validation_loss"] == min(validation.values()) == validation[summary["chosen_step"]]
     assert f"the best checkpoint, at step {best}" in texts and not same
+
+
+ALIGNED: dict[str, dict[str, Any]] = {
+    "dpo": {"method": "dpo", "rank": 4, "micro_batch_sequences": 3},
+    "grpo": {
+        "method": "grpo",
+        "rank": 4,
+        "reward": "pipelines.align.simple_rewards:brief",
+        "answers_per_prompt": 3,
+        "answer_tokens": 6,
+        "updates_per_rollout": 2,
+    },
+}
+ALIGNED["ppo"] = {name: value for name, value in ALIGNED["grpo"].items() if name != "answers_per_prompt"}
+ALIGNED["ppo"] |= {"method": "ppo", "weights": "full"}
+
+
+@pytest.fixture
+def aligned(
+    ask: Ask, chat_model: Path, publish_model: Any, preference_rows: dict[str, str]
+) -> Callable[..., list[dict[str, Any]]]:
+    """Aligns a tiny model in a folder's store, on some processes."""
+
+    def run(folder: Path, method: str, world: int = 1, **more: Any) -> list[dict[str, Any]]:
+        store = open_store(folder)
+        model = publish_model(store, chat_model, "Model", "pretrain")
+        rows = {split: f"rows/{split}.jsonl" for split in preference_rows}
+        for split, key in rows.items():
+            store.write(key, preference_rows[split].encode())
+        config = ALIGNED[method] | {"checkpoint_every_steps": 2}
+        inputs = {"model": model.id, "rows": rows}
+        return ask(folder, world, work=True, steps=6, align=inputs, config=config, **more)
+
+    return run
+
+
+@pytest.mark.parametrize("method", ["dpo", "grpo", pytest.param("ppo", marks=pytest.mark.slow)])
+def test_alignment_on_two_processes_is_that_of_one(aligned: Any, tmp_path: Path, method: str) -> None:
+    alone, together = aligned(tmp_path / "one", method), aligned(tmp_path / "two", method, 2)
+    names = ["loss", "gradient_norm", "entropy"]
+    names += ["accuracy", "margin"] if method == "dpo" else ["reward", "length", "distinct", "kl"]
+    for name in names:
+        expected = figures(alone, "train", name)
+        assert len(set(expected.values())) > 1 or name == "accuracy"
+        assert figures(together, "train", name) == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_alignment_that_is_killed_between_two_updates_gives_the_same_bytes(aligned: Any, tmp_path: Path) -> None:
+    """Step 5 is the first of two updates on one drawing of answers, which must be drawn again from step 4's weights."""
+    aligned(tmp_path / "whole", "grpo")
+    (reply,) = aligned(tmp_path / "cut", "grpo", kill={"rank": 0, "step": 5})
+    assert "killed" in reply
+    (reply,) = aligned(tmp_path / "cut", "grpo")
+    assert reply["ok"]["summary"]["resumed_at"] == 4
+    whole, cut = (open_store(tmp_path / name).read("try/model.safetensors") for name in ("whole", "cut"))
+    assert whole == cut

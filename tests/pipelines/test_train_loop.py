@@ -161,8 +161,8 @@ def test_gradients_do_not_depend_on_micro_batches(micro: int) -> None:
     gradients = []
     for config in (CONFIG, CONFIG.model_copy(update={"micro_batch_sequences": micro})):
         model = llama()
-        loss, targets = accumulate(arrange(model, config, Group()), samples, indices, config)
-        gradients.append((loss, targets, [parameter.grad for parameter in model.parameters()]))
+        measured, targets = accumulate(arrange(model, config, Group()), samples, indices, config)
+        gradients.append((measured.loss, targets, [parameter.grad for parameter in model.parameters()]))
     assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-6)
     assert gradients[0][1] == gradients[1][1] == samples.targets(indices)
     for first, second in zip(gradients[0][2], gradients[1][2], strict=True):
@@ -209,12 +209,12 @@ def test_validation_shares_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     indices = validation_indices(samples, CONFIG)
     assert len(set(indices.tolist())) == 7
     runner = arrange(llama(), CONFIG, Group())
-    alone = evaluate(runner, samples, indices, CONFIG)
+    alone = evaluate(runner, samples, indices, CONFIG).loss
     parts = []
     for rank in range(3):
         runner.group = Group(rank, 3)
         monkeypatch.setattr(runner.group, "sum", lambda value: value)
-        parts.append(evaluate(runner, samples, indices, CONFIG))
+        parts.append(evaluate(runner, samples, indices, CONFIG).loss)
     assert sum(parts) == pytest.approx(alone, abs=1e-6)
 
 

@@ -258,14 +258,19 @@ def test_finetuning_gives_an_adapter_that_answers_better(inputs: Inputs, undistu
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from pipelines.finetune import STAGE as FINETUNE
+    from pipelines.finetune import ADAPTER_STAGE as FINETUNE
     from pipelines.finetune import FinetuneConfig
 
     config = FinetuneConfig(steps=60, batch_sequences=8, sequence_length=48, checkpoint_every_steps=20)
     both = {"model": undisturbed, "corpus": inputs.corpus}
     artifact = run(FINETUNE, config, both, inputs.store).artifact
     names = {entry.path for entry in artifact.files}
-    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer_config.json", "pairs/train.jsonl"} <= names
+    assert {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer_config.json",
+        "examples/train.jsonl",
+    } <= names
     assert artifact.metrics["validation.loss"] < artifact.metrics["validation.loss_before"] - 0.2
     settings = read_json(inputs.store, artifact, "adapter_config.json")
     assert settings["base_model_name_or_path"] == undisturbed.id

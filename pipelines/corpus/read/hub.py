@@ -57,6 +57,17 @@ def hub_identity(source: HfSource) -> dict[str, Any]:
 def read_hub(item: Item, source: SourceBase) -> Iterator[Outcome]:
     """A document for each row of a shard, ``split/shard:row``."""
     assert isinstance(source, HfSource)
+    for number, row in hub_rows(item, source):
+        yield to_document(row, source, item, f"{item.path}:{number}", {"row": number})
+
+
+def hub_rows(item: Item, source: HfSource) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number from 1, columns) of each row of a shard; BadInput is raised where it cannot be read on.
+
+    Raises:
+        UserError: there is no such dataset.
+        InfraError: the Hub cannot be reached.
+    """
     assert item.span is not None
     shard, count = item.span
     number = 0
@@ -64,7 +75,7 @@ def read_hub(item: Item, source: SourceBase) -> Iterator[Outcome]:
         place = source.path.removeprefix("hf://").removeprefix("datasets/")
         for row in _load(place, source, item.location).shard(num_shards=count, index=shard):
             number += 1
-            yield to_document(row, source, item, f"{item.path}:{number}", {"row": number})
+            yield number, row
     except (RaymillError, GeneratorExit):
         raise
     except (UnicodeDecodeError, ValueError, TypeError) as error:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from pipelines.finetune.config import FinetuneConfig
-from pipelines.finetune.lora import add_adapters, export_adapter, load_base
+from pipelines.finetune.export import export_adapter
+from pipelines.finetune.methods import adapt, load_base
 from pipelines.models.export import export_model, stop_ids
 from pipelines.models.llama import build_llama
 from pipelines.models.shapes import Shape
@@ -73,7 +74,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
             parameter.add_(torch.randn_like(parameter) * 0.2)
     probe = torch.randint(0, 300, (1, 16))
     export_model(base, tmp_path / "tokenizer", tmp_path / "model", probe)
-    adapted = add_adapters(load_base(tmp_path / "model"), FinetuneConfig(rank=8))
+    adapted = adapt(load_base(tmp_path / "model"), FinetuneConfig(rank=8))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:

@@ -1,0 +1,54 @@
+"""The rows that a method learns from: which forms it takes, and what it makes of rated answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from cluster.errors import UserError
+from pipelines.align.config import AlignConfig
+from pipelines.finetune.examples.divide import choose
+from pipelines.finetune.examples.records import Messages, Preference, Rated
+
+FOR_PAIRS = ("preferences", "ratings")
+FOR_PROMPTS = ("prompts", "preferences", "ratings", "pairs", "chat", "alpaca")
+
+
+def read_records(config: AlignConfig) -> tuple[list[Any], list[str]]:
+    """Different records in the order of a stable hash, and places of rows that were left out.
+
+    Raises:
+        UserError: there is no data, it cannot be read, or it holds nothing that the method can use.
+    """
+    from pipelines.finetune.examples.read import read_examples
+
+    if config.data is None:
+        raise UserError(
+            "there is nothing to learn from",
+            where="align.data",
+            next_step="name a file or dataset, for example `data: preferences.jsonl`",
+        )
+    found = read_examples(config.data, "align.data", FOR_PROMPTS if config.on_policy else FOR_PAIRS)
+    records: list[Any] = list(found.examples)
+    if not config.on_policy and found.form == "ratings":
+        records = pairs_of_ratings(records)
+        if not records:
+            raise UserError(
+                "no prompt has two answers with different ratings: nothing is preferred",
+                where=config.data.path,
+                next_step="give several rated answers to each prompt, or rows with chosen and rejected",
+            )
+    return choose(records), found.bad
+
+
+def pairs_of_ratings(rated: Iterable[Rated]) -> list[Preference]:
+    """For each prompt the best-rated answer against the worst; prompts whose answers are rated alike give nothing."""
+    by_prompt: dict[Messages, list[Rated]] = {}
+    for each in rated:
+        by_prompt.setdefault(each.prompt, []).append(each)
+    pairs = []
+    for prompt, answers in by_prompt.items():
+        best, worst = max(answers, key=lambda each: each.rating), min(answers, key=lambda each: each.rating)
+        if best.rating > worst.rating and best.response != worst.response:
+            pairs.append(Preference(prompt, best.response, worst.response, best.where))
+    return pairs

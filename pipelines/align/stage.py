@@ -1,0 +1,61 @@
+"""The stage ``align``: records, training, one whole model, report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cluster.artifact import Artifact
+from cluster.stage import Outcome, StageContext
+from pipelines.align.config import AlignConfig
+from pipelines.align.sources import find_base, reward_artifact
+
+
+def run(config: AlignConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
+    """Align ``model``; see :func:`pipelines.train.launch.run_training` for what is raised besides.
+
+    Raises:
+        UserError: the data or the reward cannot be used.
+    """
+    from pipelines.align.records import read_records
+    from pipelines.align.report import align_outcome, align_page
+    from pipelines.align.task import PairTask, RolloutTask
+    from pipelines.finetune.examples.divide import split
+    from pipelines.finetune.examples.records import to_jsonl
+    from pipelines.finetune.examples.template import load_template
+    from pipelines.train.launch import run_training
+    from pipelines.train.results import write_metrics
+
+    base = find_base(inputs, context.store)
+    scorer = reward_artifact(str(config.reward), context.store) if config.on_policy else None
+    records, left_out = read_records(config)
+    parts = dict(zip(("train", "validation"), split(records, config.validation_fraction, "align.data"), strict=True))
+    keys = {}
+    for name, part in parts.items():
+        keys[name] = context.output.resume_key(f"rows/{name}.jsonl")
+        context.store.write(keys[name], to_jsonl(part).encode("utf-8"))
+        context.output.write_text(f"rows/{name}.jsonl", to_jsonl(part))
+    kind = "prompts" if config.on_policy else "pairs"
+    sizes = {name: len(part) for name, part in parts.items()}
+    context.progress.note(f"{sizes['train']:,} {kind} to train on, {sizes['validation']:,} to validate on")
+    template = load_template(config.chat_template)
+    task = (
+        RolloutTask(config, base, keys, template, scorer=scorer)
+        if config.on_policy
+        else PairTask(config, base, keys, template)
+    )
+    training = run_training(task, context)
+    details = training.summary["details"]
+    outcome = align_outcome(training)
+    page = align_page(training, config, base.id, outcome)
+    page.heading("Held-out examples")
+    page.table(details["examples"])
+    if left_out:
+        page.heading("Rows that were left out")
+        page.table([{"row": each} for each in left_out], most=20)
+    context.output.write_text("report.html", page.render())
+    write_metrics(training, context.output)
+    outcome.counts |= {kind: len(records), "too_long": details["too_long"], "bad_rows": len(left_out)}
+    outcome.licences = dict(inputs["model"].licences)
+    outcome.details = {"base": base.id, "method": config.method, **details}
+    outcome.parents = {"reward": scorer} if scorer else {}
+    return outcome

@@ -1,0 +1,66 @@
+"""`raymill plan --examples N`: what fine-tuning would learn, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from cluster.artifact import Artifact, Identity, load_artifact, local_copy
+from cluster.errors import UserError
+from cluster.store import Store
+from pipelines.finetune.config import DocsPairs
+from pipelines.models.existing import ExistingModelConfig, locate, model_files
+from pipelines.recipe import Recipe
+
+
+def shown_examples(recipe: Recipe, store: Store, found: Mapping[str, Identity], count: int) -> list[str]:
+    """Lines with the first examples; what they are made of must be there.
+
+    Args:
+        found: node -> identity, as :func:`pipelines.graph.identities` gives it.
+
+    Raises:
+        UserError: the recipe does not fine-tune, something is not made yet, or an example cannot be used.
+    """
+    if "finetune" not in found:
+        raise UserError(
+            "the recipe has no finetune section", where="--examples", next_step="write one, or leave it out"
+        )
+    from pipelines.finetune.examples.template import load_template
+    from pipelines.finetune.load import encoder_of, load_examples, load_tokenizer
+    from pipelines.finetune.preview import preview
+
+    config = recipe.finetune
+    corpus = _published(store, found, "curate") if isinstance(config.data, DocsPairs) else None
+    folder, context = _tokenizer(recipe, store, found)
+    loaded = load_examples(config, corpus, store)
+    tokenizer = load_tokenizer(folder)
+    encoder = encoder_of(config, tokenizer, load_template(config.chat_template), context)
+    return preview(encoder, tokenizer, loaded.train[:count])
+
+
+def _tokenizer(recipe: Recipe, store: Store, found: Mapping[str, Identity]) -> tuple[Path, int | None]:
+    """A folder with the tokenizer, and the model's context: of the model where it is there, else as planned."""
+    from pipelines.finetune.load import context_of
+
+    if recipe.finetune.model is not None:
+        config = ExistingModelConfig(source=recipe.finetune.model)
+        folder = locate(config, store)
+        model_files(folder, config)
+        return folder, context_of(folder)
+    if (model := load_artifact(store, found["pretrain"].id)) is not None:
+        folder = local_copy(store, model)
+        return folder, context_of(folder)
+    tokenizer = _published(store, found, "tokenizer")
+    return local_copy(store, tokenizer), recipe.pretrain.max_positions or recipe.tokens.sequence_length
+
+
+def _published(store: Store, found: Mapping[str, Identity], name: str) -> Artifact:
+    artifact = load_artifact(store, found[name].id)
+    if artifact is None:
+        raise UserError(
+            f"{name} is not made yet, and the examples come from it",
+            where="--examples",
+            next_step=f"`raymill run RECIPE --until {name}` first",
+        )
+    return artifact

@@ -1,0 +1,66 @@
+"""How what a recipe fine-tunes can be served: known before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.finetune.config import FinetuneConfig
+from serving.engines.adaptable import Verdict, verdict
+
+if TYPE_CHECKING:
+    from pipelines.recipe import Recipe
+
+PEFT_TYPES = {
+    "lora": "LORA",
+    "ia3": "IA3",
+    "prompt": "PROMPT_TUNING",
+    "prefix": "PREFIX_TUNING",
+    "p-tuning": "P_TUNING",
+    "adapter": "RAYMILL_BOTTLENECK",
+}
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
+"""transformers' class of our own architectures."""
+
+
+def served_as(recipe: Recipe) -> Verdict | None:
+    """How vLLM can serve the recipe's adapter; None where fine-tuning makes a whole model."""
+    config = recipe.finetune
+    if config.makes_model:
+        return None
+    found = verdict(adapter_settings(config), base_architectures(recipe))
+    if found.how == "adapter" and config.chat_template not in (None, "plain"):
+        return Verdict("merge", "it has a chat template of its own, and vLLM asks beside a base with the base's")
+    return found
+
+
+def adapter_settings(config: FinetuneConfig) -> dict[str, Any]:
+    """What ``adapter_config.json`` will say, as far as serving asks."""
+    settings: dict[str, Any] = {"peft_type": PEFT_TYPES[config.method]}
+    if config.method == "lora":
+        settings |= {"r": config.rank, "use_dora": config.dora}
+    return settings
+
+
+def base_architectures(recipe: Recipe) -> list[str]:
+    """The class of the model that is fine-tuned; nothing where only the Hub or a store knows it yet."""
+    if recipe.finetune.model is None:
+        name = ARCHITECTURES.get(recipe.pretrain.architecture)
+        return [name] if name else []
+    path = Path(recipe.finetune.model).expanduser() / "config.json"
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8")).get("architectures")
+    return [str(each) for each in found] if isinstance(found, list) else []
+
+
+def describe(recipe: Recipe) -> str:
+    """In a sentence, for plans."""
+    found = served_as(recipe)
+    if found is None:
+        return "finetune makes a whole model: vLLM serves it as one"
+    if found.how == "adapter":
+        return "finetune makes a LoRA adapter: vLLM serves it beside its base, several on one base"
+    how = "must be merged before vLLM serves it" if found.how == "merge" else "cannot be served by vLLM"
+    return f"finetune makes an adapter that {how}: {found.reason}. What to do: {found.advice}"

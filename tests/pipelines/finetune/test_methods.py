@@ -1,0 +1,234 @@
+"""Each method against peft's own loop, through a kill, and out of the file that it is written to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+
+from cluster.errors import UserError
+from cluster.store_local import LocalStore
+from pipelines.finetune.config import FinetuneConfig
+from pipelines.finetune.examples.encode import Encoded
+from pipelines.finetune.examples.samples import ExampleSamples
+from pipelines.finetune.export import export_adapter, merge_folders
+from pipelines.finetune.methods import adapt, load_adapter, load_base, without_addition
+from pipelines.train.group import Group
+from pipelines.train.keeper import Keeper
+from pipelines.train.loop import train
+
+SAMPLES = ExampleSamples([Encoded((0, 5 + n, 6, 7 + n, 8, 9), (False,) * 3 + (True,) * 3) for n in range(12)], 2)
+PROBE = SAMPLES.batch(np.array([0, 1])).inputs
+COMMON: dict[str, Any] = {"task_type": "CAUSAL_LM"}
+LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+Case = tuple[str, dict[str, Any], Callable[[], peft.PeftConfig] | None]
+
+CASES: dict[str, Case] = {
+    "lora": (
+        "llama",
+        {"method": "lora", "rank": 4, "alpha": 8.0},
+        lambda: peft.LoraConfig(r=4, lora_alpha=8.0, target_modules=LLAMA, **COMMON),
+    ),
+    "rslora": (
+        "gpt2",
+        {"method": "lora", "rslora": True, "target_modules": ("c_attn",)},
+        lambda: peft.LoraConfig(r=8, lora_alpha=16, use_rslora=True, target_modules=["c_attn"], **COMMON),
+    ),
+    "dora": (
+        "llama",
+        {"method": "lora", "dora": True, "target_modules": ("q_proj", "v_proj")},
+        lambda: peft.LoraConfig(r=8, lora_alpha=16, use_dora=True, target_modules=["q_proj", "v_proj"], **COMMON),
+    ),
+    "ia3": (
+        "llama",
+        {"method": "ia3"},
+        lambda: peft.IA3Config(
+            target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], **COMMON
+        ),
+    ),
+    "prompt": (
+        "llama",
+        {"method": "prompt", "virtual_tokens": 5},
+        lambda: peft.PromptTuningConfig(num_virtual_tokens=5, **COMMON),
+    ),
+    "prefix": (
+        "llama",
+        {"method": "prefix", "virtual_tokens": 5},
+        lambda: peft.PrefixTuningConfig(num_virtual_tokens=5, **COMMON),
+    ),
+    "p-tuning": (
+        "gpt2",
+        {"method": "p-tuning", "virtual_tokens": 5, "encoder_hidden": 16},
+        lambda: peft.PromptEncoderConfig(num_virtual_tokens=5, encoder_hidden_size=16, **COMMON),
+    ),
+    "adapter": ("llama", {"method": "adapter", "bottleneck": 4}, None),
+    "full": ("llama", {"method": "full", "l2_sp": 0.1, "layer_decay": 0.8, "unfreeze_every_steps": 2}, None),
+}
+ADDITIONS = [name for name in CASES if name != "full"]
+
+
+def config_of(case: str) -> FinetuneConfig:
+    return FinetuneConfig(batch_sequences=4, learning_rate=1e-2, workers=1, **CASES[case][1])
+
+
+def fresh(case: str, bases: dict[str, Path]) -> Any:
+    base = bases[CASES[case][0]]
+    torch.manual_seed(1)
+    return adapt(load_base(base), config_of(case), base)
+
+
+class Killed(BaseException):
+    pass
+
+
+def run(model: Any, case: str, steps: int, store: Path, killed_at: int = 0) -> None:
+    config = config_of(case).model_copy(update={"checkpoint_every_steps": 2, "validation_every_steps": 100})
+    keeper = Keeper(LocalStore(store), "checkpoints", (), Group(), None, 2)
+    tell = keeper.tell
+
+    def dying(step: int) -> None:
+        tell(step)
+        if killed_at and step == killed_at:
+            keeper.wait()
+            raise Killed
+
+    keeper.tell = dying  # type: ignore[method-assign]
+    train(model, SAMPLES, SAMPLES, steps, config, Group(), keeper, "finetune")
+
+
+def trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: each.detach() for name, each in model.named_parameters() if each.requires_grad}
+
+
+@pytest.mark.parametrize("case", [name for name, (_, _, settings) in CASES.items() if settings])
+def test_a_step_is_the_one_of_pefts_own_loop(case: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    """The peer: get_peft_model, the model's own loss, clip_grad_norm_ and torch's AdamW."""
+    from transformers import AutoModelForCausalLM
+
+    architecture, _, settings = CASES[case]
+    assert settings is not None
+    config = config_of(case)
+    ours = fresh(case, bases)
+    torch.manual_seed(1)
+    peer = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(bases[architecture]), settings())
+    assert trained(ours).keys() == trained(peer).keys()
+    run(ours, case, 1, tmp_path)
+    from pipelines.train.order import BatchOrder
+
+    batch = SAMPLES.batch(BatchOrder(4, len(SAMPLES), config.seed).visits(0))
+    inputs = torch.cat([batch.inputs, torch.zeros(4, 1, dtype=torch.int64)], 1)
+    labels = torch.cat([torch.full((4, 1), -100), batch.labels], 1)  # transformers shifts them itself
+    peer.train()
+    optimizer = torch.optim.AdamW(
+        [each for each in peer.parameters() if each.requires_grad], lr=0.0, betas=config.betas, weight_decay=0.0
+    )
+    from pipelines.train.schedule import learning_rate
+
+    optimizer.param_groups[0]["lr"] = learning_rate(config, 0, 1)
+    before = {name: value.clone() for name, value in trained(peer).items()}
+    peer(input_ids=inputs, labels=labels).loss.backward()
+    torch.nn.utils.clip_grad_norm_(peer.parameters(), config.gradient_clip)
+    optimizer.step()
+    for name, value in trained(peer).items():
+        assert torch.allclose(trained(ours)[name], value, atol=1e-6, rtol=0), name
+    assert any(not torch.equal(before[name], value) for name, value in trained(peer).items())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_and_resumed_it_is_the_same(case: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    whole = fresh(case, bases)
+    run(whole, case, 6, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(fresh(case, bases), case, 6, tmp_path / "parts", killed_at=4)
+    resumed = fresh(case, bases)
+    start = {name: value.clone() for name, value in trained(resumed).items()}
+    run(resumed, case, 6, tmp_path / "parts")
+    for name, value in trained(whole).items():
+        assert torch.equal(trained(resumed)[name], value), name
+    assert any(not torch.equal(start[name], value) for name, value in trained(whole).items())
+
+
+@pytest.mark.parametrize("case", ADDITIONS)
+def test_only_the_addition_moves_and_what_is_written_is_what_was_trained(
+    case: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    base = bases[CASES[case][0]]
+    model = fresh(case, bases)
+    before = {name: each.detach().clone() for name, each in model.named_parameters()}
+    original = load_base(base)
+    with torch.no_grad():
+        plain = original(PROBE).logits
+        if case not in ("prompt", "prefix", "p-tuning"):  # learned vectors cannot be nothing
+            assert torch.allclose(model.eval()(PROBE).logits, plain, atol=1e-5)
+    run(model, case, 4, tmp_path / "store")
+    moved = {name for name, each in model.named_parameters() if not torch.equal(each, before[name])}
+    assert moved and moved <= set(trained(model))
+    folder = tmp_path / "adapter"
+    assert export_adapter(model, base, "Model/pretrain-abc", folder, PROBE) <= 1e-4
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "Model/pretrain-abc"
+    assert str(base) not in "".join(path.read_text(errors="replace") for path in folder.iterdir())
+    with torch.no_grad():
+        loaded = (
+            peft.PeftModel.from_pretrained(load_base(base), folder)
+            if CASES[case][2]
+            else load_adapter(load_base(base), folder)
+        )
+        adapted = model.eval()(PROBE).logits
+        assert torch.allclose(loaded.eval()(PROBE).logits, adapted, atol=1e-4)
+        assert not torch.allclose(adapted[:, -plain.shape[1] :], plain, atol=1e-4)
+        with without_addition(model) as same:
+            assert same
+            assert torch.allclose(model(PROBE).logits, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["lora", "rslora", "dora", "ia3"])
+def test_the_merged_model_is_the_adapter_on_its_base(case: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = bases[CASES[case][0]]
+    model = fresh(case, bases)
+    run(model, case, 4, tmp_path / "store")
+    export_adapter(model, base, "Model/x", tmp_path / "adapter", PROBE)
+    assert merge_folders(tmp_path / "adapter", base, tmp_path / "merged") <= 1e-4
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    assert not isinstance(merged, peft.PeftModel)
+    with torch.no_grad():
+        expected = model.eval()(PROBE).logits
+        assert torch.allclose(merged(PROBE).logits, expected, atol=1e-4)
+        assert not torch.allclose(load_base(base).eval()(PROBE).logits, expected, atol=1e-3)
+    assert (tmp_path / "merged" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"), [("prompt", "vectors in front of the text"), ("adapter", "layers of their own")]
+)
+def test_what_cannot_be_merged_says_why(case: str, reason: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    base = bases[CASES[case][0]]
+    export_adapter(fresh(case, bases), base, "Model/x", tmp_path / "adapter", PROBE)
+    with pytest.raises(UserError, match=rf"cannot be merged: .*{reason}"):
+        merge_folders(tmp_path / "adapter", base, tmp_path / "merged")
+    with pytest.raises(UserError, match=r"holds no readable adapter_config.json"):
+        merge_folders(base, base, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_target_modules_that_match_nothing_are_named(method: str, bases: dict[str, Path]) -> None:
+    config = FinetuneConfig(method=method, target_modules=("q_proj", "query", "kv"))
+    with pytest.raises(UserError, match=r"finetune.target_modules: query, kv matches nothing in the model") as caught:
+        adapt(load_base(bases["llama"]), config)
+    assert "its layers have down_proj, gate_proj" in caught.value.next_step
+
+
+def test_an_adapter_of_another_model_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    for case in ("lora", "adapter"):
+        export_adapter(fresh(case, bases), bases["llama"], "Model/x", tmp_path / case, PROBE)
+    with pytest.raises(UserError, match="the adapter does not fit the model"):
+        load_adapter(load_base(bases["gpt2"]), tmp_path / "lora")
