@@ -11,7 +11,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
@@ -74,6 +74,9 @@ class Outcome:
     parents: Mapping[str, Artifact] = field(default_factory=dict)
 
 
+Watch = Callable[[Sequence[Mapping[str, Any]]], None]
+
+
 @dataclass(frozen=True)
 class StageContext:
     """What a stage works with besides its configuration and inputs.
@@ -82,11 +85,13 @@ class StageContext:
         store: where inputs are read from.
         output: the attempt to write to; ``output.path(…)`` locally, ``output.key(…)`` from workers.
         progress: where to say how far it is.
+        watch: takes all records so far of a stage that trains, again and again; what it raises ends the stage.
     """
 
     store: Store
     output: Attempt
     progress: Tracker
+    watch: Watch | None = None
 
 
 class StageFunction(Protocol):
@@ -126,6 +131,7 @@ def execute(
     tracker: Tracker,
     *,
     force: bool = False,
+    watch: Watch | None = None,
 ) -> Result:
     """Give the artifact of an identity, making it if it is not published or ``force`` asks for it anew."""
     began = time.time()
@@ -134,7 +140,7 @@ def execute(
         return Result(published, True, time.time() - began)
     with Attempt(store, identity.id, fresh=force) as attempt:
         function: StageFunction = load_entry(stage.entry)
-        outcome = function(config, inputs, StageContext(store, attempt, tracker))
+        outcome = function(config, inputs, StageContext(store, attempt, tracker, watch))
         _require_finite(identity.name, outcome.metrics)
         record = Artifact(
             kind=identity.kind,
