@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from pipelines.tune.config import TuneConfig
 from pipelines.tune.objective import A_TOKEN, Objective, chain, find_objective, trained_node
 from pipelines.tune.space import Proposal, proposals
 from pipelines.tune.trial_recipe import check_space, space_place, trial_recipe
+
+BASES = 4
+"""Trials in which each key is changed alone, to see whether it changes anything."""
 
 COMPARED = 32
 """Trials whose identities are compared to see what all share; what the others share is reused all the same."""
@@ -143,17 +147,14 @@ _A_TOKEN = frozenset(name.replace("_", ".") for name in A_TOKEN)
 
 def _check_effect(document: Document, config: TuneConfig, trials: Sequence[Trial], objective: Objective) -> None:
     """Refuse a key that changes nothing of what the objective is measured on: its trials would all be one."""
-    base = next(trial for trial in trials if trial.recipe is not None).proposal.values
-    for key, space in config.space.items():
-        fingerprints = set()
-        for value in (space.values[0], space.values[-1]):
-            trial = _trial(document, Proposal(0, {**base, key: value}))
-            if trial.recipe is not None:
-                nodes = chain(build_graph(trial.recipe), objective.node)
-                fingerprints.add(identities(nodes)[objective.node].fingerprint)
-            else:
-                fingerprints.add(trial.problem)
-        if len(fingerprints) == 1 and len(space.values) > 1:
+    bases = [trial.proposal.values for trial in trials if trial.recipe is not None][:BASES]
+    for (key, space), base in itertools.product(config.space.items(), bases):
+        ends = [space.values[0], space.values[-1]]
+        recipes = [_trial(document, Proposal(0, {**base, key: value})).recipe for value in ends]
+        if len(space.values) == 1 or None in recipes:
+            continue  # with other values of the other keys both may be possible
+        chains = [chain(build_graph(recipe), objective.node) for recipe in recipes if recipe is not None]
+        if len({identities(nodes)[objective.node].fingerprint for nodes in chains}) == 1:
             raise UserError(
                 f"{key} changes nothing that {objective.name} is measured on",
                 where=document.place(space_place(key)),
