@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-HEIGHT, TOP, BOTTOM, SIDE, STEP = 320, 58, 24, 70, 130
+HEIGHT, TOP, BOTTOM, SIDE, STEP = 320, 58, 24, 90, 130
 TICKS = 5
 
 

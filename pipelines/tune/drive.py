@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster import interrupt
 from cluster.errors import UserError, find_raymill_error
@@ -24,6 +24,9 @@ from pipelines.tune.objective import chain
 from pipelines.tune.record import Records, TrialRecord
 from pipelines.tune.search import Search, Trial
 from pipelines.tune.tidy import tidy
+
+if TYPE_CHECKING:
+    from pipelines.tune.follow import Follower
 
 POLL_S = 0.5
 RAY_TUNE_ENVIRONMENT = {
@@ -101,12 +104,15 @@ def _go(
     )
     for trial in pending:
         records.change(trial.number, state="running", reason="", retry=False)
-    with tempfile.TemporaryDirectory(prefix="raymill-tune-") as folder:
+    with tempfile.TemporaryDirectory(prefix="raymill-tune-", ignore_cleanup_errors=True) as folder:
         job = _Fit(search, records, pending, left_s, room, Path(folder), tracker)
         job.start()
-        while job.is_alive():  # Ray Tune would take over SIGINT on the main thread
+        # Ray Tune would take over SIGINT on the main thread. Of some errors in callbacks it only writes to its log.
+        while job.is_alive() and job.callbacks_error is None:
             job.join(POLL_S)
     interrupt.install()
+    if job.callbacks_error is not None:
+        raise job.callbacks_error
     if job.error is not None:
         known = find_raymill_error(job.error)
         raise (known or job.error) from (job.error if known else None)
@@ -152,6 +158,12 @@ class _Fit(threading.Thread):
         self._search, self._records, self._pending, self._left_s = search, records, pending, left_s
         self._room, self._folder, self._tracker = room, folder, tracker
         self.error: BaseException | None = None
+        self._follower: Follower | None = None
+
+    @property
+    def callbacks_error(self) -> BaseException | None:
+        """What went wrong while a result was written down."""
+        return self._follower.error if self._follower else None
 
     def run(self) -> None:
         try:
@@ -170,13 +182,15 @@ class _Fit(threading.Thread):
 
         search, records = self._search, self._records
         follower = Follower(records, search.objective, lambda: tidy(search, records), self._tracker.note)
+        self._follower = follower
         numbers, scheduler = self._numbers_and_scheduler()
         if not numbers:
             return
         node = ray.get_runtime_context().get_node_id()
         trainable = tune.with_parameters(TuneTrial, works=self._works(), node=node)
         # Ray Tune's own files lie on this machine, so its (small) actors run here as well.
-        here: Any = tune.PlacementGroupFactory([{f"node:{ray.util.get_node_ip_address()}": 0.001}])
+        (address,) = [each["NodeManagerAddress"] for each in ray.nodes() if each["NodeID"] == node]
+        here: Any = tune.PlacementGroupFactory([{f"node:{address}": 0.001}])
         tuner = tune.Tuner(
             tune.with_resources(trainable, here),
             param_space={"number": tune.grid_search(numbers)},

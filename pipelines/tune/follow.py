@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ray.tune import Callback
 
 from cluster.artifact import Artifact
+from cluster.errors import RaymillError
 from pipelines.tune.objective import Objective
 from pipelines.tune.record import Records, Report, best_trial
 
@@ -20,6 +22,9 @@ class Follower(Callback):
 
     Args:
         tidy: called whenever a trial is over.
+
+    Attributes:
+        error: what ended the search from here: Ray Tune passes it on as text, or not at all.
     """
 
     def __init__(
@@ -30,6 +35,10 @@ class Follower(Callback):
         self._began = self._spent_at = time.monotonic()
         self._started: dict[int, float] = {}
         self._order = records.next_order()
+        self.error: RaymillError | OSError | None = None
+
+    def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
+        return Callback, ()  # Ray Tune pickles its callbacks for a restore that never happens
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if time.monotonic() - self._spent_at >= SPENT_INTERVAL_S:
@@ -48,7 +57,10 @@ class Follower(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        number, kind = trial.config["number"], result["kind"]
+        with self._kept():
+            self._take(trial.config["number"], result["kind"], result)
+
+    def _take(self, number: int, kind: str, result: dict[str, Any]) -> None:
         if kind == "report":
             report = Report(order=self._order, step=result["step"], progress=result["progress"], loss=result["loss"])
             self._order += 1
@@ -70,18 +82,28 @@ class Follower(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]
         record = self._records.trials[number]
-        if record.state == "running":  # nothing ended it but the scheduler
-            last = record.reports[-1]
-            reason = f"validation loss {last.loss:.4g} at {last.progress:.0f} % was behind"
-            self._change(number, state="stopped", reason=reason)
-            self._say(f"trial {number} stopped: {reason}")
-        self._tidy()
+        with self._kept():
+            if record.state == "running":  # nothing ended it but the scheduler
+                last = record.reports[-1]
+                reason = f"validation loss {last.loss:.4g} at {last.progress:.0f} % was behind"
+                self._change(number, state="stopped", reason=reason)
+                self._say(f"trial {number} stopped: {reason}")
+            self._tidy()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]
         reason = str(trial.get_error() or "its process ended").strip().splitlines()[-1]
-        self._change(number, state="failed", reason=reason, retry=True)
+        with self._kept():
+            self._change(number, state="failed", reason=reason, retry=True)
         self._say(f"trial {number} failed: {reason}")
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except (RaymillError, OSError) as error:
+            self.error = error
+            raise
 
     def _change(self, number: int, **changes: Any) -> None:
         seconds = round(time.monotonic() - self._started.get(number, time.monotonic()), 1)

@@ -63,13 +63,14 @@ def find_objective(metric: str, mode: str, nodes: Sequence[Node], where: str) ->
     for name in sorted(names, key=len, reverse=True):
         if metric.startswith(f"{name}.") and len(metric) > len(name) + 1:
             rest = metric[len(name) + 1 :]
-            if name == "pretrain" and _plain(rest) not in map(_plain, PRETRAINING):
+            known = {_plain(each): each for each in PRETRAINING} if name == "pretrain" else {}
+            if known and _plain(rest) not in known:
                 raise UserError(
                     f"pretrain reports no {rest}" + _meant(rest, PRETRAINING),
                     where=where,
                     next_step=f"it reports {', '.join(PRETRAINING)}",
                 )
-            return Objective(name, rest, mode)
+            return Objective(name, known.get(_plain(rest), rest), mode)
     first = metric.partition(".")[0]
     evaluations = [name for name in names if name.startswith("evals-")]
     if first in (*MODEL_SECTIONS, "corpus", "curate", "tokenizer", "tokens"):

@@ -19,7 +19,7 @@ from pipelines.tune.search import Search
 from pipelines.tune.trial_recipe import to_yaml, trial_document
 
 OURS = "# The best trial of `raymill tune`"
-CURVES = 12
+CURVES = 8
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def render(search: Search, trials: Sequence[TrialRecord], best: TrialRecord | No
     page.paragraph("The thick line is the best trial. Lines that end before the last axis did not finish.")
     curves = _curves(trials, best)
     if curves:
-        page.line_chart("validation loss while training", curves, "% of the training", "nats per token")
+        page.line_chart("validation loss of each trial", curves, "% of the training", "nats per token")
     page.heading("Trials")
     page.table(rows(trials, objective.mode))
     return page.render()
