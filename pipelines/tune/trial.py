@@ -94,7 +94,7 @@ class Stages:
             "kind": "finished",
             "artifact": made[work.last].model_dump(mode="json"),
             "artifacts": {name: each.id for name, each in made.items()},
-            "final_loss": trained.metrics["validation.loss"] if trained else None,
+            "final_loss": trained.metrics.get("validation.loss") if trained else None,
         }
 
     def news(self, seen: int) -> list[dict[str, Any]]:
