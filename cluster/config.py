@@ -194,11 +194,41 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
             raise UserError(
                 "the value is not valid YAML", where=f"--set {text}", next_step="quote it, or fix its brackets"
             ) from None
-        path = tuple(int(part) if part.isdigit() else part for part in key.strip().split("."))
-        _set_path(data, path, value, text)
+        path = key_path(key)
+        _set_path(data, path, value, f"--set {text}")
         for below in [each for each in result.lines if each[: len(path)] == path]:
             del result.lines[below]  # what stood there in the file is not what is wrong with it now
         result.overrides[path] = text
+    return result
+
+
+def key_path(dotted: str) -> KeyPath:
+    """``a.0.b`` as a path; numbers are places in a list."""
+    return tuple(int(part) if part.isdigit() else part for part in dotted.strip().split("."))
+
+
+def with_values(document: Document, values: Mapping[str, Any], places: Mapping[str, KeyPath]) -> Document:
+    """The document with the values of some dotted keys replaced.
+
+    Args:
+        places: dotted key -> the key of the document whose line a mistake in that value is reported at.
+
+    Raises:
+        UserError: a path runs through something that is neither a mapping nor a list that is long enough.
+    """
+    data = _deep_copy(document.data)
+    result = Document(data, document.name, dict(document.lines), dict(document.overrides))
+    for dotted, value in values.items():
+        path = key_path(dotted)
+        where = document.place(places[dotted])
+        _set_path(data, path, value, f"{where}: {dotted}")
+        for table in (result.lines, result.overrides):
+            for below in [each for each in table if each[: len(path)] == path]:
+                del table[below]
+        line = document.lines.get(places[dotted])
+        for length in range(1, len(path) + 1):
+            if line is not None:
+                result.lines.setdefault(path[:length], line)
     return result
 
 
@@ -210,12 +240,12 @@ def _deep_copy(value: Any) -> Any:
     return value
 
 
-def _set_path(data: Any, path: KeyPath, value: Any, text: str) -> None:
+def _set_path(data: Any, path: KeyPath, value: Any, where: str) -> None:
     target = data
     for part, following in itertools.pairwise(path):
         if isinstance(target, dict) and target.get(str(part)) is None:
             target[str(part)] = [] if isinstance(following, int) else {}
-        target = _step(target, part, text)
+        target = _step(target, part, where)
     last = path[-1]
     if isinstance(target, dict):
         target[str(last)] = value
@@ -224,14 +254,14 @@ def _set_path(data: Any, path: KeyPath, value: Any, text: str) -> None:
     elif isinstance(target, list) and isinstance(last, int) and last == len(target):
         target.append(value)
     else:
-        raise UserError(f"{last} cannot be set here", where=f"--set {text}", next_step="check the key's path")
+        raise UserError(f"{last} cannot be set here", where=where, next_step="check the key's path")
 
 
-def _step(target: Any, part: str | int, text: str) -> Any:
+def _step(target: Any, part: str | int, where: str) -> Any:
     try:
         return target[str(part)] if isinstance(target, dict) else target[part]
     except (KeyError, IndexError, TypeError):
-        raise UserError(f"{part} does not exist", where=f"--set {text}", next_step="check the key's path") from None
+        raise UserError(f"{part} does not exist", where=where, next_step="check the key's path") from None
 
 
 def validate(
@@ -265,7 +295,7 @@ def validate(
 
 
 def _explain(model: type[StrictModel], document: Document, problem: dict[str, Any]) -> tuple[str, str]:
-    path = _document_path(document.data, tuple(problem["loc"]))
+    path = document_path(document.data, tuple(problem["loc"]))
     dotted = ".".join(map(str, path))
     place = document.place(path)
     if problem["type"] == "extra_forbidden":
@@ -289,7 +319,7 @@ def _explain(model: type[StrictModel], document: Document, problem: dict[str, An
     return place, f"{dotted + ': ' if dotted else ''}{message}{shown}"
 
 
-def _document_path(data: Any, location: KeyPath) -> KeyPath:
+def document_path(data: Any, location: KeyPath) -> KeyPath:
     """The part of pydantic's location that names keys of the document (it adds union tags of its own)."""
     path: list[str | int] = []
     current = data

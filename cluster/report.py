@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from cluster.charts import Histogram, Points, bar_chart, draw_histogram, line_chart, paired_bars
+from cluster.charts_parallel import Axis, parallel_coordinates
 
 Marked = tuple[str, bool]
 """A piece of text, and whether it is marked."""
@@ -158,6 +159,12 @@ class Page:
     def histogram(self, title: str, histogram: Histogram) -> None:
         """Columns over a scale; see :func:`cluster.charts.histogram`."""
         self._chart(draw_histogram(title, histogram))
+
+    def parallel_coordinates(
+        self, title: str, axes: Sequence[Axis], names: Sequence[str], best: int | None = None
+    ) -> None:
+        """A line a trial; see :func:`cluster.charts_parallel.parallel_coordinates`."""
+        self._chart(parallel_coordinates(title, axes, names, best))
 
     def _chart(self, svg: str) -> None:
         self._parts.append(f"<div class=scroll>{svg}</div>")

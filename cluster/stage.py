@@ -11,7 +11,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
@@ -80,6 +80,9 @@ class Outcome:
     files: Mapping[str, Written] = field(default_factory=dict)
 
 
+Watch = Callable[[Sequence[Mapping[str, Any]]], None]
+
+
 @dataclass(frozen=True)
 class StageContext:
     """What a stage works with besides its configuration and inputs.
@@ -88,11 +91,13 @@ class StageContext:
         store: where inputs are read from.
         output: the attempt to write to; ``output.path(…)`` locally, ``output.key(…)`` from workers.
         progress: where to say how far it is.
+        watch: takes all records so far of a stage that trains, again and again; what it raises ends the stage.
     """
 
     store: Store
     output: Attempt
     progress: Tracker
+    watch: Watch | None = None
 
 
 class StageFunction(Protocol):
@@ -132,6 +137,7 @@ def execute(
     tracker: Tracker,
     *,
     force: bool = False,
+    watch: Watch | None = None,
 ) -> Result:
     """Give the artifact of an identity, making it if it is not published or ``force`` asks for it anew."""
     began = time.time()
@@ -140,7 +146,7 @@ def execute(
         return Result(published, True, time.time() - began)
     with Attempt(store, identity.id, fresh=force) as attempt:
         function: StageFunction = load_entry(stage.entry)
-        outcome = function(config, inputs, StageContext(store, attempt, tracker))
+        outcome = function(config, inputs, StageContext(store, attempt, tracker, watch))
         _require_finite(identity.name, outcome.metrics)
         record = Artifact(
             kind=identity.kind,

@@ -67,6 +67,12 @@ def _run(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
+def _tune(parser: argparse.ArgumentParser) -> None:
+    _recipe(parser)
+    parser.add_argument("--best", metavar="FILE", help="where the best trial's recipe goes; default: NAME-best.yaml")
+    _json(parser)
+
+
 def _plan(parser: argparse.ArgumentParser) -> None:
     _recipe(parser)
     parser.add_argument(
@@ -132,6 +138,7 @@ COMMANDS = (
     Command("new", "write a commented starter recipe", "pipelines.commands.new:new", _new),
     Command("plan", "the resolved recipe, what is cached and what changed", "pipelines.commands.run:plan", _plan),
     Command("run", "make everything a recipe names", "pipelines.commands.run:run", _run),
+    Command("tune", "search for the recipe's best values", "pipelines.commands.tune:tune", _tune),
     Command("eval", "a model's scores, without a recipe", "pipelines.commands.eval:evaluate", eval_arguments.evaluate),
     Command(
         "benchmarks",

@@ -62,7 +62,8 @@ class Lifecycle:
         with lifecycle._stack:
             yield lifecycle
 
-    def _need_ray(self) -> None:
+    def need_ray(self) -> None:
+        """Have a Ray from now on, until the context ends."""
         if not self._connected:
             self._stack.enter_context(connect(self.recipe.cluster, self.progress.say))
             interrupt.install()  # Ray has put handlers of its own in place
@@ -77,7 +78,7 @@ class Lifecycle:
         """One stage's artifact, published before or made now."""
         with self.progress.track(node.name) as tracker:
             if load_artifact(self.store, identity.id) is None or force:
-                self._need_ray()
+                self.need_ray()
             inputs = {role: self.made[name] for role, name in node.inputs.items()}
             result = execute(node.stage, identity, node.config, inputs, self.store, tracker, force=force)
         self.made[node.name] = result.artifact
@@ -113,7 +114,7 @@ class Lifecycle:
         from serving.control.deploy import deploy
 
         sources = served_models(self.recipe, self.store, self.made)
-        self._need_ray()
+        self.need_ray()
         with (
             self.progress.track("serving") as tracker,
             deploy(

@@ -22,6 +22,7 @@ from pipelines.fitting import misfits
 from pipelines.objective import Target, parse_target
 from pipelines.pretrain import PretrainConfig
 from pipelines.tokens.config import TokenizerConfig, TokensConfig
+from pipelines.tune.config import TuneConfig
 from serving.config import ServingConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -71,6 +72,9 @@ class Recipe(StrictModel):
     align: AlignConfig = Field(default_factory=AlignConfig)
     evals: EvalsConfig = Field(default_factory=EvalsConfig)
     serving: ServingConfig = Field(default_factory=ServingConfig)
+    tune: TuneConfig | None = Field(
+        None, description="`raymill tune`: which keys are varied to find the best recipe; `raymill run` leaves it aside"
+    )
 
     @model_validator(mode="after")
     def _check_fit(self) -> Recipe:
@@ -91,13 +95,18 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         UserError: the file is missing or holds a mistake; the message names the line.
     """
-    document = load_document(_locate(Path(path)))
-    return validate_recipe(apply_overrides(document, overrides))
+    return validate_recipe(read_recipe(path, overrides))
+
+
+def read_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Document:
+    """A recipe as written, with the overrides applied; see :func:`load_recipe`."""
+    return apply_overrides(load_document(_locate(Path(path))), overrides)
 
 
 def validate_recipe(document: Document) -> Recipe:
     """Check a recipe's document; a section written without a value (``evals:``) means its defaults."""
-    data = {key: {} if value is None and key in Recipe.model_fields else value for key, value in document.data.items()}
+    sections = {key for key, info in Recipe.model_fields.items() if info.default_factory is not None}
+    data = {key: {} if value is None and key in sections else value for key, value in document.data.items()}
     return validate(Recipe, Document(data, document.name, document.lines, document.overrides))
 
 

@@ -30,6 +30,8 @@ LIGHT_MODULES = (
     "pipelines.commands.new",
     "pipelines.commands.run",
     "pipelines.commands.show",
+    "pipelines.commands.tune",
+    "pipelines.tune.results",
     "pipelines.commands.serve",
     "pipelines.commands.eval",
     "pipelines.commands.compare",

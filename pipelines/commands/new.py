@@ -36,6 +36,8 @@ _EXAMPLES = {
     "good": "texts/good",
     "bad": "texts/bad",
     "allow": ["CC-BY-4.0", "MIT", "PSF-2.0"],
+    "metric": "pretrain.validation.loss",
+    "space": {"pretrain.learning_rate": {"loguniform": [1e-3, 1e-2]}},
 }
 """Values of keys that need one in sections that are off by default."""
 
@@ -80,6 +82,10 @@ def starter(name: str) -> str:
             continue
         model = _model_of(info.annotation)
         parts.append("")
+        off = _optional_model(info.annotation)
+        if off is not None:
+            parts += [f"# {info.description}", f"#? {section}:", *(f"#?   {line}" for line in _inner_lines(off))]
+            continue
         if model is None:
             parts += [f"# {info.description}", f"#: {section}: {_value(info.get_default(call_default_factory=True))}"]
             continue

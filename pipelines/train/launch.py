@@ -89,7 +89,10 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
         noted: set[str] = set()
         while fit.is_alive():
             fit.join(POLL_S)
-            _show(tracker, follower.poll(), done, noted)
+            records = follower.poll()
+            _show(tracker, records, done, noted)
+            if context.watch:
+                context.watch(records)
     summary = _outcome(fit, job)
     summary["start_seconds"] = {"Ray's workers, and all below": started - began, **summary["start_seconds"]}
     records = [record for record in follower.poll() if record["kind"] != "note"]
