@@ -36,6 +36,8 @@ class Submission:
         arguments: words after the file, such as ``--until tokens``.
         environment: variables of the job, none of them a secret.
         package: the code that travels; None where it is in the image.
+        driver: what the job's own process reserves (CPU, GPU or custom resources); with any of it Ray may place it on
+            a worker node, without it the head is where it runs.
         image: the container image that holds the code; empty where nothing but the package decides.
     """
 
@@ -46,6 +48,7 @@ class Submission:
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     package: Package | None = None
+    driver: Mapping[str, float] = field(default_factory=dict)
     image: str = ""
 
     @property

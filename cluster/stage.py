@@ -11,7 +11,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
@@ -126,13 +126,19 @@ def execute(
     tracker: Tracker,
     *,
     force: bool = False,
+    guard: Callable[[], None] = lambda: None,
 ) -> Result:
-    """Give the artifact of an identity, making it if it is not published or ``force`` asks for it anew."""
+    """Give the artifact of an identity, making it if it is not published or ``force`` asks for it anew.
+
+    Args:
+        guard: called before the stage runs and before it publishes; raises where this process must not write.
+    """
     began = time.time()
     published = load_artifact(store, identity.id)
     if published is not None and not force:
         return Result(published, True, time.time() - began)
-    with Attempt(store, identity.id, fresh=force) as attempt:
+    guard()
+    with Attempt(store, identity.id, fresh=force, guard=guard) as attempt:
         function: StageFunction = load_entry(stage.entry)
         outcome = function(config, inputs, StageContext(store, attempt, tracker))
         _require_finite(identity.name, outcome.metrics)

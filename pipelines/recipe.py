@@ -89,8 +89,12 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         UserError: the file is missing or holds a mistake; the message names the line.
     """
-    document = load_document(_locate(Path(path)))
-    return validate_recipe(apply_overrides(document, overrides))
+    return validate_recipe(recipe_document(path, overrides))
+
+
+def recipe_document(path: str | Path, overrides: Iterable[str] = ()) -> Document:
+    """A recipe as it is written, with overrides applied and nothing checked; see :func:`load_recipe`."""
+    return apply_overrides(load_document(_locate(Path(path))), overrides)
 
 
 def validate_recipe(document: Document) -> Recipe:
