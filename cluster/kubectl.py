@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from cluster.errors import InfraError, RaymillError, UserError
 ANSWER_S = 60
 MANAGER = "raymill"
 _AWAY = ("connection refused", "no route to host", "i/o timeout", "unable to connect", "tls handshake timeout", "eof")
+_LOG_LINE = re.compile(r"[EWI]\d{4} ")
+"""kubectl repeats itself in its log's format before it says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ class Kubectl:
         except subprocess.TimeoutExpired:
             raise self._silent(f"no answer within {ANSWER_S} s") from None
         if done.returncode:
-            raise self._failed(done.stderr.strip() or f"exit code {done.returncode}")
+            lines = [line for line in done.stderr.splitlines() if line.strip() and not _LOG_LINE.match(line)]
+            raise self._failed("\n".join(lines) or f"exit code {done.returncode}")
         return done.stdout
 
     def _start(self, arguments: list[str]) -> subprocess.Popen[str]:

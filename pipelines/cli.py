@@ -136,6 +136,12 @@ COMMANDS = (
         ),
     ),
     Command(
+        "manifests",
+        "what a profile needs on Kubernetes, or a served recipe, as YAML",
+        "pipelines.commands.manifests:manifests",
+        jobs.manifests,
+    ),
+    Command(
         "cluster",
         "a cluster of several nodes on this machine",
         commands=(

@@ -139,7 +139,7 @@ def _package(arguments: Namespace, recipe: str) -> Package:
     extra = {RECIPE_FILE: recipe.encode("utf-8")}
     if arguments.no_code:
         return pack(Path("/nonexistent"), extra)
-    folder = Path(arguments.working_dir)
+    folder = Path(arguments.working_dir or ".")
     if not folder.is_dir():
         raise UserError("is not a folder", where=f"--working-dir {folder}", next_step="name the folder with your code")
     return pack(folder, extra)

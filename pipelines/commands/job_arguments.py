@@ -16,6 +16,7 @@ def submit(parser: ArgumentParser) -> None:
         metavar="URL",
         help="the Ray dashboard, for example http://127.0.0.1:8265; default: the local cluster",
     )
+    kubernetes(parser)
     repeated(parser, "--set", "KEY=VALUE", "overrides", "change a key of the recipe")
     parser.add_argument("--store", metavar="URL", help="where artifacts live, instead of the recipe's `store`")
     group = parser.add_mutually_exclusive_group()
@@ -25,7 +26,9 @@ def submit(parser: ArgumentParser) -> None:
         "--force", metavar="STAGE", action="append", default=[], help="make it anew although it is published"
     )
     parser.add_argument(
-        "--working-dir", metavar="DIR", default=".", help="the code that travels; default: the current folder"
+        "--working-dir",
+        metavar="DIR",
+        help="the code that travels; default: the current folder, on Kubernetes none but the image's",
     )
     parser.add_argument("--no-code", action="store_true", help="send the recipe alone: the code is in the image")
     repeated(parser, "--env", "NAME=VALUE", "env", "a variable of the job; secrets are refused")
@@ -49,8 +52,16 @@ def submit(parser: ArgumentParser) -> None:
     as_json(parser)
 
 
+def kubernetes(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--kubernetes", metavar="PROFILE", help="on Kubernetes: dev, gpu, or a profile's .yaml file of your own"
+    )
+    repeated(parser, "--profile-set", "KEY=VALUE", "profile_overrides", "change a key of the profile")
+
+
 def _where(parser: ArgumentParser) -> None:
     parser.add_argument("--address", metavar="URL", help="the Ray dashboard; default: the local cluster")
+    kubernetes(parser)
     parser.add_argument("--store", metavar="URL", help="ask the store instead: also for clusters that are gone")
 
 
@@ -72,6 +83,7 @@ def jobs_logs(parser: ArgumentParser) -> None:
 def jobs_stop(parser: ArgumentParser) -> None:
     parser.add_argument("job", metavar="JOB", help="a job's id, its beginning, or a recipe's name (the newest)")
     parser.add_argument("--address", metavar="URL", help="the Ray dashboard; default: the local cluster")
+    kubernetes(parser)
 
 
 def jobs_why(parser: ArgumentParser) -> None:
@@ -114,3 +126,9 @@ def _name(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--name", metavar="NAME", help=f"of a local cluster; default: the only one, or {DEFAULT_CLUSTER}"
     )
+
+
+def manifests(parser: ArgumentParser) -> None:
+    parser.add_argument("profile", metavar="PROFILE", help="dev, gpu, or a .yaml file of your own")
+    parser.add_argument("--serve", metavar="RECIPE", help="the RayService of this recipe, in place of the platform")
+    repeated(parser, "--set", "KEY=VALUE", "overrides", "change a key of the profile")

@@ -15,6 +15,7 @@ from cluster.local_cluster import find_cluster
 from cluster.pending import explain_demands, explain_pending
 from cluster.progress import duration, table
 from cluster.store import open_store
+from pipelines.commands import kubernetes
 from pipelines.commands.following import detachable, follow_job, log_of, record_of
 
 STOP_SECONDS = 60.0
@@ -23,6 +24,8 @@ PENDING_SECONDS = 5.0
 
 def show_list(arguments: Namespace) -> int:
     """Every job of a cluster, or every run of a store."""
+    if arguments.kubernetes:
+        return kubernetes.show_list(arguments)
     if arguments.store and not arguments.address:
         rows = [_stored_row(record) for record in list_jobs(open_store(arguments.store))]
     else:
@@ -36,6 +39,8 @@ def show_list(arguments: Namespace) -> int:
 
 def logs(arguments: Namespace) -> int:
     """What a job said; with ``--follow`` on to its end, and its exit code."""
+    if arguments.kubernetes:
+        return kubernetes.logs(arguments)
     if arguments.store and not arguments.address:
         print(log_of(arguments.store, _stored(arguments)), end="")
         return 0
@@ -50,6 +55,8 @@ def logs(arguments: Namespace) -> int:
 
 def stop(arguments: Namespace) -> int:
     """End a job; what it has published stays, and submitting it again continues from there."""
+    if arguments.kubernetes:
+        return kubernetes.stop(arguments)
     client, job = _find(arguments)
     if job.over:
         print(f"{job.id} is over: {job.status}")
@@ -71,6 +78,8 @@ def stop(arguments: Namespace) -> int:
 
 def why(arguments: Namespace) -> int:
     """Why a job waits or failed."""
+    if arguments.kubernetes:
+        return kubernetes.why(arguments)
     if arguments.store and not arguments.address:
         record = _stored(arguments)
         answer = _why_stored(arguments.store, record)

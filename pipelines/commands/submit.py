@@ -18,6 +18,10 @@ def submit(arguments: Namespace) -> int:
 
     With ``--follow`` the exit code is the job's; Ctrl-C detaches (130) and leaves the job alone.
     """
+    if arguments.kubernetes:
+        from pipelines.commands import kubernetes
+
+        return kubernetes.submit(arguments)
     address = arguments.address or find_cluster(None).dashboard
     plan = plan_submission(arguments)
     if arguments.dry_run:
@@ -27,7 +31,7 @@ def submit(arguments: Namespace) -> int:
     plan.notes += _notes(client)
     if not arguments.json:
         print(plan.render(client.address), file=sys.stderr)
-    _confirm(arguments, plan)
+    confirm(arguments, plan)
     job, new = client.submit(plan.submission)
     _say(f"{'submitted' if new else 'attached to'} {job.id} ({job.status})")
     if arguments.follow:
@@ -63,7 +67,8 @@ def _notes(client: JobsClient) -> list[str]:
     return notes
 
 
-def _confirm(arguments: Namespace, plan: SubmissionPlan) -> None:
+def confirm(arguments: Namespace, plan: SubmissionPlan) -> None:
+    """Ask, where somebody is there to answer; raises UserError for no."""
     if arguments.yes or not sys.stdin.isatty():
         return
     print("submit it? [y/N] ", end="", file=sys.stderr, flush=True)
