@@ -95,6 +95,9 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=int, help="the public port, instead of `serving.port` (0: any free one)")
     parser.add_argument("--reason", metavar="TEXT", default="", help="why, kept with the change")
+    parser.add_argument(
+        "--take-over", action="store_true", help="also where another cluster serves it: with its state, in its place"
+    )
     _overrides(parser)
 
 

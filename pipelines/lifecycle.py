@@ -89,13 +89,16 @@ class Lifecycle:
         return line
 
     @contextmanager
-    def deployed(self, reason: str = "") -> Iterator[Deployment]:
+    def deployed(self, reason: str = "", *, take_over: bool = False) -> Iterator[Deployment]:
         """The recipe's variants behind one URL, from the state in the store; see :func:`serving.control.deploy.deploy`.
 
         On an embedded Ray it is shut down when the context ends; elsewhere it stays. ``reason`` is for the journal.
+        ``take_over``: from another cluster.
         """
         detached = self.recipe.cluster.address != "local"
-        with self._deploy(self.recipe.serving, self.store, detached=detached, reason=reason) as deployment:
+        with self._deploy(
+            self.recipe.serving, self.store, detached=detached, reason=reason, take_over=take_over
+        ) as deployment:
             yield deployment
 
     @contextmanager
@@ -110,7 +113,9 @@ class Lifecycle:
             yield deployment
 
     @contextmanager
-    def _deploy(self, config: ServingConfig, state: Store, *, detached: bool, reason: str = "") -> Iterator[Deployment]:
+    def _deploy(
+        self, config: ServingConfig, state: Store, *, detached: bool, reason: str = "", take_over: bool = False
+    ) -> Iterator[Deployment]:
         from serving.control.deploy import deploy
 
         sources = served_models(self.recipe, self.store, self.made)
@@ -126,6 +131,7 @@ class Lifecycle:
                 reason=reason,
                 state=state,
                 detached=detached,
+                take_over=take_over,
             ) as deployment,
         ):
             yield deployment
