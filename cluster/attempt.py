@@ -36,10 +36,14 @@ class Attempt:
         prefix: the store key of this try's folder.
         fresh: start from nothing even where an earlier try left something to continue from.
         name: the folder's name below the artifact's.
+        guard: called right before publishing; it raises where this process must not write any more.
     """
 
-    def __init__(self, store: Store, artifact_id: str, *, fresh: bool = False) -> None:
+    def __init__(
+        self, store: Store, artifact_id: str, *, fresh: bool = False, guard: Callable[[], None] = lambda: None
+    ) -> None:
         self.store = store
+        self.guard = guard
         self.fresh = fresh
         self.artifact_id = artifact_id
         self.name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
@@ -157,6 +161,7 @@ class Attempt:
         """
         key = f"{self.artifact_id}/{RECORD}"
         record = record.sealed()
+        self.guard()
         if replace is None:
             won = self.store.put_if_absent(key, record.encode())
         else:

@@ -138,13 +138,20 @@ def execute(
     *,
     force: bool = False,
     watch: Watch | None = None,
+    guard: Callable[[], None] = lambda: None,
 ) -> Result:
-    """Give the artifact of an identity, making it if it is not published or ``force`` asks for it anew."""
+    """Give the artifact of an identity, making it if it is not published or ``force`` asks for it anew.
+
+    Args:
+        watch: told of figures while the stage runs; see StageContext.
+        guard: called before the stage runs and before it publishes; raises where this process must not write.
+    """
     began = time.time()
     published = load_artifact(store, identity.id)
     if published is not None and not force:
         return Result(published, True, time.time() - began)
-    with Attempt(store, identity.id, fresh=force) as attempt:
+    guard()
+    with Attempt(store, identity.id, fresh=force, guard=guard) as attempt:
         function: StageFunction = load_entry(stage.entry)
         outcome = function(config, inputs, StageContext(store, attempt, tracker, watch))
         _require_finite(identity.name, outcome.metrics)

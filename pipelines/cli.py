@@ -20,6 +20,7 @@ from cluster.errors import RaymillError, UserError, causes, explain_os_error, fi
 from pipelines.commands import arguments as on
 from pipelines.commands import deciding_arguments as deciding
 from pipelines.commands import eval_arguments
+from pipelines.commands import job_arguments as jobs
 from pipelines.commands import rollout_arguments as rollout
 from pipelines.commands.common_arguments import repeated, store
 
@@ -107,6 +108,9 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=int, help="the public port, instead of `serving.port` (0: any free one)")
     parser.add_argument("--reason", metavar="TEXT", default="", help="why, kept with the change")
+    parser.add_argument(
+        "--take-over", action="store_true", help="also where another cluster serves it: with its state, in its place"
+    )
     _overrides(parser)
 
 
@@ -133,12 +137,45 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
 
 
 _ROLLOUT = "pipelines.commands.rollout"
+_JOBS, _CLUSTER = "pipelines.commands.jobs", "pipelines.commands.cluster"
 
 COMMANDS = (
     Command("new", "write a commented starter recipe", "pipelines.commands.new:new", _new),
     Command("plan", "the resolved recipe, what is cached and what changed", "pipelines.commands.run:plan", _plan),
     Command("run", "make everything a recipe names", "pipelines.commands.run:run", _run),
     Command("tune", "search for the recipe's best values", "pipelines.commands.tune:tune", _tune),
+    Command(
+        "submit",
+        "run a recipe on a cluster: plan, confirm, apply; again: attach",
+        "pipelines.commands.submit:submit",
+        jobs.submit,
+    ),
+    Command(
+        "jobs",
+        "what was submitted",
+        commands=(
+            Command("list", "every job of a cluster, or every run of a store", f"{_JOBS}:show_list", jobs.jobs_list),
+            Command("logs", "what a job said, or says", f"{_JOBS}:logs", jobs.jobs_logs),
+            Command("stop", "end a job; what it published stays", f"{_JOBS}:stop", jobs.jobs_stop),
+            Command("why", "why a job waits, or failed", f"{_JOBS}:why", jobs.jobs_why),
+        ),
+    ),
+    Command(
+        "manifests",
+        "what a profile needs on Kubernetes, or a served recipe, as YAML",
+        "pipelines.commands.manifests:manifests",
+        jobs.manifests,
+    ),
+    Command(
+        "cluster",
+        "a cluster of several nodes on this machine",
+        commands=(
+            Command("up", "start it, with token authentication", f"{_CLUSTER}:up", jobs.cluster_up),
+            Command("status", "nodes, resources, jobs, serving", f"{_CLUSTER}:status", jobs.cluster_status),
+            Command("scale", "how many nodes a group has", f"{_CLUSTER}:scale", jobs.cluster_scale),
+            Command("down", "end it", f"{_CLUSTER}:down", jobs.cluster_down),
+        ),
+    ),
     Command("eval", "a model's scores, without a recipe", "pipelines.commands.eval:evaluate", eval_arguments.evaluate),
     Command(
         "benchmarks",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from cluster import interrupt
 from cluster.artifact import Artifact, Identity, find_artifact, load_artifact
 from cluster.errors import RaymillError, UserError
+from cluster.job_record import guard_of
 from cluster.progress import Progress, duration, table
 from cluster.session import connect
 from cluster.stage import execute, load_entry
@@ -39,18 +41,20 @@ class Lifecycle:
 
     Attributes:
         made: node name -> its artifact, as far as the run has come.
+        guard: called before anything is published; it raises where another attempt at the run took over.
     """
 
     recipe: Recipe
     store: Store
     progress: Progress
     made: dict[str, Artifact] = field(default_factory=dict)
+    guard: Callable[[], None] = lambda: None
     _stack: ExitStack = field(default_factory=ExitStack)
     _connected: bool = False
 
     @classmethod
     @contextmanager
-    def open(cls, recipe: Recipe, progress: Progress) -> Iterator[Lifecycle]:
+    def open(cls, recipe: Recipe, progress: Progress, guard: Callable[[], None] = lambda: None) -> Iterator[Lifecycle]:
         """A lifecycle over the recipe's store.
 
         Raises:
@@ -58,7 +62,7 @@ class Lifecycle:
         """
         store = open_store(recipe.store)
         store.check_writable()
-        lifecycle = cls(recipe, store, progress)
+        lifecycle = cls(recipe, store, progress, guard=guard)
         with lifecycle._stack:
             yield lifecycle
 
@@ -80,7 +84,9 @@ class Lifecycle:
             if load_artifact(self.store, identity.id) is None or force:
                 self.need_ray()
             inputs = {role: self.made[name] for role, name in node.inputs.items()}
-            result = execute(node.stage, identity, node.config, inputs, self.store, tracker, force=force)
+            result = execute(
+                node.stage, identity, node.config, inputs, self.store, tracker, force=force, guard=self.guard
+            )
         self.made[node.name] = result.artifact
         line = stage_line(result.artifact, result.cached, result.seconds)
         self.progress.say(
@@ -89,13 +95,16 @@ class Lifecycle:
         return line
 
     @contextmanager
-    def deployed(self, reason: str = "") -> Iterator[Deployment]:
+    def deployed(self, reason: str = "", *, take_over: bool = False) -> Iterator[Deployment]:
         """The recipe's variants behind one URL, from the state in the store; see :func:`serving.control.deploy.deploy`.
 
         On an embedded Ray it is shut down when the context ends; elsewhere it stays. ``reason`` is for the journal.
+        ``take_over``: from another cluster.
         """
         detached = self.recipe.cluster.address != "local"
-        with self._deploy(self.recipe.serving, self.store, detached=detached, reason=reason) as deployment:
+        with self._deploy(
+            self.recipe.serving, self.store, detached=detached, reason=reason, take_over=take_over
+        ) as deployment:
             yield deployment
 
     @contextmanager
@@ -110,7 +119,9 @@ class Lifecycle:
             yield deployment
 
     @contextmanager
-    def _deploy(self, config: ServingConfig, state: Store, *, detached: bool, reason: str = "") -> Iterator[Deployment]:
+    def _deploy(
+        self, config: ServingConfig, state: Store, *, detached: bool, reason: str = "", take_over: bool = False
+    ) -> Iterator[Deployment]:
         from serving.control.deploy import deploy
 
         sources = served_models(self.recipe, self.store, self.made)
@@ -126,6 +137,7 @@ class Lifecycle:
                 reason=reason,
                 state=state,
                 detached=detached,
+                take_over=take_over,
             ) as deployment,
         ):
             yield deployment
@@ -180,7 +192,8 @@ def run_recipe(recipe: Recipe, progress: Progress, options: RunOptions = RunOpti
     began = time.monotonic()
     record = new_run(recipe.name)
     pages: list[tuple[str, str]] = []
-    with Lifecycle.open(recipe, progress) as lifecycle:
+    guard = guard_of(os.environ, open_store(recipe.store))
+    with Lifecycle.open(recipe, progress, guard) as lifecycle:
         found = identities(nodes)
         if options.only:
             _load_inputs(lifecycle, nodes, found, options.only)
@@ -195,6 +208,7 @@ def run_recipe(recipe: Recipe, progress: Progress, options: RunOptions = RunOpti
             pages.append(("serving.html", page))
         record.targets = _check_objective(recipe, lifecycle.made)
         record.seconds = round(time.monotonic() - began, 1)
+        guard()
         publish_run(lifecycle.store, record, pages)
     return record
 

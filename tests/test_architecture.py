@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("cluster", "pipelines", "evals", "serving")
+PACKAGES = ("cluster", "pipelines", "evals", "serving", "k8s")
 KNOWS_ALL = {f"pipelines/{name}.py" for name in ("lifecycle", "graph", "recipe", "cli", "servable")}
 ON_DEPLOYMENTS = {
     f"pipelines/commands/{name}.py" for name in ("deployment", "keys", "rollout", "scale", "status", "undeploy")
@@ -20,6 +20,8 @@ ON_EVALUATIONS = {
     f"pipelines/commands/{name}.py" for name in ("benchmarks", "compare", "eval", "gate", "judge", "review")
 }
 """Commands on what was measured: they may know `evals`, and nothing of serving."""
+ON_KUBERNETES = {f"pipelines/commands/{name}.py" for name in ("kubernetes", "manifests", "bundle")}
+"""Commands that render or ask: they may know `k8s`."""
 HEAVY = ("torch", "ray", "vllm", "transformers", "datasets", "pyarrow", "numpy", "peft", "lm_eval", "boto3")
 LIGHT_MODULES = (
     "pipelines.cli",
@@ -42,6 +44,10 @@ LIGHT_MODULES = (
     "pipelines.commands.rollout",
     "pipelines.commands.scale",
     "pipelines.commands.undeploy",
+    "pipelines.commands.kubernetes",
+    "pipelines.commands.manifests",
+    "k8s.profile",
+    "k8s.rules",
     "serving.access.rate",
     "serving.control.operations",
     "serving.control.status",
@@ -78,6 +84,8 @@ def test_imports_point_one_way(module: str) -> None:
         allowed |= {"serving"}
     if module in ON_EVALUATIONS:
         allowed |= {"evals"}
+    if module in ON_KUBERNETES:
+        allowed |= {"k8s"}
     assert imports_of(ROOT / module) & set(PACKAGES) <= allowed
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("cluster", "pipelines", "evals", "serving")
+PACKAGES = ("cluster", "pipelines", "evals", "serving", "k8s")
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +67,16 @@ def test_the_wheel_plans_the_demo_from_any_folder(installed: Path, tmp_path: Pat
     )
     assert result.returncode == 0, result.stderr
     assert "evals-finetune" in result.stdout
+
+
+def test_the_wheel_renders_manifests_from_any_folder(installed: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", "manifests", "gpu"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "kind: PrometheusRule" in result.stdout

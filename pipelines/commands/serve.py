@@ -40,7 +40,7 @@ def serve(arguments: Namespace) -> int:
         found = identities(nodes)
         for node in nodes:
             lifecycle.make(node, found[node.name], force=False)
-        with lifecycle.deployed(arguments.reason) as deployment:
+        with lifecycle.deployed(arguments.reason, take_over=arguments.take_over) as deployment:
             if not local:
                 print(f"serving {recipe.name} at {deployment.url} (`raymill undeploy` ends it)", flush=True)
                 return 0

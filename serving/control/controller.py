@@ -82,7 +82,7 @@ class Controller:
         self._table: RouteTable | None = None
         self._adapters: dict[str, ModelSource] = {}
         self._problems: dict[str, str] = {}
-        self._records = Records(self._store, settings.name)
+        self._records = Records(self._store, settings.name, takes_over=settings.takes_over)
         self._started_at = time.time()
         self._attended = time.monotonic()
         self._ending: asyncio.Task[None] | None = None
@@ -271,11 +271,12 @@ class Controller:
                 started_by=self._settings.started_by,
                 pid=self._settings.pid,
                 host=self._settings.machine,
+                deployed_at=self._settings.deployed_at,
             )
             await self._records.publish(endpoint)
 
     async def _step_rollout(self) -> None:
-        if self._state is None or self._ending is not None:
+        if self._state is None or self._ending is not None or not self._records.decides:
             return
         if await self._rollout.step(self._state, self._routes) is not None:
             await self._follow()

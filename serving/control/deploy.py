@@ -79,6 +79,7 @@ def deploy(
     logs: Path | None = None,
     commands: Mapping[str, list[str]] | None = None,
     detached: bool = False,
+    take_over: bool = False,
 ) -> Deployment:
     """Serve the variants behind one OpenAI URL; returns when every engine has answered a first request.
 
@@ -96,13 +97,14 @@ def deploy(
         logs: folder for the engines' output; otherwise a temporary one, removed when the shutdown was clean.
         commands: engine name -> another command line than vLLM's; for tests of everything but inference.
         detached: leave it running when this process ends.
+        take_over: another cluster may serve it still; this one goes on with its state, and the other decides no more.
 
     Raises:
         UserError: a missing model, a port in use, a model that vLLM refuses (with vLLM's reason), or a rollout that
             could never begin. One that cannot begin yet is said, and the endpoint serves without it.
         InfraError: the engines were not ready in time.
     """
-    deployment = Deployment(config, store, state or store, name, by or who(), logs, tracker, detached)
+    deployment = Deployment(config, store, state or store, name, by or who(), logs, tracker, detached, take_over)
     fresh = first_state(config, sources, name=name, by=deployment._by, now=time.time(), reason=reason)
     rollout = RecipeRollout.of(config.rollout, store, deployment._journal.latest(), fresh)
     if deployment._join():
@@ -140,10 +142,11 @@ class Deployment:
         logs: Path | None,
         tracker: Tracker,
         detached: bool,
+        take_over: bool = False,
     ) -> None:
         self.config, self.name, self.url = config, name, ""
         self.model = config.model_name or name
-        self.detached = detached
+        self.detached, self._take_over = detached, take_over
         self._store, self._state_store, self._by, self._tracker = store, state, by, tracker
         self._journal = Journal(state, name)
         self._wanted: ServingState | None = None
@@ -255,7 +258,7 @@ class Deployment:
 
     def _require_alone(self) -> None:
         where = served_elsewhere(self._state_store, self.name, time.time())
-        if where:
+        if where and not self._take_over:
             raise self._served_already(where)
         require_free(self.config.host, self.config.port)
         require_free("127.0.0.1", self.config.admin_port, key="admin_port")
@@ -303,6 +306,8 @@ class Deployment:
             pid=0 if self.detached else os.getpid(),
             machine="" if self.detached else socket.gethostname(),
             started_serve=ray_serve.start_serve(),
+            deployed_at=time.time(),
+            takes_over=self._take_over,
         )
         options = {
             "name": settings.controller,

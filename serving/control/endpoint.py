@@ -25,6 +25,7 @@ class Endpoint(StrictModel):
         started_by: the user.
         pid: of the process that serves in the foreground; 0 where it is detached.
         host: the machine of that process, as ``socket.gethostname()`` says it.
+        deployed_at: seconds since the epoch; of two clusters that serve it, the later one decides.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Endpoint(StrictModel):
     started_by: str
     pid: int = 0
     host: str = ""
+    deployed_at: float = 0.0
 
 
 def endpoint_key(name: str) -> str:

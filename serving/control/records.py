@@ -19,6 +19,9 @@ from serving.control.status import DeploymentStatus
 REPEAT_S = 5.0
 """How old a written status may be where only counts changed, and how long an endpoint's record may be missing."""
 
+TAKE_OVER_S = 3 * REPEAT_S
+"""Who takes over decides nothing for so long; by then the one before has read that it is superseded."""
+
 FRESH_S = 20.0
 """A status that is younger has a controller that lives; clocks of machines may differ by less than this."""
 
@@ -27,15 +30,29 @@ class Records:
     """The two records as one controller writes them; use it within one event loop.
 
     Writes take turns with :meth:`forget`, so that none that is under way lands after it.
+
+    Args:
+        takes_over: another cluster may serve the deployment still. It goes on answering, and decides no more as soon
+            as it has read who came after it.
+
+    Attributes:
+        superseded: a later one has taken over from this one.
     """
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store, name: str, *, takes_over: bool = False) -> None:
         self._store, self._name = store, name
         self._turn = asyncio.Lock()
         self._over = False
         self._endpoint: Endpoint | None = None
         self._looked = float("-inf")
         self._written: tuple[DeploymentStatus, float] | None = None
+        self.superseded = False
+        self._decides_from = float("inf") if takes_over else float("-inf")
+
+    @property
+    def decides(self) -> bool:
+        """Whether no other controller decides about this deployment now."""
+        return not self.superseded and time.monotonic() >= self._decides_from
 
     async def publish(self, endpoint: Endpoint) -> None:
         """Say where it answers: where that is new, and where somebody took the record away."""
@@ -44,14 +61,25 @@ class Records:
             same = known is not None and known.url == endpoint.url
             if self._over or (same and now - self._looked < REPEAT_S):
                 return
-            if not same or await asyncio.to_thread(read_endpoint, self._store, self._name) is None:
+            found = await asyncio.to_thread(self._found)
+            self.superseded = found is not None and found.deployed_at > endpoint.deployed_at
+            if not self.superseded and (not same or found is None):
                 await asyncio.to_thread(write_endpoint, self._store, endpoint)
+            if known is None and self._decides_from == float("inf"):
+                another = found is not None and found.deployed_at < endpoint.deployed_at
+                self._decides_from = now + TAKE_OVER_S if another else now
             self._endpoint, self._looked = endpoint, now
+
+    def _found(self) -> Endpoint | None:
+        try:
+            return read_endpoint(self._store, self._name)
+        except UserError:  # damaged: it is written anew
+            return None
 
     async def write(self, now: DeploymentStatus) -> None:
         """Say how it is, where that changed, or was said too long ago."""
         async with self._turn:
-            if self._over:
+            if self._over or self.superseded:
                 return
             if self._written is not None:
                 before, at = self._written

@@ -28,6 +28,8 @@ class Settings:
         attended: whether the deployment ends when nobody asks after it any more (its owner was killed).
         started_by: who started it, for the endpoint's record; ``pid`` and ``machine`` are of its owner, if any.
         started_serve: whether Ray Serve was started for it.
+        deployed_at: when, seconds since the epoch; a controller that is started again has the same.
+        takes_over: another cluster may serve it still, and is about to go.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Settings:
     pid: int = 0
     machine: str = ""
     started_serve: bool = False
+    deployed_at: float = 0.0
+    takes_over: bool = False
 
     @property
     def controller(self) -> str:

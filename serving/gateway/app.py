@@ -76,7 +76,7 @@ class Gateway:
         self._shared: dict[str, dict[str, Handler]] = {
             "/health": {"GET": self._health},
             "/ready": {"GET": self._ready},
-            "/-/healthz": {"GET": self._ready},
+            "/-/healthz": {"GET": self._healthz},
             "/metrics": {"GET": self._metrics},
         }
         self._public: dict[str, dict[str, Handler]] = {
@@ -279,6 +279,11 @@ class Gateway:
 
     async def _ready(self, request: web.BaseRequest) -> web.Response:
         return _json(self.reporting.readiness())
+
+    async def _healthz(self, request: web.BaseRequest) -> web.Response:
+        """As Ray Serve's proxy says it: KubeRay looks for the word."""
+        self.reporting.readiness()
+        return web.Response(body=b"success", headers={"Content-Type": "text/plain"})
 
     async def _metrics(self, request: web.BaseRequest) -> web.Response:
         return web.Response(body=self.metrics.render().encode(), headers={"Content-Type": "text/plain; version=0.0.4"})

@@ -234,7 +234,7 @@ def _paths() -> Schema:
         },
         "/health": _get("health", "Whether the process lives", anything, **open_to_all),
         "/ready": _get("ready", "Whether every user would get an answer", anything, "503", **open_to_all),
-        "/-/healthz": _get("healthz", "The same, where KubeRay asks", anything, "503", **open_to_all),
+        "/-/healthz": _get("healthz", "The same, where KubeRay asks", text, "503", **open_to_all),
         "/metrics": _get("metrics", "For Prometheus", text, **open_to_all),
         "/openapi.json": _get("openapi", "This document", anything, **open_to_all),
         "/admin/status": _get("admin_status", "Engines and load", anything, "401 403 503", **admin),

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,6 +123,56 @@ def test_only_ones_own_records_are_removed(store: LocalStore) -> None:
     forget(store, "docs", pid=0, host="", ray_address="10.0.0.1:6379")
     assert read_endpoint(store, "docs") is None
     assert status.read(store, "docs") is None
+
+
+def test_a_second_cluster_takes_over_and_the_first_goes_silent(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two controllers at most one decides at any time: the new one waits until the old one must have seen it."""
+    now = [100.0]
+    monkeypatch.setattr(records, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    monkeypatch.setattr(records, "REPEAT_S", 0.0)
+    old_endpoint = PRODUCTION.model_copy(update={"deployed_at": 10.0})
+    new_endpoint = PRODUCTION.model_copy(update={"url": "http://10.0.0.2:8000", "deployed_at": 20.0})
+    older_status, newer_status = (DeploymentStatus(version=each, written_at=time.time()) for each in (1, 2))
+
+    async def both() -> None:
+        old, new = Records(store, "docs"), Records(store, "docs", takes_over=True)
+        await old.publish(old_endpoint)
+        assert old.decides
+        assert not new.decides  # before it has looked
+        await new.publish(new_endpoint)
+        assert not new.decides  # before the old one has looked
+        assert read_endpoint(store, "docs") == new_endpoint
+        await old.publish(old_endpoint)
+        assert not old.decides
+        assert read_endpoint(store, "docs") == new_endpoint
+        await new.write(newer_status)
+        await old.write(older_status)
+        found = status.read(store, "docs")
+        assert found is not None and found.version == 2
+        now[0] += records.TAKE_OVER_S
+        assert new.decides
+        again = Records(store, "docs")  # the old one's controller was killed, and Ray starts it once more
+        await again.publish(old_endpoint)
+        assert not again.decides
+        assert read_endpoint(store, "docs") == new_endpoint
+
+    asyncio.run(both())
+    with pytest.raises(UserError, match="served already"):
+        here(store)._require_alone()
+    Deployment(
+        ServingConfig(port=0, admin_port=0), store, store, "docs", "me", Path(), None, True, True
+    )._require_alone()
+
+
+def test_where_nobody_served_it_a_takeover_decides_at_once(store: LocalStore) -> None:
+    async def alone() -> None:
+        mine = Records(store, "docs", takes_over=True)
+        await mine.publish(PRODUCTION.model_copy(update={"deployed_at": 5.0}))
+        assert mine.decides
+
+    asyncio.run(alone())
 
 
 def test_an_endpoints_record_that_somebody_removed_comes_back(

@@ -268,6 +268,13 @@ async def test_before_it_is_told_anything_the_gateway_says_that_it_starts(setup)
         await fresh.close()
 
 
+@scenario()
+async def test_kubernetes_finds_the_word_that_it_looks_for(setup):
+    """KubeRay's probe of a worker is `wget … http://localhost:8000/-/healthz | grep success`."""
+    status, raw = await setup.get("/-/healthz")
+    assert (status, raw) == (200, b"success")
+
+
 @scenario({"base": 1, "tuned": 1})
 async def test_the_metrics_page_tells_of_every_variant(setup):
     for stream in (False, True):

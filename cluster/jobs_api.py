@@ -1,0 +1,362 @@
+"""The Ray Jobs API over HTTP: submit or attach, list, follow, stop. No Ray is imported or started here.
+
+Follows the API's behaviour as measured: a submission id that exists already answers 500 with a traceback; a job that
+cannot be scheduled stays PENDING even after it is stopped; the exit code of a job's driver is reliable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cluster.errors import InfraError, UserError
+from cluster.jobs import Submission, attempt_id, attempt_of
+from cluster.local_cluster import cluster_at
+from cluster.package import Package
+from cluster.session import RAY_TOKEN_FILE
+
+TIMEOUT_SECONDS = 30.0
+LOST_SECONDS = 600.0
+"""How long following goes on without hearing from the cluster."""
+STOP_WAIT_SECONDS = "20"
+"""What Ray waits between SIGTERM and SIGKILL; its own 3 are too few for a run to unwind."""
+TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
+_PIECE = "/api/packages/gcs/"
+
+
+@dataclass(frozen=True)
+class JobDetails:
+    """One job as the cluster tells of it.
+
+    Attributes:
+        id: its submission id.
+        status: PENDING, RUNNING, or one of TERMINAL.
+        resources: what its driver reserves, name -> amount.
+    """
+
+    id: str
+    status: str
+    message: str
+    error_type: str
+    started_s: float | None
+    finished_s: float | None
+    exit_code: int | None
+    entrypoint: str
+    node_id: str
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.status in TERMINAL
+
+    @property
+    def code(self) -> int:
+        """The exit code to give for a job that is over: its driver's, or what its end amounts to."""
+        if self.exit_code is not None:
+            return self.exit_code
+        return {"SUCCEEDED": 0, "STOPPED": 130}.get(self.status, 3)
+
+
+class JobsClient:
+    """Talks to one cluster's Jobs API.
+
+    Args:
+        address: the dashboard's URL, or ``host:port`` of it.
+        token: what the cluster wants to be shown; None for a cluster without authentication.
+    """
+
+    def __init__(self, address: str, token: str | None) -> None:
+        self.address = normalise(address)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    @classmethod
+    def open(cls, address: str) -> JobsClient:
+        """A client with the token that this machine has for the address.
+
+        Raises:
+            UserError, InfraError: nothing answers there, it is no Ray dashboard, or it refuses the token.
+        """
+        client = cls(address, token_for(address))
+        client.version()
+        return client
+
+    @property
+    def sends_token_in_the_clear(self) -> bool:
+        """Whether a token leaves this machine without encryption."""
+        parts = urlsplit(self.address)
+        here = parts.hostname in ("localhost", "::1") or (parts.hostname or "").startswith("127.")
+        return bool(self._headers) and parts.scheme == "http" and not here
+
+    def get(self, path: str) -> Any:
+        """The JSON answer to a GET."""
+        return json.loads(self._request("GET", path))
+
+    def version(self) -> str:
+        """The cluster's Ray version."""
+        return str(self.get("/api/version")["ray_version"])
+
+    def jobs(self) -> list[JobDetails]:
+        """Every submitted job that the cluster remembers, oldest first."""
+        found = [_details(item) for item in self.get("/api/jobs/") if item.get("type") == "SUBMISSION"]
+        return sorted(found, key=lambda job: job.started_s or 0.0)
+
+    def job(self, job_id: str) -> JobDetails | None:
+        """One job, or None where the cluster knows none of that id."""
+        try:
+            return _details(self.get(f"/api/jobs/{job_id}"))
+        except _Refused as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def attempts(self, run_id: str) -> list[tuple[int, JobDetails]]:
+        """The attempts at a run, oldest first."""
+        found = [(attempt_of(run_id, job.id), job) for job in self.jobs()]
+        return sorted(((n, job) for n, job in found if n is not None), key=lambda item: item[0])
+
+    def submit(self, submission: Submission) -> tuple[JobDetails, bool]:
+        """Run a submission, or find the run that is there.
+
+        An attempt that is pending, runs or has succeeded is given back; after one that failed or was stopped the
+        next attempt is started.
+
+        Returns:
+            the job, and whether it is new.
+        """
+        while True:
+            tried = self.attempts(submission.id)
+            number = 1
+            if tried:
+                number, last = tried[-1]
+                if last.status not in ("FAILED", "STOPPED"):
+                    return last, False
+                number += 1
+            if submission.package is not None:
+                self.upload(submission.package)
+            job_id = attempt_id(submission.id, number)
+            try:
+                self._request("POST", "/api/jobs/", json.dumps(request_of(submission, job_id)).encode("utf-8"))
+            except _Refused as error:
+                if f"{job_id} already exists" not in error.body:
+                    raise
+                continue  # somebody else submitted the same at this moment: find theirs
+            job = self.job(job_id)
+            if job is not None:
+                return job, True
+
+    def upload(self, package: Package) -> str:
+        """Put a package where the cluster's nodes find it; its address there."""
+        name = f"_ray_pkg_{package.digest[:32]}.zip"
+        try:
+            self._request("GET", _PIECE + name)
+        except _Refused as error:
+            if error.status != 404:
+                raise
+            self._request("PUT", _PIECE + name, package.data)
+        return f"gcs://{name}"
+
+    def stop(self, job_id: str) -> bool:
+        """Ask a job to end; False where it does not run (a job that is only pending stays so)."""
+        return bool(json.loads(self._request("POST", f"/api/jobs/{job_id}/stop", b""))["stopped"])
+
+    def logs(self, job_id: str) -> str:
+        """All that a job has said so far."""
+        return str(self.get(f"/api/jobs/{job_id}/logs")["logs"])
+
+    def follow(self, job_id: str, say: Callable[[str], None], *, lost_s: float = LOST_SECONDS) -> Iterator[str]:
+        """What a job says, to its end, through any number of lost connections; nothing is given twice.
+
+        Args:
+            say: takes notices about the connection.
+            lost_s: seconds without an answer after which this gives up; the job is not touched.
+
+        Raises:
+            InfraError: given up.
+        """
+        seen, pause, silent_since, told = 0, 0.5, time.monotonic(), False
+        while True:
+            try:
+                position = 0
+                for text in _blocking(self._tail(job_id)):
+                    fresh = text[max(0, seen - position) :]
+                    position += len(text)
+                    pause, silent_since = 0.5, time.monotonic()
+                    if told:
+                        say("connected again")
+                        told = False
+                    if fresh:
+                        seen = position
+                        yield fresh
+                job = self.job(job_id)
+                silent_since = time.monotonic()
+                if job is None or job.over:
+                    return
+            except (TimeoutError, OSError, InfraError) as error:
+                if isinstance(error, _Refused) and error.status in (401, 403):
+                    raise
+                if not told:
+                    say(f"the connection is lost, the job goes on ({error}); trying again …")
+                    told = True
+            if time.monotonic() - silent_since > lost_s:
+                raise InfraError(
+                    f"no answer for {lost_s:.0f} s",
+                    where=self.address,
+                    next_step=f"the job is not touched; `raymill jobs logs {job_id} --follow` follows it again",
+                )
+            time.sleep(pause * (0.5 + random.random()))
+            pause = min(pause * 2, 10.0)
+
+    async def _tail(self, job_id: str) -> AsyncIterator[str]:
+        """The log from its beginning; ends with the job. A silent connection is tested every few seconds."""
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_SECONDS)
+        try:
+            async with (
+                aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session,
+                session.ws_connect(f"{self.address}/api/jobs/{job_id}/logs/tail", heartbeat=10.0) as socket,
+            ):
+                async for message in socket:
+                    if message.type == aiohttp.WSMsgType.TEXT:
+                        yield message.data
+                if socket.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
+                    raise ConnectionError("cut off")
+        except aiohttp.ClientError as error:
+            raise ConnectionError(str(error) or type(error).__name__) from None
+
+    def _request(self, method: str, path: str, data: bytes | None = None) -> bytes:
+        kind = "application/json" if path.startswith("/api/jobs") else "application/octet-stream"
+        request = urllib.request.Request(
+            self.address + path, data=data, method=method, headers=self._headers | {"Content-Type": kind}
+        )
+        try:
+            with _OPENER.open(request, timeout=TIMEOUT_SECONDS) as answer:
+                body: bytes = answer.read()
+                return body
+        except urllib.error.HTTPError as error:
+            raise _refused(self.address, error.code, error.read().decode("utf-8", errors="replace")) from None
+        except (urllib.error.URLError, OSError, TimeoutError) as error:
+            reason = getattr(error, "reason", error)
+            raise InfraError(
+                f"no Ray dashboard answers there: {reason}",
+                where=self.address,
+                next_step="check the address (the dashboard's, usually port 8265) and that the cluster runs",
+            ) from None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A token is shown to the address that was named, and to no other."""
+
+    def redirect_request(self, *arguments: Any, **named: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect())
+
+
+class _Refused(InfraError):
+    """An answer that is not 200."""
+
+    def __init__(self, what: str, *, where: str = "", next_step: str = "", status: int = 0, body: str = "") -> None:
+        super().__init__(what, where=where, next_step=next_step)
+        self.status = status
+        self.body = body
+
+
+def _refused(address: str, status: int, body: str) -> _Refused:
+    if status in (401, 403):
+        what = "the cluster wants a token" if status == 401 else "the cluster does not accept this token"
+        advice = "name the file with the cluster's token (mode 0600) in RAY_AUTH_TOKEN_PATH"
+    else:
+        lines = [line for line in body.strip().splitlines() if line.strip()]
+        what = f"it answered {status}: {lines[-1] if lines else 'nothing'}"
+        advice = "`raymill doctor --address …` looks at the cluster"
+    return _Refused(what, where=address, next_step=advice, status=status, body=body)
+
+
+def request_of(submission: Submission, job_id: str) -> dict[str, Any]:
+    """What is sent to the cluster for one attempt at a submission."""
+    environment = {"RAY_JOB_STOP_WAIT_TIME_S": STOP_WAIT_SECONDS, **submission.environment}
+    runtime_env: dict[str, Any] = {"env_vars": environment}
+    if submission.package is not None:
+        runtime_env["working_dir"] = f"gcs://_ray_pkg_{submission.package.digest[:32]}.zip"
+    request: dict[str, Any] = {
+        "entrypoint": submission.entrypoint_text(),
+        "submission_id": job_id,
+        "runtime_env": runtime_env,
+        "metadata": submission.metadata(),
+    }
+    if submission.driver:
+        rest = dict(submission.driver)
+        request["entrypoint_num_cpus"] = rest.pop("CPU", 0)
+        request["entrypoint_num_gpus"] = rest.pop("GPU", 0)
+        request["entrypoint_resources"] = rest
+    return request
+
+
+def normalise(address: str) -> str:
+    """The dashboard's URL without a trailing slash.
+
+    Raises:
+        UserError: it is none.
+    """
+    text = address if "://" in address else f"http://{address}"
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(
+            "is not the URL of a Ray dashboard",
+            where=f"--address {address}",
+            next_step="for example http://127.0.0.1:8265; `raymill cluster status` shows local ones",
+        )
+    return text.rstrip("/")
+
+
+def token_for(address: str) -> str | None:
+    """The token to show an address: what the environment names, a local cluster's own, or Ray's usual file."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    local = cluster_at(address)
+    for path in (os.environ.get("RAY_AUTH_TOKEN_PATH"), local.token_file if local else None, str(RAY_TOKEN_FILE)):
+        if path and Path(path).is_file():
+            return Path(path).read_text(encoding="utf-8").strip()
+    return None
+
+
+def _details(item: dict[str, Any]) -> JobDetails:
+    def seconds(name: str) -> float | None:
+        return item[name] / 1000 if item.get(name) else None
+
+    return JobDetails(
+        id=str(item.get("submission_id") or ""),
+        status=str(item["status"]),
+        message=str(item.get("message") or ""),
+        error_type=str(item.get("error_type") or ""),
+        started_s=seconds("start_time"),
+        finished_s=seconds("end_time"),
+        exit_code=item.get("driver_exit_code"),
+        entrypoint=str(item.get("entrypoint") or ""),
+        node_id=str(item.get("driver_node_id") or ""),
+        metadata={str(key): str(value) for key, value in (item.get("metadata") or {}).items()},
+    )
+
+
+def _blocking(source: AsyncIterator[str]) -> Iterator[str]:
+    """An asynchronous iterator as an ordinary one."""
+
+    async def following() -> str | None:
+        return await anext(source, None)
+
+    with asyncio.Runner() as runner:
+        while (text := runner.run(following())) is not None:
+            yield text

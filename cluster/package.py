@@ -1,0 +1,224 @@
+"""The code that travels with a job: one zip of a folder, the same bytes for the same files.
+
+Left out are what ``.gitignore`` and ``.raymillignore`` name, what no job needs (histories, environments, caches,
+stores) and what looks like a secret. A folder over the size limit is refused with its largest files named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from cluster.errors import UserError
+from cluster.secrecy import RIGHT_WAY, kind_of_key_in_file
+
+MAX_PACKAGE_BYTES = 32 << 20
+"""Of all files before compression. Ray keeps a package in its metadata store, which is memory."""
+MAX_SCANNED_BYTES = 1 << 20
+IGNORE_FILES = (".gitignore", ".raymillignore")
+NEVER = (
+    ".git/",
+    ".hg/",
+    ".svn/",
+    ".venv/",
+    "venv/",
+    "__pycache__/",
+    "*.pyc",
+    "node_modules/",
+    "*.egg-info/",
+    ".mypy_cache/",
+    ".ruff_cache/",
+    ".pytest_cache/",
+    ".hypothesis/",
+    ".ipynb_checkpoints/",
+    "raymill-store/",
+    "/.raymill/",
+)
+SECRET_FILES = (
+    ".env",
+    ".env.*",
+    "*.pem",
+    "*.key",
+    "*.p12",
+    "*.pfx",
+    "id_rsa",
+    "id_ed25519",
+    "id_ecdsa",
+    ".netrc",
+    ".pypirc",
+    ".npmrc",
+    ".git-credentials",
+    ".aws/",
+    ".ssh/",
+    ".kube/",
+    "auth_token",
+    "kubeconfig",
+)
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A folder ready to travel.
+
+    Attributes:
+        data: the zip file.
+        digest: SHA-256, in hex, of the paths and contents.
+        files: path -> bytes.
+        secret: paths left out because they look like secrets.
+    """
+
+    data: bytes = field(repr=False)
+    digest: str
+    files: Mapping[str, int]
+    secret: tuple[str, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """All files together, before compression."""
+        return sum(self.files.values())
+
+
+def pack(folder: Path, extra: Mapping[str, bytes] | None = None, *, max_bytes: int = MAX_PACKAGE_BYTES) -> Package:
+    """The package of a folder.
+
+    Args:
+        extra: path -> content of files that are added.
+
+    Raises:
+        UserError: it is too large, cannot be read, or a file in it holds a secret.
+    """
+    chosen, secret = _choose(folder)
+    sizes = {path: (folder / path).stat().st_size for path in chosen} | {p: len(d) for p, d in (extra or {}).items()}
+    total = sum(sizes.values())
+    if total > max_bytes:
+        largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
+        named = ", ".join(f"{path} ({size / (1 << 20):.1f} MiB)" for path, size in largest)
+        raise UserError(
+            f"{total / (1 << 20):.1f} MiB would travel with the job, at most {max_bytes / (1 << 20):.0f} may;"
+            f" largest: {named}",
+            where=str(folder),
+            next_step="name what the job does not need in .raymillignore, submit from a smaller folder, or put data"
+            " into the store",
+        )
+    contents = {path: _read(folder / path) for path in chosen} | dict(extra or {})
+    for path, data in contents.items():
+        kind = kind_of_key_in_file(data.decode("utf-8", errors="ignore")) if len(data) <= MAX_SCANNED_BYTES else None
+        if kind is not None:
+            raise UserError(
+                f"{path} holds what looks like {kind}, and is not sent",
+                where=str(folder),
+                next_step=f"{RIGHT_WAY}; where it is none, name the file in .raymillignore",
+            )
+    digest = hashlib.sha256()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(contents):
+            data = contents[path]
+            digest.update(f"{path}\0{len(data)}\0".encode() + data)
+            entry = zipfile.ZipInfo(path, _EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            executable = path in chosen and os.access(folder / path, os.X_OK)
+            entry.external_attr = (0o755 if executable else 0o644) << 16
+            archive.writestr(entry, data)
+    return Package(buffer.getvalue(), digest.hexdigest(), sizes, tuple(secret))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot be read: {error.strerror}", where=str(path), next_step="fix it, or name it in .raymillignore"
+        ) from None
+
+
+def _choose(folder: Path) -> tuple[list[str], list[str]]:
+    """Paths to send, and paths left out because they look like secrets; links out of the folder are not followed."""
+    rules = [rule for line in NEVER for rule in _rules([line])]
+    for name in IGNORE_FILES:
+        file = folder / name
+        if file.is_file():
+            rules += _rules(file.read_text(encoding="utf-8", errors="replace").splitlines())
+    secrets = list(_rules(SECRET_FILES))
+    chosen: list[str] = []
+    secret: list[str] = []
+    for current, folders, names in os.walk(folder):
+        relative = PurePosixPath(Path(current).relative_to(folder).as_posix())
+        for name in sorted(folders):
+            path = (relative / name).as_posix()
+            if _ignored(path, True, secrets):
+                secret.append(path + "/")
+            elif not _ignored(path, True, rules) and not (folder / path).is_symlink():
+                continue
+            folders.remove(name)
+        for name in sorted(names):
+            path = (relative / name).as_posix()
+            if _ignored(path, False, rules) or not (folder / path).is_file():
+                continue
+            (secret if _ignored(path, False, secrets) else chosen).append(path)
+    return sorted(chosen), sorted(secret)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """One line of an ignore file."""
+
+    pattern: re.Pattern[str]
+    folders_only: bool
+    keeps: bool
+
+
+def _rules(lines: Iterable[str]) -> Iterator[_Rule]:
+    """The lines of an ignore file as git reads them (gitignore(5)), without character classes' negation."""
+    for line in lines:
+        text = line.rstrip()
+        if not text or text.startswith("#"):
+            continue
+        keeps = text.startswith("!")
+        text = text[1:] if keeps else text.removeprefix("\\")
+        folders_only = text.endswith("/")
+        text = text.rstrip("/")
+        anchored = "/" in text
+        text = text.lstrip("/")
+        expression = ("" if anchored else "(?:.*/)?") + _expression(text)
+        yield _Rule(re.compile(expression), folders_only, keeps)
+
+
+def _expression(pattern: str) -> str:
+    out = ""
+    rest = pattern
+    while rest:
+        if rest.startswith("/**/"):
+            out, rest = out + "/(?:.*/)?", rest[4:]
+        elif rest.startswith("**/"):
+            out, rest = out + "(?:.*/)?", rest[3:]
+        elif rest.startswith("/**"):
+            out, rest = out + "/.*", rest[3:]
+        elif rest.startswith("**"):
+            out, rest = out + ".*", rest[2:]
+        elif rest[0] == "*":
+            out, rest = out + "[^/]*", rest[1:]
+        elif rest[0] == "?":
+            out, rest = out + "[^/]", rest[1:]
+        elif rest[0] == "[" and "]" in rest[2:]:
+            end = rest.index("]", 2)
+            out, rest = out + "[" + rest[1:end].replace("\\", "\\\\").replace("!", "^", 1) + "]", rest[end + 1 :]
+        else:
+            out, rest = out + re.escape(rest[0]), rest[1:]
+    return out
+
+
+def _ignored(path: str, is_folder: bool, rules: Iterable[_Rule]) -> bool:
+    """Whether the last rule that fits says so."""
+    verdict = False
+    for rule in rules:
+        if (is_folder or not rule.folders_only) and rule.pattern.fullmatch(path):
+            verdict = not rule.keeps
+    return verdict

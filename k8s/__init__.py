@@ -1,0 +1,1 @@
+"""Raymill on Kubernetes: profiles, the manifests rendered from them, and the checks that a schema cannot make."""

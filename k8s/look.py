@@ -1,0 +1,129 @@
+"""Asks Kubernetes about submitted jobs; :mod:`k8s.why` says what the answers mean."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cluster.jobs import attempt_of
+from cluster.kubectl import Kubectl
+from k8s.names import Manifest
+from k8s.profile import Profile
+from k8s.why import Seen, state
+
+OURS = "app.kubernetes.io/part-of=raymill"
+CONTAINER = "ray-job-submitter"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+VISIBILITY = "/apis/visibility.kueue.x-k8s.io/v1beta1"
+
+
+@dataclass(frozen=True)
+class KubernetesJob:
+    """A RayJob of ours.
+
+    Attributes:
+        status: see :func:`k8s.why.state`.
+        exit_code: of its entrypoint; None where it is not known.
+    """
+
+    name: str
+    run: str
+    recipe: str
+    store: str
+    status: str
+    message: str
+    exit_code: int | None
+    started: str
+    manifest: Manifest
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
+
+    @property
+    def code(self) -> int:
+        """What a command that followed it should return."""
+        if self.status == "SUCCEEDED":
+            return 0
+        return self.exit_code or 1
+
+
+def kubectl_of(profile: Profile) -> Kubectl:
+    """The way to a profile's place."""
+    return Kubectl(profile.namespace, profile.context)
+
+
+def job_of(manifest: Manifest) -> KubernetesJob:
+    """What a RayJob says, in short."""
+    status, told = manifest.get("status", {}), manifest.get("spec", {}).get("metadata", {})
+    message = str(status.get("message", ""))
+    code = re.search(r"exit code (\d+)", message)
+    return KubernetesJob(
+        name=manifest["metadata"]["name"],
+        run=told.get("raymill_run", manifest["metadata"]["name"]),
+        recipe=told.get("raymill_recipe", ""),
+        store=told.get("raymill_store", ""),
+        status=state(manifest),
+        message=message,
+        exit_code=int(code.group(1)) if code else None,
+        started=str(status.get("startTime", "")),
+        manifest=manifest,
+    )
+
+
+def jobs(kubectl: Kubectl) -> list[KubernetesJob]:
+    """Every job of ours in the namespace, newest last."""
+    found = kubectl.list("rayjobs.ray.io", OURS)
+    found.sort(key=lambda each: each["metadata"].get("creationTimestamp", ""))
+    return [job_of(each) for each in found]
+
+
+def attempts(kubectl: Kubectl, run_id: str) -> dict[int, KubernetesJob]:
+    """Number -> job of each attempt at a run that Kubernetes still knows."""
+    numbered = ((attempt_of(run_id, job.name), job) for job in jobs(kubectl))
+    return {number: job for number, job in numbered if number is not None}
+
+
+def job(kubectl: Kubectl, name: str) -> KubernetesJob | None:
+    """One job; None where Kubernetes has none of this name (any more)."""
+    found = kubectl.get("rayjobs.ray.io", name)
+    return job_of(found) if found else None
+
+
+def submitter_log(kubectl: Kubectl, name: str, lines: int) -> str:
+    """The last lines of a job's log, as its submitter shows them."""
+    return kubectl.logs(f"job-name={name}", container=CONTAINER, lines=lines)
+
+
+def see(kubectl: Kubectl, found: KubernetesJob) -> Seen:
+    """Everything that tells why a job is as it is."""
+    manifest = found.manifest
+    workload = _workload(kubectl, manifest)
+    pods = kubectl.list("pods", f"job-name={found.name}")
+    cluster = manifest.get("status", {}).get("rayClusterName")
+    if cluster:
+        pods += kubectl.list("pods", f"ray.io/cluster={cluster}")
+    names = {found.name, cluster, *(pod["metadata"]["name"] for pod in pods)}
+    events = [each for each in kubectl.list("events") if each.get("involvedObject", {}).get("name") in names]
+    return Seen(manifest, workload, _position(kubectl, manifest, workload), pods, events)
+
+
+def _workload(kubectl: Kubectl, manifest: Manifest) -> Manifest | None:
+    if QUEUE_LABEL not in manifest["metadata"].get("labels", {}):
+        return None
+    uid = manifest["metadata"].get("uid", "")
+    found = kubectl.list("workloads.kueue.x-k8s.io", f"kueue.x-k8s.io/job-uid={uid}")
+    return found[0] if found else None
+
+
+def _position(kubectl: Kubectl, manifest: Manifest, workload: Manifest | None) -> int | None:
+    """How many wait before it, where Kueue's visibility API is there and we may ask it."""
+    if workload is None:
+        return None
+    queue = manifest["metadata"]["labels"][QUEUE_LABEL]
+    answer = kubectl.raw(f"{VISIBILITY}/namespaces/{kubectl.namespace}/localqueues/{queue}/pendingworkloads")
+    for each in (answer or {}).get("items", []):
+        if each["metadata"]["name"] == workload["metadata"]["name"]:
+            return int(each["positionInLocalQueue"])
+    return None

@@ -1,0 +1,80 @@
+"""Following a job from the command line: its log on stderr, its end, and Ctrl-C that leaves it alone."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from cluster.errors import InfraError, RaymillError
+from cluster.job_record import JobRecord, read_job, read_log
+from cluster.jobs_api import JobDetails, JobsClient
+from cluster.store import open_store
+
+INFRASTRUCTURE_CODES = (3, 137, 143)
+"""An InfraError of ours, or a process that somebody killed."""
+STATUS_OF = {"succeeded": "SUCCEEDED", "failed": "FAILED", "stopped": "STOPPED", "running": "RUNNING"}
+
+
+class _Detached(KeyboardInterrupt):
+    """Ctrl-C while following."""
+
+
+@contextmanager
+def detachable(job_id: str) -> Iterator[None]:
+    """While this lasts, Ctrl-C ends following only; exit code 130."""
+
+    def detach(number: int, frame: object) -> None:
+        raise _Detached
+
+    previous = signal.signal(signal.SIGINT, detach)
+    try:
+        yield
+    except _Detached:
+        print(f"\ndetached; {job_id} goes on: raymill jobs logs {job_id} --follow", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def follow_job(client: JobsClient, job: JobDetails, store: str) -> JobDetails:
+    """Print what a job says until it is over; where its cluster goes away, its end is read from the store.
+
+    Raises:
+        InfraError: the cluster is gone and the store does not say how the job ended.
+    """
+    said = 0
+    try:
+        for text in client.follow(job.id, lambda notice: print(f"-- {notice}", file=sys.stderr, flush=True)):
+            print(text, end="", file=sys.stderr, flush=True)
+            said += len(text)
+        return client.job(job.id) or _from_store(job, store)
+    except InfraError as error:
+        try:
+            return _from_store(job, store)
+        except (RaymillError, OSError):
+            raise error from None
+
+
+def _from_store(job: JobDetails, store: str) -> JobDetails:
+    record = record_of(store, job.metadata.get("raymill_run", job.id))
+    if record is None or record.submission != job.id or not record.over:
+        raise InfraError(
+            "the cluster does not answer, and the store does not say that the job is over",
+            where=job.id,
+            next_step="submit it again, to this cluster or another: it continues from what is published",
+        )
+    print("-- the cluster is gone; this is from the store", file=sys.stderr)
+    return replace(job, status=STATUS_OF[record.state], exit_code=record.exit_code, message=record.message)
+
+
+def record_of(store: str, run_id: str) -> JobRecord | None:
+    """What the store knows of a run."""
+    return read_job(open_store(store), run_id)
+
+
+def log_of(store: str, record: JobRecord) -> str:
+    """The log of a run's last attempt, from the store."""
+    return read_log(open_store(store), record.id, record.attempt)[0]

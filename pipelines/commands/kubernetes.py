@@ -1,0 +1,212 @@
+"""`raymill submit --kubernetes` and `raymill jobs … --kubernetes`: recipes as RayJobs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any
+
+from cluster.diagnosis import diagnose
+from cluster.errors import InfraError, UserError
+from cluster.jobs import attempt_id
+from cluster.kubectl import Kubectl
+from cluster.progress import table
+from k8s import look
+from k8s.look import KubernetesJob
+from k8s.profile import Profile, load_profile
+from k8s.rayjob import job_manifests
+from k8s.render import to_yaml
+from k8s.rules import require_valid
+from k8s.why import explain
+from pipelines.commands.following import detachable
+from pipelines.commands.submit import confirm
+from pipelines.submission import SubmissionPlan, plan_submission
+
+LOG_LINES = 5_000
+POLL_SECONDS = 3.0
+PATIENCE_SECONDS = 600.0
+"""So long the API server may be away while a job is followed."""
+
+
+def submit(arguments: Namespace) -> int:
+    """Render, check, confirm, apply; or attach to the run that is there."""
+    profile = _profile(arguments)
+    plan = _plan(arguments, profile)
+    if arguments.dry_run:
+        manifests = job_manifests(profile, plan.submission)
+        require_valid(manifests, profile.feature_gates, f"profile {arguments.kubernetes}")
+        print(json.dumps(manifests, indent=1) if arguments.json else to_yaml(manifests), end="")
+        return 0
+    kubectl = look.kubectl_of(profile)
+    if not arguments.json:
+        print(plan.render(_where(profile)), file=sys.stderr)
+    number, known = _attempt(kubectl, plan.submission.id)
+    job = known
+    if job is None:
+        manifests = job_manifests(profile, plan.submission, number)
+        require_valid(manifests, profile.feature_gates, f"profile {arguments.kubernetes}")
+        confirm(arguments, plan)
+        kubectl.apply(to_yaml(manifests))
+        job = look.job(kubectl, attempt_id(plan.submission.id, number))
+    if job is None:
+        raise InfraError("it was applied, and is not there", where=plan.submission.id, next_step="submit it again")
+    print(f"{'attached to' if known else 'submitted'} {job.name} ({job.status})", file=sys.stderr, flush=True)
+    if arguments.follow:
+        with detachable(job.name):
+            job = follow(kubectl, job)
+    if arguments.json:
+        done = {"run": plan.submission.id, "job": job.name, "new": known is None, "status": job.status}
+        print(json.dumps(done | {"exit_code": job.code if job.over else None}, indent=1))
+    elif not arguments.follow:
+        print(f"follow it: raymill jobs logs {job.name} --follow --kubernetes {arguments.kubernetes}")
+    return job.code if arguments.follow else 0
+
+
+def _profile(arguments: Namespace) -> Profile:
+    return load_profile(arguments.kubernetes, getattr(arguments, "profile_overrides", ()))
+
+
+def _where(profile: Profile) -> str:
+    return f"Kubernetes, {profile.context or 'current context'}, namespace {profile.namespace}"
+
+
+def _plan(arguments: Namespace, profile: Profile) -> SubmissionPlan:
+    if arguments.address:
+        raise UserError(
+            "is another place than a profile", where=f"--address {arguments.address}", next_step="give one of the two"
+        )
+    arguments.no_code = arguments.no_code or arguments.working_dir is None
+    overrides = [] if arguments.store else [f"store={json.dumps(profile.store)}"]
+    plan = plan_submission(arguments, image=profile.image, overrides=overrides, with_package=False)
+    if profile.claim:
+        plan.stages = []
+        plan.notes = ["the store is a volume of the cluster: what is published there cannot be told from here"]
+    return plan
+
+
+def _attempt(kubectl: Kubectl, run_id: str) -> tuple[int, KubernetesJob | None]:
+    """The number of the attempt to make, or the one that is under way or has succeeded."""
+    found = look.attempts(kubectl, run_id)
+    if not found:
+        return 1, None
+    last = max(found)
+    if found[last].status in ("FAILED", "STOPPED"):
+        return last + 1, None
+    return last, found[last]
+
+
+def follow(kubectl: Kubectl, job: KubernetesJob) -> KubernetesJob:
+    """Show a job's log to its end; a lost connection is taken up where it broke.
+
+    Raises:
+        InfraError: the API server is away for ten minutes, or the job was deleted.
+    """
+    said, silent_since, last = "", 0.0, ""
+    while True:
+        try:
+            found = look.job(kubectl, job.name)
+            silent_since = 0.0
+        except InfraError:
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > PATIENCE_SECONDS:
+                raise
+            time.sleep(POLL_SECONDS)
+            continue
+        if found is None:
+            raise InfraError(
+                "it is not there any more", where=job.name, next_step="`raymill jobs why JOB --store …` says how it was"
+            )
+        if found.status != said:
+            said = found.status
+            print(f"-- {job.name}: {said}", file=sys.stderr, flush=True)
+        for moment, text in _lines(kubectl, job.name, last):
+            last = moment
+            print(text, file=sys.stderr, flush=True)
+        if found.over:
+            return found
+        time.sleep(POLL_SECONDS)
+
+
+def _lines(kubectl: Kubectl, name: str, last: str) -> Iterator[tuple[str, str]]:
+    """(time, line) of the submitter's log after a time, as long as the connection lasts."""
+    for line in kubectl.follow(f"job-name={name}", container=look.CONTAINER, since=last):
+        moment, _, text = line.partition(" ")
+        if moment > last:
+            yield moment, text
+
+
+def show_list(arguments: Namespace) -> int:
+    """Every job of ours in the profile's namespace."""
+    rows = [
+        {"job": job.name, "status": job.status, "started": job.started, "recipe": job.recipe, "store": job.store}
+        for job in look.jobs(look.kubectl_of(_profile(arguments)))
+    ]
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print(table(rows) if rows else "no jobs")
+    return 0
+
+
+def logs(arguments: Namespace) -> int:
+    """What a job said; with ``--follow`` on to its end, and its exit code."""
+    kubectl, job = _find(arguments)
+    if not arguments.follow:
+        print(look.submitter_log(kubectl, job.name, LOG_LINES), end="")
+        return 0
+    with detachable(job.name):
+        return follow(kubectl, job).code
+
+
+def stop(arguments: Namespace) -> int:
+    """Delete a job, and with it its own cluster; what it has published stays."""
+    kubectl, job = _find(arguments)
+    kubectl.delete("rayjobs.ray.io", job.name)
+    kubectl.delete("configmaps", f"{job.name}-recipe")
+    print(f"{job.name}: stopped" if not job.over else f"{job.name} was over ({job.status}) and is removed")
+    return 0
+
+
+def why(arguments: Namespace) -> int:
+    """Why a job waits or failed."""
+    kubectl, job = _find(arguments)
+    reasons = explain(look.see(kubectl, job))
+    answer: dict[str, Any] = {
+        "job": job.name,
+        "status": job.status,
+        "reasons": [{"what": each.what, "next": each.next_step} for each in reasons],
+    }
+    if job.status == "FAILED":
+        log = look.submitter_log(kubectl, job.name, LOG_LINES)
+        answer |= diagnose(log, job.exit_code, job.message).as_dict() if log else {}
+    if arguments.json:
+        print(json.dumps(answer, indent=1))
+        return 0
+    print(f"{job.name}: {job.status}")
+    for each in reasons:
+        print(f"  {each.what}" + (f"\n    next: {each.next_step}" if each.next_step else ""))
+    for key in ("stage", "error", "advice"):
+        if answer.get(key):
+            print(f"{key}: {answer[key]}")
+    for line in answer.get("lines", []):
+        print(f"  | {line}")
+    return 0
+
+
+def _find(arguments: Namespace) -> tuple[Kubectl, KubernetesJob]:
+    kubectl = look.kubectl_of(_profile(arguments))
+    found, name = look.jobs(kubectl), arguments.job
+    fits = [job for job in found if name in (job.name, job.run, job.recipe)] or [
+        job for job in found if job.name.startswith(name)
+    ]
+    if not fits:
+        known = ", ".join(job.name for job in found[-5:]) or "none"
+        raise UserError(
+            f"no such job: {name}",
+            where=f"namespace {kubectl.namespace}",
+            next_step=f"the newest here: {known}; `--store` shows runs whose jobs are gone",
+        )
+    return kubectl, fits[-1]

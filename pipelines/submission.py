@@ -1,0 +1,165 @@
+"""From a recipe on this machine to what runs on a cluster: a :class:`cluster.jobs.Submission` and its plan."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.errors import RaymillError, UserError
+from cluster.jobs import RECIPE_FILE, Submission
+from cluster.package import Package, pack
+from cluster.progress import table
+from cluster.store import open_store
+from pipelines.graph import build_graph, identities, serves
+from pipelines.plan import PlannedStage, plan_stages
+from pipelines.recipe import Recipe, read_recipe, validate_recipe
+
+COMMAND = ("python", "-m", "pipelines.job")
+"""`python` is what the cluster's PATH says: on a cluster of `raymill cluster up`, this one; in an image, its own."""
+
+
+@dataclass
+class SubmissionPlan:
+    """A submission, and what a person should know before it is sent.
+
+    Attributes:
+        stages: the state of every stage in the store; empty where the store cannot be read from here.
+        notes: what is worth knowing or doubtful.
+    """
+
+    submission: Submission
+    recipe: Recipe
+    stages: list[PlannedStage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def render(self, where: str) -> str:
+        """The plan as text."""
+        sent = self.submission
+        rows = {"run": sent.id, "on": where, "store": sent.store, "code": _code(sent), "runs": sent.entrypoint_text()}
+        if sent.environment:
+            rows["environment"] = ", ".join(f"{name}={value}" for name, value in sorted(sent.environment.items()))
+        if sent.driver:
+            rows["reserves"] = ", ".join(f"{amount:g} {name}" for name, amount in sent.driver.items())
+        width = max(map(len, rows))
+        parts = [f"{name:<{width}}  {value}" for name, value in rows.items()]
+        if self.stages:
+            lines = [{"stage": stage.name, "state": stage.state, "artifact": stage.id} for stage in self.stages]
+            if serves(self.recipe):
+                lines.append({"stage": "serving", "state": "runs every time", "artifact": ""})
+            parts += ["", table(lines)]
+        parts += [f"note: {note}" for note in self.notes]
+        return "\n".join(parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as plain JSON values."""
+        sent = self.submission
+        return {
+            "run": sent.id,
+            "store": sent.store,
+            "entrypoint": sent.entrypoint_text(),
+            "environment": dict(sent.environment),
+            "code": {"files": len(sent.package.files), "bytes": sent.package.size_bytes} if sent.package else None,
+            "image": sent.image,
+            "stages": [{"stage": each.name, "state": each.state, "artifact": each.id} for each in self.stages],
+            "notes": self.notes,
+        }
+
+
+def _code(submission: Submission) -> str:
+    if submission.package is None:
+        return f"image {submission.image}" if submission.image else "the cluster's own"
+    package = submission.package
+    if set(package.files) == {RECIPE_FILE}:
+        return "the cluster's own, and the recipe"
+    return f"{len(package.files)} files, {package.size_bytes / (1 << 20):.1f} MiB, {package.digest[:12]}"
+
+
+def plan_submission(
+    arguments: Namespace,
+    *,
+    image: str = "",
+    environment: dict[str, str] | None = None,
+    overrides: Sequence[str] = (),
+    with_package: bool = True,
+) -> SubmissionPlan:
+    """What the arguments of `raymill submit` ask for.
+
+    Args:
+        image: the container image that the job runs in, where one is known.
+        environment: further variables of the job.
+        overrides: further changes of the recipe, before those of the command line.
+        with_package: whether a package is made even of the recipe alone (Kubernetes mounts it instead).
+
+    Raises:
+        UserError: a mistake in the recipe, too much code, or something that looks like a secret.
+    """
+    changes = [*overrides, *arguments.overrides]
+    if arguments.store:
+        changes.append(f"store={json.dumps(arguments.store)}")
+    changes.append('cluster.address="auto"')
+    document = read_recipe(arguments.recipe, changes)
+    recipe = validate_recipe(document)
+    store = recipe.store if "://" in recipe.store else str(Path(recipe.store).resolve())
+    text = yaml.safe_dump({**document.data, "store": store}, sort_keys=False, allow_unicode=True)
+    plan = SubmissionPlan(
+        Submission(
+            name=recipe.name,
+            recipe=text,
+            store=store,
+            command=COMMAND,
+            arguments=_arguments(arguments),
+            environment=(environment or {}) | _environment(arguments.env),
+            package=_package(arguments, text) if with_package or not arguments.no_code else None,
+            driver={"CPU": arguments.driver_cpus} if arguments.driver_cpus else {},
+            image=image,
+        ),
+        recipe,
+    )
+    plan.submission.check_secrets(document.data)
+    if plan.submission.package and plan.submission.package.secret:
+        left = ", ".join(plan.submission.package.secret)
+        plan.notes.append(f"left out, since they look like secrets: {left}")
+    if "://" not in store:
+        plan.notes.append("the store is a folder: every node must see it at this very path")
+    try:
+        nodes = build_graph(recipe)
+        plan.stages = plan_stages(open_store(store), nodes, identities(nodes))
+    except (RaymillError, OSError) as error:
+        plan.notes.append(f"what is published cannot be told from here: {error}".replace("\n ", ";"))
+    return plan
+
+
+def _package(arguments: Namespace, recipe: str) -> Package:
+    extra = {RECIPE_FILE: recipe.encode("utf-8")}
+    if arguments.no_code:
+        return pack(Path("/nonexistent"), extra)
+    folder = Path(arguments.working_dir or ".")
+    if not folder.is_dir():
+        raise UserError("is not a folder", where=f"--working-dir {folder}", next_step="name the folder with your code")
+    return pack(folder, extra)
+
+
+def _arguments(arguments: Namespace) -> tuple[str, ...]:
+    words: list[str] = []
+    for option in ("until", "only"):
+        if value := getattr(arguments, option):
+            words += [f"--{option}", value]
+    for stage in arguments.force:
+        words += ["--force", stage]
+    return tuple(words)
+
+
+def _environment(assignments: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for text in assignments:
+        name, separator, value = text.partition("=")
+        if not separator or not name.isidentifier():
+            raise UserError("reads NAME=VALUE", where=f"--env {text}", next_step="for example --env OMP_NUM_THREADS=1")
+        found[name] = value
+    return found

@@ -1,0 +1,242 @@
+"""`raymill submit --kubernetes` and `raymill jobs … --kubernetes`, with a stand-in for kubectl (fake_kubectl.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.errors import InfraError, UserError
+from cluster.kubectl import Kubectl
+from pipelines.cli import run_command
+
+RECIPE = """
+name: docs-assistant
+corpus: {sources: [{kind: python-docs}]}
+tokenizer: {vocab_size: 512}
+"""
+SUCCEEDED = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+FAILED = {
+    "jobDeploymentStatus": "Failed",
+    "jobStatus": "FAILED",
+    "reason": "AppFailed",
+    "message": "Job entrypoint command failed with exit code 3, last available logs (truncated to 20,000 chars):",
+}
+
+
+class Cluster:
+    """The stand-in's files."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, kind: str, manifest: dict[str, Any]) -> None:
+        (self.root / kind).mkdir(exist_ok=True)
+        (self.root / kind / f"{manifest['metadata']['name']}.json").write_text(json.dumps(manifest))
+
+    def objects(self, kind: str) -> list[dict[str, Any]]:
+        paths = [path for path in sorted((self.root / kind).glob("*.json")) if not path.name.endswith(".next.json")]
+        return [json.loads(path.read_text()) for path in paths]
+
+    def becomes(self, name: str, *states: dict[str, Any]) -> None:
+        """The statuses of a job, one for each look at it."""
+        (self.root / "rayjobs").mkdir(exist_ok=True)
+        (self.root / "rayjobs" / f"{name}.next.json").write_text(json.dumps(states))
+
+    def calls(self) -> list[list[str]]:
+        path = self.root / "calls.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """An empty cluster, with the stand-in as the only kubectl."""
+    program = tmp_path / "bin" / "kubectl"
+    program.parent.mkdir()
+    fake = Path(__file__).with_name("fake_kubectl.py")
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {fake} "$@"\n')
+    program.chmod(0o755)
+    root = tmp_path / "kube"
+    root.mkdir()
+    monkeypatch.setenv("FAKE_KUBE", str(root))
+    monkeypatch.setenv("FAKE_KUBE_PACKAGES", str(Path(yaml.__file__).parents[1]))
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("pipelines.commands.kubernetes.POLL_SECONDS", 0.0)
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(RECIPE)
+    return Cluster(root)
+
+
+def submit(*more: str) -> int:
+    return run_command(["submit", "recipe.yaml", "--kubernetes", "dev", "--yes", *more])
+
+
+def test_a_dry_run_prints_what_would_be_applied_and_asks_nobody(
+    kubernetes: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit("--dry-run", "--until", "tokenizer") == 0
+    config, job = yaml.safe_load_all(capsys.readouterr().out)
+    assert (config["kind"], job["kind"]) == ("ConfigMap", "RayJob")
+    recipe = yaml.safe_load(config["data"]["recipe.yaml"])
+    assert recipe["store"] == "/store"
+    assert recipe["cluster"] == {"address": "auto"}
+    assert job["spec"]["entrypoint"].endswith(f"recipe.yaml --id {job['metadata']['name']} --until tokenizer")
+    assert kubernetes.calls() == []
+
+
+def test_submitting_again_attaches(kubernetes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit() == 0
+    assert submit("--json") == 0
+    told = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
+    assert told["new"] is False
+    (job,) = kubernetes.objects("rayjobs")
+    assert told["job"] == job["metadata"]["name"]
+    applied = [call for call in kubernetes.calls() if "apply" in call]
+    assert len(applied) == 1
+    assert "--server-side" in applied[0]
+    assert "--namespace=raymill-dev" in applied[0]
+
+
+def test_a_run_that_failed_is_tried_again_under_the_next_name(kubernetes: Cluster) -> None:
+    assert submit() == 0
+    (job,) = kubernetes.objects("rayjobs")
+    job["status"] = FAILED
+    kubernetes.put("rayjobs", job)
+    assert submit() == 0
+    first, second = sorted(each["metadata"]["name"] for each in kubernetes.objects("rayjobs"))
+    assert second == f"{first}-2"
+    entrypoints = {each["spec"]["entrypoint"] for each in kubernetes.objects("rayjobs")}
+    assert len(entrypoints) == 1  # it is the same run
+
+
+def test_following_survives_a_lost_connection_and_returns_the_jobs_code(
+    kubernetes: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit() == 0
+    (job,) = kubernetes.objects("rayjobs")
+    name = job["metadata"]["name"]
+    lines = [f"2026-11-21T21:00:0{index}.000000000Z [corpus] line {index}" for index in range(6)]
+    (kubernetes.root / "log.txt").write_text("\n".join(lines) + "\n")
+    running = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+    kubernetes.becomes(name, {}, running, running, FAILED)
+    capsys.readouterr()
+    assert submit("--follow") == 3
+    said = capsys.readouterr().err
+    assert [said.count(f"line {index}\n") for index in range(6)] == [1] * 6
+    assert said.index("PENDING") < said.index("RUNNING") < said.index("FAILED")
+
+
+def test_following_waits_while_the_api_server_is_away(kubernetes: Cluster) -> None:
+    assert submit() == 0
+    (job,) = kubernetes.objects("rayjobs")
+    kubernetes.becomes(job["metadata"]["name"], SUCCEEDED)
+    (kubernetes.root / "refuse.txt").write_text("Unable to connect to the server: dial tcp: i/o timeout (once)\n")
+    assert run_command(["jobs", "list", "--kubernetes", "dev"]) == 3
+    from k8s import look
+    from k8s.profile import load_profile
+    from pipelines.commands.kubernetes import follow
+
+    (kubernetes.root / "refuse.txt").write_text("Unable to connect to the server: dial tcp: i/o timeout (once)\n")
+    kubectl = look.kubectl_of(load_profile("dev"))
+    assert follow(kubectl, look.job_of(job)).status == "SUCCEEDED"
+
+
+def test_list_logs_and_stop(kubernetes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit() == 0
+    (kubernetes.root / "log.txt").write_text("a line\n")
+    capsys.readouterr()
+    assert run_command(["jobs", "list", "--kubernetes", "dev", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["status"], row["recipe"], row["store"]) == ("PENDING", "docs-assistant", "/store")
+    assert run_command(["jobs", "logs", "docs-assistant", "--kubernetes", "dev"]) == 0
+    assert capsys.readouterr().out == "a line\n"
+    assert run_command(["jobs", "stop", row["job"], "--kubernetes", "dev"]) == 0
+    assert kubernetes.objects("rayjobs") == []
+    assert kubernetes.objects("configmaps") == []
+    assert run_command(["jobs", "stop", row["job"], "--kubernetes", "dev"]) == 2
+
+
+def test_code_may_travel_as_a_package(kubernetes: Cluster, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "own.py").write_text("VALUE = 1\n")
+    assert submit("--working-dir", str(code)) == 0
+    (config,), (job,) = kubernetes.objects("configmaps"), kubernetes.objects("rayjobs")
+    assert job["spec"]["entrypoint"].startswith("python -m pipelines.job .raymill/recipe.yaml --id ")
+    assert yaml.safe_load(job["spec"]["runtimeEnvYAML"])["working_dir"] == "/etc/raymill/package.zip"
+    import base64
+    import io
+    import zipfile
+
+    data = base64.b64decode(config["binaryData"]["package.zip"])
+    assert zipfile.ZipFile(io.BytesIO(data)).namelist() == [".raymill/recipe.yaml", "own.py"]
+    (code / "large.bin").write_bytes(os.urandom(1 << 20))
+    assert submit("--working-dir", str(code)) == 2
+
+
+def test_a_secret_is_refused(kubernetes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit("--env", "HF_TOKEN=hunter2hunter2") == 2
+    said = capsys.readouterr().err
+    assert "hunter2" not in said
+    assert "Kubernetes Secret" in said
+    assert kubernetes.calls() == []
+
+
+def test_without_kubectl_the_way_out_is_named(
+    kubernetes: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert submit() == 2
+    said = capsys.readouterr().err
+    assert "the command kubectl is not there" in said
+    assert "--dry-run" in said
+
+
+@pytest.mark.parametrize(
+    ("says", "error", "advice"),
+    [
+        ("Unable to connect to the server: dial tcp 10.0.0.1:443: i/o timeout", InfraError, "check the network"),
+        ('Error from server (Forbidden): rayjobs.ray.io is forbidden: User "x" cannot', UserError, "raymill-submitter"),
+        ('error: resource mapping not found: no matches for kind "RayJob"', UserError, "install KubeRay"),
+        ('Error from server (NotFound): namespaces "raymill" not found', UserError, "raymill manifests"),
+        ('E1121 21:11:37.1 memcache.go:265] noise\nerror: context "x" does not exist', UserError, "profile's context"),
+    ],
+)
+def test_what_kubectl_says_is_told_with_a_next_step(
+    kubernetes: Cluster, says: str, error: type[Exception], advice: str
+) -> None:
+    (kubernetes.root / "refuse.txt").write_text(says + "\n")
+    with pytest.raises(error) as raised:
+        Kubectl("raymill", context="x").apply("kind: Namespace")
+    assert advice in str(raised.value)
+    assert "memcache" not in str(raised.value)
+    assert "--context=x" in kubernetes.calls()[0]
+
+
+def test_the_package_that_ray_makes_of_a_mounted_recipe_holds_the_recipe_alone(tmp_path: Path) -> None:
+    """A ConfigMap is mounted as links into hidden folders; Ray's own packing is asked what it would send."""
+    from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
+
+    from cluster.jobs import Submission
+    from k8s.profile import load_profile
+    from k8s.rayjob import job_manifests
+
+    mounted = tmp_path / "mounted"
+    (mounted / "..2026_11_21").mkdir(parents=True)
+    (mounted / "..2026_11_21" / "recipe.yaml").write_text("name: x\n")
+    (mounted / "..data").symlink_to("..2026_11_21")
+    (mounted / "recipe.yaml").symlink_to("..data/recipe.yaml")
+    job = job_manifests(load_profile("dev"), Submission("x", "name: x\n", "/store", ("raymill",)))[1]
+    excludes = yaml.safe_load(job["spec"]["runtimeEnvYAML"])["excludes"]
+    import zipfile
+
+    create_package(str(mounted), tmp_path / "sent.zip", include_gitignore=False, excludes=excludes)
+    with zipfile.ZipFile(tmp_path / "sent.zip") as archive:
+        assert archive.namelist() == ["recipe.yaml"]
+        assert archive.read("recipe.yaml") == b"name: x\n"
+    assert get_uri_for_directory(str(mounted), include_gitignore=False, excludes=excludes).startswith("gcs://")
