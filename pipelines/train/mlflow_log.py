@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from cluster.errors import UserError
 from pipelines.train.journal import Record
-from pipelines.train.tensorboard import CURVES
+from pipelines.train.tensorboard import curves
 
 EXPERIMENT = "raymill"
 BATCH = 1000
@@ -72,5 +72,5 @@ def log_run(records: Iterable[Record], address: str, name: str, parameters: Mapp
 
 def _points(records: Iterable[Record]) -> Iterator[tuple[str, float, int]]:
     for record in records:
-        for name in CURVES.get(record["kind"], ()):
-            yield f"{record['kind']}/{name}", float(record[name]), int(record["step"])
+        for name, value in curves(record):
+            yield name, value, int(record["step"])
