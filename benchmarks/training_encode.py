@@ -286,7 +286,7 @@ def measure_without_ray(documents: list[str], rounds: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of .txt and .jsonl files, read before Python's sources")
-    parser.add_argument("--megabytes", type=float, default=30.0)
+    parser.add_argument("--megabytes", type=float, default=120.0, help="at least 30, or starting matters more")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cores", type=int, default=0, help="by default all that this process may use")
     parser.add_argument("--quick", action="store_true", help="2 megabytes, one round")
