@@ -33,6 +33,9 @@ RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",  # a laptop under load needs more than the default of 60
 }
+WORKER_ENVIRONMENT = {"RAY_worker_niceness": "0"}
+"""Ray's workers are nicer by 15 than what starts them: beside anything else at all, training would hardly run."""
+
 OUT_OF_MEMORY = "lower micro_batch_sequences, set recompute: full or spread the model with parallel.shard"
 START_RETRIES = 2
 """Times that workers may not find their place or not start in time; Ray Train's own default is for ever."""
@@ -136,6 +139,7 @@ def _trainer(job: Job) -> Any:
             name="run",
             storage_path=path,
             storage_filesystem=filesystem,
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
             failure_config=ray.train.FailureConfig(
                 max_failures=config.max_worker_failures, controller_failure_limit=START_RETRIES
             ),
