@@ -149,11 +149,11 @@ def _trainer(job: Job) -> Any:
 
 def _take_over(job: Job) -> None:
     """Copy the journal of the earlier try that got furthest; its checkpoints are read where they are."""
-    from pipelines.train.checkpoint import find
+    from pipelines.train.checkpoint import newest_try
 
-    for checkpoint in find(job.store, [f"{prefix}/{CHECKPOINTS}" for prefix in job.earlier])[:1]:
-        source = checkpoint.key.rsplit("/", 2)[0]
-        carry_over(job.store, f"{source}/{JOURNAL}", f"{job.resume}/{JOURNAL}")
+    furthest = newest_try(job.store, [f"{prefix}/{CHECKPOINTS}" for prefix in job.earlier])
+    if furthest is not None:
+        carry_over(job.store, f"{furthest.removesuffix(CHECKPOINTS)}{JOURNAL}", f"{job.resume}/{JOURNAL}")
 
 
 def _outcome(fit: _Fit, job: Job) -> dict[str, Any]:
