@@ -23,6 +23,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -39,8 +40,8 @@ VOCABULARY_BYTES = 4_000_000
 
 
 def make_documents(data: Path | None, megabytes: float) -> list[str]:
-    """Documents of a few thousand characters: the folder's texts, then the documentation installed with Python."""
-    from benchmarks.curation_minhash import docstrings, stored_texts
+    """Documents of a few thousand characters: the folder's texts, then the sources of Python and its packages."""
+    from benchmarks.curation_minhash import stored_texts
 
     documents: list[str] = []
     held, size, wanted = "", 0, int(megabytes * 1e6)
@@ -48,17 +49,25 @@ def make_documents(data: Path | None, megabytes: float) -> list[str]:
     def texts() -> Iterator[str]:
         if data is not None:
             yield from stored_texts(data)
-        yield from docstrings()
+        yield from installed_sources()
 
     for text in texts():
         held += text + "\n\n"
-        if len(held) >= DOCUMENT_CHARACTERS:
-            documents.append(held)
-            size += len(held.encode("utf-8", "surrogatepass"))
-            held = ""
+        whole = len(held) - len(held) % DOCUMENT_CHARACTERS
+        for first in range(0, whole, DOCUMENT_CHARACTERS):
+            documents.append(held[first : first + DOCUMENT_CHARACTERS])
+            size += len(documents[-1].encode("utf-8", "surrogatepass"))
+        held = held[whole:]
         if size >= wanted:
             break
     return [text.encode("utf-8", "replace").decode("utf-8") for text in documents]
+
+
+def installed_sources() -> Iterator[str]:
+    """The source files of the installed Python, with their documentation: two hundred megabytes and more."""
+    for folder in (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"]):
+        for path in sorted(Path(folder).rglob("*.py")):
+            yield path.read_text(encoding="utf-8", errors="replace")
 
 
 def publish_corpus(store: Any, documents: list[str], name: str) -> Any:
@@ -223,7 +232,7 @@ def measure_without_ray(documents: list[str], rounds: int) -> dict[str, Any]:
     """The result ``encode_cpu``: CPU seconds of the stage's own work on a table and of its packing, one thread."""
     import pyarrow as pa
 
-    from pipelines.tokens.encode import _unpack, encode_table
+    from pipelines.tokens.encode import encode_table
     from pipelines.tokens.folder import corpus_encoder
     from pipelines.tokens.learn import learn_bpe
     from pipelines.tokens.marks import Marks
@@ -233,11 +242,10 @@ def measure_without_ray(documents: list[str], rounds: int) -> dict[str, Any]:
     tokenizer = learn_bpe(few, VOCABULARY, 2).to_str()
     encoder, marks = corpus_encoder(tokenizer), Marks(0, 1, 2, None, (), frozenset([0, 1, 2]))
     same: dict[str, Any] = {name: [name] * len(documents) for name in ("source", "language")}
-    paths = ["corpus/train/part-00000.parquet"] * len(documents)
-    table = pa.table({"id": [f"{n:08d}" for n in range(len(documents))], "text": documents, **same, "path": paths})
+    table = pa.table({"id": [f"{n:08d}" for n in range(len(documents))], "text": documents, **same})
 
     def ours() -> int:
-        batch = _unpack(encode_table(table, tokenizer, marks), marks.around)
+        batch = encode_table(table, "train", tokenizer, marks)
         with tempfile.TemporaryDirectory() as folder:
             packer = Packer(Path(folder), vocab_size=VOCABULARY, bos_id=0, eos_id=1, pad_id=2)
             start = 0
@@ -277,8 +285,8 @@ def measure_without_ray(documents: list[str], rounds: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of .txt and .jsonl files, read before Python's documentation")
-    parser.add_argument("--megabytes", type=float, default=30.0)
+    parser.add_argument("--data", type=Path, help="folder of .txt and .jsonl files, read before Python's sources")
+    parser.add_argument("--megabytes", type=float, default=120.0, help="at least 30, or starting matters more")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cores", type=int, default=0, help="by default all that this process may use")
     parser.add_argument("--quick", action="store_true", help="2 megabytes, one round")

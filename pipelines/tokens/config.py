@@ -73,7 +73,9 @@ class TokensConfig(StrictModel):
 
     sequence_length: int = Field(512, ge=8, le=1 << 20, description="tokens a model sees at once")
     workers: int | None = execution(
-        None, ge=1, description="Ray tasks that encode at the same time; by default as many as there are CPUs"
+        None,
+        ge=1,
+        description="parallel workers; by default one for each core that Ray really has",
     )
 
 

@@ -1,18 +1,21 @@
-"""Encode documents with Ray Data. Every batch is encoded by itself, so that the layout changes nothing."""
+"""Encode documents with Ray Data. Every document is encoded by itself, so that the layout changes nothing."""
 
 from __future__ import annotations
 
+import functools
+import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import ray
 
+from pipelines.corpus.parts import default_workers, map_parts
 from pipelines.tokens.folder import corpus_encoder
 from pipelines.tokens.marks import Marks
 
@@ -24,11 +27,14 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation")
 COLUMNS = ("id", "text", "source", "language")
+PARTS_FOR_A_WORKER = 16
+SMALLEST_SHARE_BYTES, LARGEST_SHARE_BYTES = 1 << 18, 4 << 20
+"""Of a stored file."""
 
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """Documents of one block: aligned columns, the tokens one after another with ``bos`` and ``eos`` around each.
+    """Documents of one part: aligned columns, the tokens one after another with ``bos`` and ``eos`` around each.
 
     Attributes:
         around: how many of a document's tokens are such marks.
@@ -45,6 +51,15 @@ class EncodedBatch:
     tokens: np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of ``shares`` equal shares of a file's documents."""
+
+    path: str
+    shares: int
+    which: int
+
+
 def encode_splits(
     store: Store,
     corpus: Artifact,
@@ -56,40 +71,34 @@ def encode_splits(
     """The curated corpus's documents, encoded, in whatever order they become ready.
 
     Args:
+        workers: tasks at the same time; by default one for each core.
         done: ids of documents to leave out.
     """
-    paths = parquet_files(corpus)
-    keys = [corpus.key(path) for path in paths]
-    filesystem = store.arrow(corpus.data_prefix)[0]
-    dataset = ray.data.read_parquet(
-        [store.arrow(key)[1] for key in keys],
-        filesystem=filesystem,
-        include_paths=True,
-        override_num_blocks=block_count(sum(entry.size_bytes for entry in corpus.files if entry.path in paths)),
-    ).select_columns([*COLUMNS, "path"])
-    encoded = dataset.map_batches(
-        encode_table,
-        batch_format="pyarrow",
-        batch_size=None,
-        zero_copy_batch=True,
-        fn_kwargs={
-            "tokenizer": ray.put(tokenizer_json),
-            "marks": marks,
-            "done": ray.put(pa.array(done, pa.string())) if done else None,
-        },
-        concurrency=workers,
+    workers = workers or default_workers()
+    encode = functools.partial(
+        encode_part,
+        store=store,
+        corpus=corpus,
+        tokenizer=ray.put(tokenizer_json),
+        marks=marks,
+        done=ray.put(pa.array(done, pa.string())) if done else None,
     )
-    for table in encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
-        if table.num_rows:
-            yield _unpack(table, marks.around)
+    for batch in map_parts(encode, parts_of(corpus, workers), workers):
+        if batch.ids:
+            yield batch
 
 
-def block_count(stored_bytes: int) -> int:
-    """In how many blocks to read so much Parquet: of about 1 MiB, and where that were more than 2,000, up to 64 MiB.
+def parts_of(corpus: Artifact, workers: int) -> list[Part]:
+    """The corpus in parts small enough for workers to end together, and large enough for a driver to count.
 
-    Left to itself Ray Data reads a small corpus as one block, which one core then encodes.
+    A worker reads a whole file for its share of it, which costs a hundredth of encoding it: shares are few.
     """
-    return max(1, min(stored_bytes >> 20, 2000), stored_bytes >> 26)
+    sizes = {entry.path: entry.size_bytes for entry in corpus.files}
+    paths = parquet_files(corpus)
+    share = sum(sizes[path] for path in paths) / (PARTS_FOR_A_WORKER * workers)
+    share = min(max(share, SMALLEST_SHARE_BYTES), LARGEST_SHARE_BYTES)
+    counts = {path: max(math.ceil(sizes[path] / share), 1) for path in paths}
+    return [Part(path, counts[path], which) for path in paths for which in range(counts[path])]
 
 
 def parquet_files(corpus: Artifact) -> list[str]:
@@ -99,28 +108,54 @@ def parquet_files(corpus: Artifact) -> list[str]:
     )
 
 
-def encode_table(table: pa.Table, tokenizer: Any, marks: Marks, done: Any = None) -> pa.Table:
-    """Columns ``id``, ``text``, ``source``, ``language``, ``path`` to encoded documents; ``tokens`` is a list column.
+def encode_part(
+    part: Part, *, store: Store, corpus: Artifact, tokenizer: ray.ObjectRef, marks: Marks, done: ray.ObjectRef | None
+) -> EncodedBatch:
+    """Encode a part, on a worker.
 
     Args:
-        tokenizer: the text of ``tokenizer.json``, or Ray's reference to it.
+        tokenizer: Ray's reference to the text of ``tokenizer.json``.
         done: Ray's reference to ids of documents to leave out.
     """
+    table = _documents(store, corpus.key(part.path), held=part.shares > 1)
+    first, end = (len(table) * number // part.shares for number in (part.which, part.which + 1))
+    table = table.slice(first, end - first)
     if done is not None:
-        table = table.filter(pc.invert(pc.is_in(table["id"].cast(pa.string()), value_set=ray.get(done))))
-    encoder = _encoder(ray.get(tokenizer) if isinstance(tokenizer, ray.ObjectRef) else tokenizer)
+        table = table.filter(pc.invert(pc.is_in(table["id"], value_set=ray.get(done))))
+    return encode_table(table, part.path.split("/")[0], ray.get(tokenizer), marks)
+
+
+_held: dict[str, pa.Table] = {}
+"""The documents of the file that this process read last, where more shares of it may come."""
+
+
+def _documents(store: Store, key: str, *, held: bool) -> pa.Table:
+    uri = store.uri(key)
+    if uri in _held:
+        return _held[uri]
+    filesystem, place = store.arrow(key)
+    table = pq.read_table(place, filesystem=filesystem, columns=list(COLUMNS), partitioning=None, use_threads=False)
+    table = table.set_column(table.schema.get_field_index("id"), "id", table["id"].cast(pa.string()))
+    _held.clear()
+    if held:
+        _held[uri] = table
+    return table
+
+
+def encode_table(table: pa.Table, split: str, tokenizer_json: str, marks: Marks) -> EncodedBatch:
+    """Documents of a split, in columns ``id``, ``text``, ``source`` and ``language``, encoded."""
     texts = table["text"].to_pylist()
-    tokens, offsets = encode_texts(encoder, texts, marks)
-    return pa.table(
-        {
-            "split": pa.array([_split_of(path) for path in table["path"].to_pylist()], pa.string()),
-            "id": table["id"].cast(pa.string()),
-            "source": table["source"].cast(pa.string()),
-            "language": table["language"].cast(pa.string()),
-            "bytes": pc.binary_length(table["text"]).cast(pa.int64()),
-            "words": pa.array([len(text.split()) for text in texts], pa.int64()),
-            "tokens": pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(tokens, pa.uint32())),
-        }
+    tokens, offsets = encode_texts(_encoder(tokenizer_json), texts, marks)
+    return EncodedBatch(
+        around=marks.around,
+        splits=[split] * len(texts),
+        ids=table["id"].to_pylist(),
+        sources=table["source"].to_pylist(),
+        languages=table["language"].to_pylist(),
+        text_bytes=pc.binary_length(table["text"]).cast(pa.int64()).to_numpy(),
+        words=np.fromiter((len(text.split()) for text in texts), np.int64, len(texts)),
+        lengths=np.diff(offsets),
+        tokens=tokens,
     )
 
 
@@ -140,28 +175,6 @@ def encode_texts(
     return np.frombuffer(tokens, np.uint32), offsets
 
 
-@lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=2)
 def _encoder(tokenizer_json: str) -> Tokenizer:
     return corpus_encoder(tokenizer_json)
-
-
-def _split_of(path: str) -> str:
-    return path.rsplit("/", 2)[-2]
-
-
-def _unpack(table: pa.Table, around: int) -> EncodedBatch:
-    lists = table["tokens"].combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):
-        lists = lists.chunk(0)
-    offsets = lists.offsets.to_numpy()
-    return EncodedBatch(
-        around=around,
-        splits=table["split"].to_pylist(),
-        ids=table["id"].to_pylist(),
-        sources=table["source"].to_pylist(),
-        languages=table["language"].to_pylist(),
-        text_bytes=table["bytes"].to_numpy(),
-        words=table["words"].to_numpy(),
-        lengths=np.diff(offsets),
-        tokens=lists.values.to_numpy()[offsets[0] : offsets[-1]],
-    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,6 +111,16 @@ def reject(store: Store, prefix: str, beyond: int, memory: Mapping[str, Any]) ->
         if each.step > beyond:
             remove(store, each.key)
     store.write(f"{prefix}/{ROLLED_BACK}", Checkpoint("", beyond, {}, memory).encode())
+
+
+def newest_try(store: Store, prefixes: Sequence[str]) -> str | None:
+    """Which of the tries got to where a run continues: it has that checkpoint, or went back to it."""
+    for newest in find(store, prefixes)[:1]:
+        for prefix in prefixes:
+            back = _rolled_back(store, prefix)
+            if newest.key.startswith(f"{prefix}/") or (back is not None and back.step == newest.step):
+                return prefix
+    return None
 
 
 def remove(store: Store, key: str) -> None:

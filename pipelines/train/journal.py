@@ -102,23 +102,43 @@ class Journal:
 
 
 class Follower:
-    """Reads a journal while it is written; segments that did not grow are not read again."""
+    """Reads a journal while it is written. What it read once it neither parses nor sorts out again."""
 
     def __init__(self, store: Store, prefix: str) -> None:
         self._store = store
         self._prefix = prefix
-        self._segments: dict[str, tuple[int, list[Record]]] = {}
+        self._forget()
 
     def poll(self) -> list[Record]:
         """Every record that holds, in the order of steps."""
-        return settle(self.written())
+        self._update()
+        return list(self._held)
 
     def written(self) -> list[Record]:
         """Every record in the order written, also those that later ones took back."""
-        for item in _segments(self._store, self._prefix):
-            if self._segments.get(item.key, (-1, []))[0] != item.size_bytes:
-                self._segments[item.key] = (item.size_bytes, _parse(self._store.read(item.key)))
-        return [record for key in sorted(self._segments) for record in self._segments[key][1]]
+        self._update()
+        return list(self._written)
+
+    def _forget(self) -> None:
+        self._sizes: dict[str, int] = {}
+        self._taken: dict[str, int] = {}  # bytes of whole lines
+        self._written: list[Record] = []
+        self._held: list[Record] = []
+
+    def _update(self) -> None:
+        segments = sorted(_segments(self._store, self._prefix), key=lambda item: item.key)
+        last = max(self._sizes, default="")
+        changed = [item for item in segments if self._sizes.get(item.key) != item.size_bytes]
+        if any(item.key < last or item.size_bytes < self._sizes.get(item.key, 0) for item in changed):
+            self._forget()  # a worker that was given up wrote on, say: its lines belong before those of the next one
+            changed = segments
+        for item in changed:
+            data = self._store.read(item.key)
+            whole = data.rfind(b"\n") + 1  # a last line that is still being written has no line end yet
+            for record in _parse(data[self._taken.get(item.key, 0) : whole]):
+                self._written.append(record)
+                self._held = _settled(self._held, record)
+            self._sizes[item.key], self._taken[item.key] = item.size_bytes, whole
 
 
 def settle(records: Iterable[Record]) -> list[Record]:
@@ -128,13 +148,19 @@ def settle(records: Iterable[Record]) -> list[Record]:
     """
     held: list[Record] = []
     for record in records:
-        if record["kind"] == "rollback":
-            step = record["step"]
-            told = [each for each in held if each["step"] <= step or each["kind"] in ("note", "event")]
-            held = [{**each, "step": min(each["step"], step)} for each in told]
-        elif record["kind"] == "start":
-            held = [each for each in held if each["step"] <= record["step"]]
-        held.append(record)
+        held = _settled(held, record)
+    return held
+
+
+def _settled(held: list[Record], record: Record) -> list[Record]:
+    """The list with one more record; it is the same list where nothing is taken back."""
+    step = record["step"]
+    if record["kind"] == "rollback":
+        told = [each for each in held if each["step"] <= step or each["kind"] in ("note", "event")]
+        held = [{**each, "step": min(each["step"], step)} for each in told]
+    elif record["kind"] == "start":
+        held = [each for each in held if each["step"] <= step]
+    held.append(record)
     return held
 
 
@@ -148,6 +174,5 @@ def _segments(store: Store, prefix: str) -> list[Any]:
     return [item for item in store.files(f"{prefix}/") if item.key.endswith(".jsonl")]
 
 
-def _parse(data: bytes) -> list[Record]:
-    """The records of whole lines; a last line that is still being written has no line end yet."""
-    return [json.loads(line) for line in data.decode("utf-8").split("\n")[:-1] if line]
+def _parse(lines: bytes) -> list[Record]:
+    return [json.loads(line) for line in lines.decode("utf-8").split("\n") if line]

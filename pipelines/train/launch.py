@@ -33,6 +33,9 @@ RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",  # a laptop under load needs more than the default of 60
 }
+WORKER_ENVIRONMENT = {"RAY_worker_niceness": "0"}
+"""Ray's workers are nicer by 15 than what starts them: beside anything else at all, training would hardly run."""
+
 OUT_OF_MEMORY = "lower micro_batch_sequences, set recompute: full or spread the model with parallel.shard"
 SHOWN = ("accuracy", "reward", "kl", "length")
 """Figures of some kinds of training that are shown while it runs."""
@@ -142,6 +145,7 @@ def _trainer(job: Job) -> Any:
             name="run",
             storage_path=path,
             storage_filesystem=filesystem,
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
             failure_config=ray.train.FailureConfig(
                 max_failures=config.max_worker_failures, controller_failure_limit=START_RETRIES
             ),
@@ -151,11 +155,11 @@ def _trainer(job: Job) -> Any:
 
 def _take_over(job: Job) -> None:
     """Copy the journal of the earlier try that got furthest; its checkpoints are read where they are."""
-    from pipelines.train.checkpoint import find
+    from pipelines.train.checkpoint import newest_try
 
-    for checkpoint in find(job.store, [f"{prefix}/{CHECKPOINTS}" for prefix in job.earlier])[:1]:
-        source = checkpoint.key.rsplit("/", 2)[0]
-        carry_over(job.store, f"{source}/{JOURNAL}", f"{job.resume}/{JOURNAL}")
+    furthest = newest_try(job.store, [f"{prefix}/{CHECKPOINTS}" for prefix in job.earlier])
+    if furthest is not None:
+        carry_over(job.store, f"{furthest.removesuffix(CHECKPOINTS)}{JOURNAL}", f"{job.resume}/{JOURNAL}")
 
 
 def _outcome(fit: _Fit, job: Job) -> dict[str, Any]:

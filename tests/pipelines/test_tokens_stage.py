@@ -49,9 +49,8 @@ class InProcess:
             filesystem, place = store.arrow(corpus.key(path))
             table = pq.read_table(place, filesystem=filesystem, columns=list(encode.COLUMNS), partitioning=None)
             table = table.filter(pc.invert(pc.is_in(table["id"], value_set=pa.array(done, pa.string()))))
-            table = table.append_column("path", pa.array([place] * len(table), pa.string()))
             if len(table):
-                yield encode._unpack(encode.encode_table(table, tokenizer_json, marks), marks.around)
+                yield encode.encode_table(table, path.split("/")[0], tokenizer_json, marks)
 
 
 @pytest.fixture

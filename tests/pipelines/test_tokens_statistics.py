@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer
 
-from pipelines.tokens.encode import _unpack as unpack
-from pipelines.tokens.encode import block_count, encode_table
+from cluster.artifact import Artifact, FileEntry
+from pipelines.tokens.encode import LARGEST_SHARE_BYTES, encode_table, parts_of
 from pipelines.tokens.learn import learn_bpe
 from pipelines.tokens.marks import Marks
 from pipelines.tokens.statistics import CorpusStatistics, rank_frequency, unigram_loss
@@ -29,7 +29,7 @@ ROWS = [
 def table(rows: list[tuple[Any, ...]]) -> pa.Table:
     names = ("id", "text", "source", "language")
     columns: dict[str, Any] = {name: pa.array([row[place] for row in rows]) for place, name in enumerate(names)}
-    return pa.table(columns | {"path": [f"/somewhere/{row[4]}/part-0.parquet" for row in rows]})
+    return pa.table(columns)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def tokenizer() -> Tokenizer:
 def test_every_tally_is_what_counting_gives(tokenizer: Tokenizer, bos: int | None) -> None:
     marks = Marks(bos, 1, 2, None, (), frozenset([0, 1, 2]))
     statistics = CorpusStatistics()
-    for rows in (ROWS[:2], ROWS[2:]):
-        batch = unpack(encode_table(table(rows), tokenizer.to_str(), marks), marks.around)
+    for rows in (ROWS[:2], ROWS[2:3], ROWS[3:]):
+        batch = encode_table(table(rows), rows[0][4], tokenizer.to_str(), marks)
         statistics.add(batch)
         edges = np.concatenate([[0], np.cumsum(batch.lengths)])
         for number, row in enumerate(rows):
@@ -82,14 +82,23 @@ def learn_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def test_a_block_of_which_everything_is_done_gives_nothing(tokenizer: Tokenizer) -> None:
     marks = Marks(0, 1, 2, None, (), frozenset([0, 1, 2]))
-    encoded = encode_table(table(ROWS).slice(0, 0), tokenizer.to_str(), marks)
-    assert encoded.num_rows == 0
-    assert encoded.schema == encode_table(table(ROWS), tokenizer.to_str(), marks).schema
+    encoded = encode_table(table(ROWS).slice(0, 0), "train", tokenizer.to_str(), marks)
+    assert encoded.ids == [] and len(encoded.tokens) == 0
 
 
-def test_blocks_are_small_enough_for_every_core_and_few_enough_for_a_driver() -> None:
-    sizes = [0, 1 << 20, 40 << 20, 10 << 30, 1 << 40]
-    assert [block_count(size) for size in sizes] == [1, 1, 40, 2000, 16384]
+def corpus(sizes: list[int]) -> Artifact:
+    files = [FileEntry(path=f"train/{n}.parquet", size_bytes=size, sha256="") for n, size in enumerate(sizes)]
+    return Artifact(kind="Corpus", name="curate", fingerprint="0" * 64, identity={}, attempt="a", files=files)
+
+
+def test_parts_are_small_enough_for_every_core_and_few_enough_for_a_driver() -> None:
+    mebibyte = 1 << 20
+    assert [len(parts_of(corpus(sizes), 2)) for sizes in ([0], [100], [8 * mebibyte], [mebibyte] * 8)] == [1, 1, 32, 32]
+    # A large corpus: files as the stages before write them, each read a few times at most.
+    assert len(parts_of(corpus([12 * mebibyte] * 1000), 2)) == 1000 * 12 * mebibyte / LARGEST_SHARE_BYTES
+    parts = parts_of(corpus([mebibyte, 5 * mebibyte]), 1)
+    for path, share in (("train/0.parquet", 3), ("train/1.parquet", 14)):
+        assert [(each.which, each.shares) for each in parts if each.path == path] == [(n, share) for n in range(share)]
 
 
 def test_frequencies_by_rank_fall() -> None:

@@ -196,6 +196,23 @@ def test_a_file_that_reads_back_otherwise_does_not_count(store: Store, monkeypat
     assert checkpoint.find(store, ["run"]) == []
 
 
+def test_tries_that_went_back_are_known(store: Store) -> None:
+    state = trained(1)
+    for step in (5, 10):
+        save(store, "first", step, state)
+    tries = ["third", "second", "first"]
+    assert checkpoint.newest_try(store, tries) == "first"
+    checkpoint.reject(store, "second", 5, {"skips": [[5, 3]]})
+    assert [each.step for each in checkpoint.find(store, tries)] == [5]
+    assert checkpoint.find(store, tries)[0].memory == {"skips": [[5, 3]], "step": 5}
+    assert checkpoint.newest_try(store, tries) == "second"
+    save(store, "third", 7, state)
+    assert [each.step for each in checkpoint.find(store, tries)] == [7, 5]
+    assert checkpoint.newest_try(store, tries) == "third"
+    assert [each.step for each in checkpoint.find(store, ["first"])] == [10, 5]  # nothing is deleted there
+    assert checkpoint.newest_try(store, ["none"]) is None
+
+
 def test_markers_of_an_earlier_version_are_passed_over(store: Store, tmp_path: Path) -> None:
     store.write("run/step-000000003/complete.json", json.dumps({"step": 3, "sha256": "x", "size_bytes": 3}).encode())
     assert checkpoint.find(store, ["run"]) == []

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.errors import InfraError
 from cluster.store import Store, open_store
@@ -59,6 +62,34 @@ def test_what_was_written_grows_also_where_a_restart_takes_something_back(tmp_pa
         writer.close()
     assert [each["step"] for each in follower.poll()] == [0, 20]
     assert [each["step"] for each in follower.written()] == [0, 40, 20]
+
+
+lines = st.lists(
+    st.tuples(
+        st.sampled_from(["train", "event", "start", "rollback"]), st.integers(0, 9), st.integers(0, 2), st.booleans()
+    ),
+    max_size=25,
+)
+
+
+@given(lines)
+def test_following_gives_what_reading_everything_at_once_gives(written: list[tuple[str, int, int, bool]]) -> None:
+    """Lines that come to any of three segments, in any order, with looks in between."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "j"
+        folder.mkdir()
+        follower = Follower(open_store(name), "j")
+        segments: dict[int, list[dict[str, object]]] = {0: [], 1: [], 2: []}
+        for number, (kind, step, segment, looks) in enumerate(written):
+            record: dict[str, object] = {"kind": kind, "step": step, "number": number}
+            segments[segment].append(record)
+            with (folder / f"{segment:06d}.jsonl").open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            if looks:
+                everything = [*segments[0], *segments[1], *segments[2]]
+                assert follower.written() == everything
+                assert follower.poll() == settle(everything)
+        assert follower.poll() == settle([*segments[0], *segments[1], *segments[2]])
 
 
 def test_half_a_line_is_left_for_later(tmp_path: Path) -> None:

@@ -191,6 +191,7 @@ def test_a_killed_worker_and_then_a_killed_driver_change_nothing(
         wait_for_step(process, store, 45, tmp_path / "first.log")
         victims = workers_of(process)
         assert len(victims) == 2
+        assert {each.nice() for each in victims} == {process.nice()}  # Ray's other workers give way to everything
         victims[1].kill()
         wait_for_restart(process, store, tmp_path / "first.log")
         wait_for_step(process, store, 130, tmp_path / "first.log")

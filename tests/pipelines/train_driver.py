@@ -144,7 +144,7 @@ def journal_lines(store: Store, root: Path | None = None) -> list[dict[str, Any]
     return [json.loads(line) for line in lines if line]
 
 
-def wait_until(condition: Callable[[], bool], process: psutil.Popen, log: Path, limit_s: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], process: psutil.Popen, log: Path, limit_s: float = 270) -> None:
     """Return when something is so; fail where the driver ends before, or after a long time."""
     limit = time.monotonic() + limit_s
     while not condition():
