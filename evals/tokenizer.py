@@ -19,7 +19,19 @@ PLAIN_CLASSES = frozenset({"TokenizersBackend", "PreTrainedTokenizerFast"})
 PLAIN_MODELS = frozenset({"llama"})
 """Model types (Raymill trains these) of which ``AutoTokenizer`` believes that class; of some it knows better."""
 
+FILES = ("tokenizer*", "vocab*", "spiece.model", "*.tiktoken", "tekken.json", "merges.txt")
+NEXT_STEP = "put tokenizer.json and tokenizer_config.json beside the model"
 LENGTH = "max_position_embeddings"
+
+
+def require_tokenizer(base: Path) -> None:
+    """Refuse a folder in which no tokenizer can be, before anything is started for it.
+
+    Raises:
+        UserError: none of the files that tokenizers are kept in is there.
+    """
+    if not any(found for pattern in FILES for found in base.glob(pattern)):
+        raise UserError("has no tokenizer: none of its files is there", where=str(base), next_step=NEXT_STEP)
 
 
 def load_tokenizer(base: Path) -> Any:
@@ -44,7 +56,7 @@ def load_tokenizer(base: Path) -> Any:
         raise UserError(
             f"has no tokenizer that can be loaded: {str(error).splitlines()[0]}",
             where=str(base),
-            next_step="put tokenizer.json and tokenizer_config.json beside the model",
+            next_step=NEXT_STEP,
         ) from error
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
+from cluster.errors import UserError
 from evals.tokenizer import load_tokenizer, longest_sequence
+from pipelines.cli import run_command
 
 TEXTS = ["the sun is a star", " été  \n\n1+1=2", "<bos>light<eos>", ""]
 
@@ -49,6 +51,20 @@ def test_other_models_are_left_to_transformers(tiny_model: Path, tmp_path: Path)
     del settings["max_position_embeddings"]
     (folder / "config.json").write_text(json.dumps(settings))
     assert longest_sequence(folder, None) == AutoConfig.from_pretrained(folder).max_position_embeddings
+
+
+def test_a_model_without_one_is_refused_before_anything_starts(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mute"
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("tokenizer*", "special*"))
+    monkeypatch.setattr("pipelines.commands.eval.connect", lambda *_: pytest.fail("Ray was started"))
+    words = ["eval", str(folder), "--suite", "arc_easy", "--benchmarks", "sample", "--store", str(tmp_path / "store")]
+    assert run_command(words) == 2
+    assert "has no tokenizer: none of its files is there" in capsys.readouterr().err
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="has no tokenizer that can be loaded"):
+        load_tokenizer(folder)
 
 
 def test_the_process_that_asks_imports_no_torch(tiny_model: Path) -> None:
