@@ -59,6 +59,7 @@ def ours_load(data: str, suites: tuple[str, ...]) -> Any:
     from evals.benchmarks import open_benchmarks
     from evals.config import EvalsConfig
 
+    tasks.evaluator()  # as `raymill eval` needs it, and the stock command
     shots = {suite: SHOTS[suite] for suite in suites if suite in SHOTS}
     config = EvalsConfig(benchmarks=data, suites=suites, num_fewshot=shots)
     return tasks.load_tasks(open_benchmarks(config), config)["tasks"]

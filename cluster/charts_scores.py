@@ -77,11 +77,15 @@ def _bar(
 
 
 def difference_chart(
-    title: str, differences: Mapping[str, tuple[float, float, float]], shown: Collection[str], row: int = 17
+    title: str,
+    differences: Mapping[str, tuple[float, float, float]],
+    shown: Collection[str],
+    row: int = 17,
+    better: Collection[str] | None = None,
 ) -> str:
     """One line an entry: a dot for the difference, a bar for its interval (value, low, high), zero in the middle.
 
-    Those named in ``shown`` are in colour, by their side.
+    Those named in ``shown`` are in colour: green where named in ``better``; without it, where above zero.
     """
     if not differences:
         return f"<p class=note>{escape(title)}: nothing was recorded.</p>"
@@ -98,7 +102,8 @@ def difference_chart(
     parts.append(f'<line x1="{zero}" x2="{zero}" y1={TOP - 8} y2={height - 18} stroke=var(--soft) />')
     for index, (label, (value, low, high)) in enumerate(differences.items()):
         y = TOP + index * row + row / 2
-        colour = 5 if label not in shown else 2 if value > 0 else 1
+        good = value > 0 if better is None else label in better
+        colour = 5 if label not in shown else 2 if good else 1
         ends = [zero + max(-1.0, min(1.0, end / reach)) * half for end in (low, high)]
         parts.append(_text(LABEL_WIDTH - 8, y + 4, _short(label), "end"))
         parts.append(f'<line class="line c{colour}" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y:.1f}" y2="{y:.1f}" />')

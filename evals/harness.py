@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import Collator, has_bos_prefix, resolve_max_length
+from lm_eval.models.utils import Collator, has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from cluster.errors import UserError
 from cluster.progress import Tracker
 from evals.encoding import encode_pairs, encode_texts
 from evals.endpoint import EndpointPool
-from evals.own_model import read_own
 from evals.pool import ScorerPool
-from evals.scorer import Answer, Group, Prompt, load_tokenizer
+from evals.scorer import Answer, Group, Prompt
+from evals.tokenizer import load_tokenizer, longest_sequence
 from evals.usage import Meter
 
 DEFAULT_NEW_TOKENS = 256
@@ -60,10 +60,7 @@ class ClusterLM(TemplateLM):
         self.tokenizer = load_tokenizer(base)
         self.batch_size = batch_size
         if max_length is None:  # else the folder may hold a tokenizer alone, as that of an endpoint does
-            from transformers import AutoConfig
-
-            settings = read_own(base) or AutoConfig.from_pretrained(base, local_files_only=True)
-            max_length = resolve_max_length(settings, self.tokenizer)
+            max_length = longest_sequence(base, self.tokenizer)
         self.max_length: int = max_length
         self.requests = self.truncated = 0
         self.truncated_by_task: Counter[str] = Counter()

@@ -19,8 +19,12 @@ from types import ModuleType
 from typing import Any
 
 SCORERS = frozenset({"rouge_score", "sacrebleu"})
-LARGE = frozenset({"datasets", "requests", "dill"})
+LARGE = frozenset({"datasets", "requests", "dill", "lm_eval.loggers"})
 """Packages of which only the first import is put off: when they are executed, it is all of them, in their own order."""
+
+OPEN = frozenset({"lm_eval.loggers"})
+"""Packages whose modules are imported without the package's own code: it brings pandas along for loggers in the web,
+and nothing in it is needed by the module of it that lm-eval's evaluator imports."""
 
 _LOCK = threading.RLock()
 
@@ -28,7 +32,8 @@ _LOCK = threading.RLock()
 class _Prepared(ModuleType):
     """A module whose code has not run; the first look at anything that it does not have yet runs it.
 
-    A package is without ``__path__`` until then, so that the import of a module in it runs the package first.
+    A package is without ``__path__`` until then (unless it is OPEN), so that the import of a module in it runs the
+    package first.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -60,7 +65,8 @@ class _LaterLoader(importlib.abc.Loader):
         return _Prepared(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__dict__.pop("__path__", None)
+        if module.__name__ not in OPEN:
+            module.__dict__.pop("__path__", None)
         module.__dict__["_pending"] = self._loader
 
 

@@ -18,6 +18,7 @@ from evals.answers import AnswerBook
 from evals.offline import ENVIRONMENT as OFFLINE
 from evals.own_model import load_own_model, read_own
 from evals.sources import Source
+from evals.tokenizer import assisted_generation_left_out, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,8 @@ class Scorer:
         torch.set_num_threads(1)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._base, adapter = self._source.folders()
-        self._model = load_model(self._base, adapter).to(self._device)
+        with assisted_generation_left_out():
+            self._model = load_model(self._base, adapter).to(self._device)
         self._takes = set(inspect.signature(self._model.forward).parameters)
 
     def answer(self, method: str, batches: list[Any], keys: list[str], book: AnswerBook | None) -> list[Any]:
@@ -187,21 +189,3 @@ def load_model(base: Path, adapter: Path | None) -> Any:
             next_step="check the artifact with `raymill verify`",
         ) from error
     return model.eval()
-
-
-def load_tokenizer(base: Path) -> Any:
-    """The tokenizer beside a model.
-
-    Raises:
-        UserError: there is none.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(base, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"has no tokenizer that can be loaded: {str(error).splitlines()[0]}",
-            where=str(base),
-            next_step="put tokenizer.json and tokenizer_config.json beside the model",
-        ) from error

@@ -151,7 +151,7 @@ def _book(store: Store, config: ServedConfig) -> AnswerBook:
 def _evaluate(
     config: ServedConfig, endpoint: Endpoint, benchmarks: BenchmarkSet, context: StageContext, book: AnswerBook
 ) -> Evaluation:
-    from evals.scorer import load_tokenizer
+    from evals.tokenizer import load_tokenizer
 
     folder = Path(config.tokenizer)
     tokenizer = load_tokenizer(folder)

@@ -183,8 +183,6 @@ def score_tasks(
     Args:
         reason: why some questions were not answered, asked for where that is so.
     """
-    from lm_eval.evaluator import evaluate
-
     from evals import partial, tasks
 
     began = time.monotonic()
@@ -193,7 +191,7 @@ def score_tasks(
             loaded = tasks.load_tasks(benchmarks, config)
             samples = tasks.sampled_questions(loaded, config)
         lm.versions = {name: str(task.VERSION) for name, task in loaded["tasks"].items()}
-        scores = dict(evaluate(lm, loaded, limit=config.limit, samples=samples))
+        scores = dict(tasks.evaluator()(lm, loaded, limit=config.limit, samples=samples))
         unanswered = ""
         if lm.unanswered:
             missing = {(task, number if samples is None else samples[task][number]) for task, number in lm.unanswered}

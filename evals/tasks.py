@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,14 @@ def write_overlay(folder: Path, benchmarks: BenchmarkSet, config: EvalsConfig) -
         elif task is not None and task.dataset in HUB_REVISIONS:
             lines.append(f"dataset_kwargs: {{revision: {HUB_REVISIONS[task.dataset]}}}")
         (folder / f"{suite}-{path.stem}-{number}.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def evaluator() -> Callable[..., Any]:
+    """lm-eval's own ``evaluate``."""
+    with imported_later():
+        from lm_eval.evaluator import evaluate
+
+    return evaluate
 
 
 def load_tasks(benchmarks: BenchmarkSet, config: EvalsConfig) -> Any:

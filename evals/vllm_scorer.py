@@ -17,8 +17,9 @@ from cluster.errors import UserError
 from cluster.store import Store
 from evals.answers import AnswerBook
 from evals.offline import ENVIRONMENT as OFFLINE
-from evals.scorer import Answer, Group, Prompt, count_tokens, load_model, load_tokenizer
+from evals.scorer import Answer, Group, Prompt, count_tokens, load_model
 from evals.sources import Source
+from evals.tokenizer import load_tokenizer
 
 KV_CACHE_BYTES = 64 << 20
 """On CPU; on a GPU vLLM takes what is free."""

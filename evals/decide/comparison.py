@@ -90,7 +90,7 @@ class Comparison:
     Attributes:
         rows: one a suite, and the average of them where there are several.
         tasks: suite -> one row a task, for suites of several tasks.
-        flipped: suite -> the documents whose answer changed from right to wrong or back.
+        flipped: suite -> the documents whose answer changed from right to wrong or back, where that can be said.
         left_out: what could not be compared, in words.
         verdict: better, worse, mixed, or no evidence.
     """
@@ -163,7 +163,8 @@ def compare(
                 alpha,
             )
         judged[suite] = pairs
-        flipped[suite] = flips(a, b, suite, pairs, rows[-1].side)
+        if turns(pairs, rows[-1].side):
+            flipped[suite] = flips(a, b, suite, pairs, rows[-1].side)
     if not rows:
         raise UserError(
             "nothing that both measured can be compared:\n  " + "\n  ".join(left_out or ["no suite is in both"]),
@@ -189,10 +190,13 @@ def _without_documents(a: Measured, b: Measured, suite: str) -> str:
     return f"{', '.join(told)} are figures of the whole set: without a value for each document no test tells them apart"
 
 
+def turns(pairs: Sequence[Pair], side: int) -> bool:
+    """Whether something says which answers are right, so that they can turn."""
+    return side != 0 and (is_right_or_wrong(pairs) or (side > 0 and are_shares(pairs)))
+
+
 def flips(a: Measured, b: Measured, suite: str, pairs: Sequence[Pair], side: int) -> list[Flip]:
-    """The documents of a suite whose answer turned, where something says what is right."""
-    if not side or not (is_right_or_wrong(pairs) or (side > 0 and are_shares(pairs))):
-        return []
+    """The documents of a suite whose answer turned."""
     return [
         Flip(each.key, a.suites[suite][each.key], b.suites[suite][each.key], (each.b > each.a) == (side > 0))
         for each in pairs

@@ -98,9 +98,10 @@ def _differences(page: Page, rows: list[Row]) -> None:
     rows = [row for row in rows if row.in_points]
     if not rows:
         return
-    told = {row.name for row in rows if row.verdict != "no evidence"}
+    told = {row.name for row in rows if row.verdict in ("better", "worse")}
+    better = {row.name for row in rows if row.verdict == "better"}
     values = {row.name: (100 * row.difference, 100 * row.interval[0], 100 * row.interval[1]) for row in rows}
-    page.chart(difference_chart("B − A, percentage points; in colour what was shown", values, told))
+    page.chart(difference_chart("B − A, percentage points; green: shown to be better", values, told, better=better))
 
 
 def _contamination(page: Page, compared: Comparison) -> None:

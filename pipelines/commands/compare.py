@@ -34,7 +34,9 @@ def compare(arguments: Namespace) -> int:
         return 0
     print(f"A: {a.name} ({a.model})\nB: {b.name} ({b.model})\n\n{sentence(found)}\n")
     print(table(table_rows(found)))
-    print("\nB - A and what is detectable in percentage points; the verdict rests on p (Holm)")
+    own = sorted({row.metric for row in found.rows if not row.in_points})
+    units = f" ({', '.join(own)}: in the metric's own unit)" if own else ""
+    print(f"\nB - A and what is detectable in percentage points{units}; the verdict rests on p (Holm)")
     if arguments.tasks:
         for suite, rows in found.tasks.items():
             print(f"\n{suite} by task\n{table(table_rows(found, rows))}")

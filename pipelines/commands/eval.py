@@ -105,7 +105,9 @@ def _work(
         inputs = {"model": source.model} | ({"base": source.base} if source.base else {})
         return STAGE, config, inputs, _name(source.model.name)
     from evals.given import GIVEN_STAGE, GivenConfig
+    from evals.tokenizer import require_tokenizer
 
+    require_tokenizer(source.base)
     return GIVEN_STAGE, GivenConfig.of(config, source), {}, _name(source.name)
 
 

@@ -73,13 +73,16 @@ from evals.config import EvalsConfig
 from evals.later import is_executed
 config = EvalsConfig(benchmarks={str(write_benchmarks(tmp_path / "set", suites))!r}, suites={suites!r})
 with tasks.quick_and_quiet():
+    assert tasks.evaluator()
     loaded = tasks.load_tasks(open_benchmarks(config), config)["tasks"]
     for task in loaded.values():
         task.build_all_requests()
 assert sum(len(task.instances) for task in loaded.values()) == 24
-assert not [name for name in ("datasets", "sacrebleu", "nltk", "requests", "torch") if is_executed(name)]
+assert not [name for name in ("datasets", "sacrebleu", "lm_eval.loggers", "requests", "torch") if is_executed(name)]
 import datasets
 assert datasets.Dataset and is_executed("datasets")
+from lm_eval.loggers import EvaluationTracker
+assert EvaluationTracker and is_executed("lm_eval.loggers")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

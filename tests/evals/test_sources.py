@@ -13,8 +13,8 @@ from cluster.attempt import Attempt
 from cluster.errors import InfraError, UserError
 from cluster.store import Store
 from cluster.store_local import LocalStore
-from evals.scorer import load_tokenizer
 from evals.sources import FolderSource, ModelSource, find_model
+from evals.tokenizer import load_tokenizer
 
 from .conftest import publish
 
