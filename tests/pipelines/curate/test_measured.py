@@ -160,6 +160,7 @@ def test_looser_thresholds_measure_only_what_the_stricter_ones_had_left(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @given(data=st.data())
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_thresholds_after_any_others(

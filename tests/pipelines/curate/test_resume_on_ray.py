@@ -105,6 +105,7 @@ def test_a_worker_and_then_the_driver_are_killed(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("victim", ["worker", "driver"])
 def test_killed_in_any_step(
