@@ -91,8 +91,9 @@ def bar_chart(title: str, values: Mapping[str, float], unit: str = "") -> str:
     for index, (label, value) in enumerate(values.items()):
         y = TOP + index * row
         width = max(abs(value) * scale, 1.0)
-        shown = label if len(label) <= 42 else label[:41] + "…"
-        parts.append(f"<text class=tick x={label_width - 8} y={y + 14} text-anchor=end>{escape(shown)}</text>")
+        shown = label if len(label) <= 38 else label[:37] + "…"  # as many as fit where all of them are wide
+        whole = f"<title>{escape(label)}</title>" if shown != label else ""
+        parts.append(f"<text class=tick x={label_width - 8} y={y + 14} text-anchor=end>{whole}{escape(shown)}</text>")
         parts.append(f'<rect class="bar c0" x={label_width} y={y + 3} width="{width:.1f}" height={row - 7} rx=2 />')
         parts.append(
             f'<text class=tick x="{label_width + width + 6:.1f}" y={y + 14}>{_tick(value)} {escape(unit)}</text>'

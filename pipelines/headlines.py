@@ -23,7 +23,8 @@ def headline(artifact: Artifact) -> str:
             f"{counts['validation_documents']:,} for validation"
         )
     if artifact.kind == "Corpus" and "bytes" in counts:
-        return f"{counts['documents']:,} documents, {counts['bytes'] / 1e6:.1f} MB, {len(artifact.licences)} licences"
+        licences = "one licence" if len(artifact.licences) == 1 else f"{len(artifact.licences)} licences"
+        return f"{counts['documents']:,} documents, {counts['bytes'] / 1e6:.1f} MB, {licences}"
     if artifact.kind == "Tokens" and "train_blocks" in counts:
         return f"{counts['tokens']:,} tokens, {counts['train_blocks']:,} blocks to train on"
     if artifact.kind in ("Model", "Adapter") and "validation.perplexity" in metrics:

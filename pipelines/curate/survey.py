@@ -141,7 +141,7 @@ class Surveyor:
             :mod:`pipelines.curate.measured.surveyed`.
 
     Attributes:
-        rows: what :meth:`look` has found, for the next run.
+        rows: what was found in texts that stay, for whoever looks at them again.
     """
 
     def __init__(
@@ -171,6 +171,11 @@ class Surveyor:
         """Measure a document as it came in, of which some is measured already, if it is one of the chosen."""
         if self._is_chosen(name):
             self._count(document, survey)
+
+    def remember(self, name: str, document: Document) -> None:
+        """Note what :meth:`look_at` has found in a document that may well stay as it is."""
+        if self._is_chosen(name):
+            self.rows.append({"id": name, DIGEST: digest_of(document.text), **document.values})
 
     def _is_chosen(self, name: str) -> bool:
         return xxhash.xxh64_intdigest(name.encode("utf-8"), _SEED) < self._share * 2.0**64

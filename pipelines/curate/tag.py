@@ -98,11 +98,12 @@ class WorkKeys:
     signatures: str
     unmixed: str
     scores: str
+    surveyed: str
 
     @classmethod
     def of(cls, prefix: str, number: int) -> WorkKeys:
         """Below a folder of the store."""
-        names = ("tagged", "ruled", "signatures", "unmixed", "scores")
+        names = ("tagged", "ruled", "signatures", "unmixed", "scores", "surveyed")
         return cls(*(f"{prefix}/{name}/{number:05d}.parquet" for name in names))
 
 
@@ -155,6 +156,8 @@ def tag_part(
         summary.measured.update(document.measured)
         summary.before.add_judged(row)
         if refused is None:
+            if memory is None:  # which knows what was found in the texts that stayed
+                surveyor.remember(row["id"], document)
             survivors.append(row)
             positions.append(position)
             summary.characters += len(row["text"])
@@ -181,6 +184,8 @@ def tag_part(
     if config.keep_measured:
         summary.files[part_name(TEXTS, part.number)] = texts
         summary.files[part_name(BANDS, part.number)] = summary.signed.written
+    if surveyor.rows:
+        store.write(part.work.surveyed, encode(pa.Table.from_pylist(surveyor.rows, schema=surveyor.schema)))
     store.write(part.work.ruled, encode(pa.Table.from_pylist(ruled, schema=RULED)))
     return summary
 

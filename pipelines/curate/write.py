@@ -16,9 +16,8 @@ from pipelines.curate.audit.tally import AuditTally
 from pipelines.curate.config import CurateConfig
 from pipelines.curate.decisions import REPEATED, Duplicate
 from pipelines.curate.dedup import Found
-from pipelines.curate.measured.document import NOTHING_KEPT
 from pipelines.curate.measured.memory import Memory
-from pipelines.curate.measured.surveyed import survey_name
+from pipelines.curate.measured.surveyed import load_survey, survey_name
 from pipelines.curate.redact import PLACEHOLDERS
 from pipelines.curate.repeated_text import without
 from pipelines.curate.samples.choose import Candidates, choose, merge
@@ -130,7 +129,8 @@ def write_part(
         memory: what an earlier run has measured.
     """
     summary = WriteSummary(part.number)
-    surveyor = Surveyor(config, survey_share, memory.load_survey(store, part.number) if memory else NOTHING_KEPT)
+    surveyed = memory.load_survey(store, part.number) if memory else load_survey(store, part.work.surveyed)
+    surveyor = Surveyor(config, survey_share, surveyed)
     kept: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     stays: list[int] = []
     edges: list[Edge] = []

@@ -10,6 +10,7 @@ from pipelines.corpus.documents import Document, Item, Problem, clean_unicode
 from pipelines.corpus.source import RecordSource
 
 _ABSENT = object()
+_SHOWN_FIELDS = 12
 
 
 def to_document(
@@ -18,7 +19,8 @@ def to_document(
     """The record's document; its other fields, or those that are asked for, become metadata, ``about`` on top."""
     text = pick(record, source.text_field)
     if text is _ABSENT or text is None:
-        return Problem(path, f"has no text in the field {source.text_field!r}", "no_text_field", head)
+        what = f"has no text in the field {source.text_field!r}; its fields: {_names(record)}"
+        return Problem(path, what, "no_text_field", head)
     if not isinstance(text, str):
         what = f"has no text in the field {source.text_field!r} but {type(text).__name__}"
         return Problem(path, what, "text_of_wrong_type", head)
@@ -59,6 +61,12 @@ def pick(record: Mapping[str, Any], field: str) -> Any:
             return _ABSENT
         value = value[name]
     return value
+
+
+def _names(record: Mapping[str, Any]) -> str:
+    """Names of a record's fields, some where there are many; a repair begins with them."""
+    some = [clean_unicode(str(name))[:40] for name in list(record)[:_SHOWN_FIELDS]]
+    return ", ".join([*some, "…"] if len(record) > len(some) else some) or "none"
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from cluster.artifact import Artifact, list_artifacts
 from cluster.store import Store
 from pipelines.corpus.table import part_name
 from pipelines.curate.measured.groups import CLEANED_TEXTS, SIGNATURES, group_of, matching
-from pipelines.curate.measured.surveyed import DIGEST, load_survey
+from pipelines.curate.measured.surveyed import DIGEST, load_survey, survey_name
 from pipelines.curate.measured.tables import read_kept
 
 SCORES, TEXTS, BANDS = "scores", "measured/texts", "measured/signatures"
@@ -53,7 +53,7 @@ class Memory:
             name: {
                 column: value for column, value in row.items() if column == DIGEST or group_of(column) in self.groups
             }
-            for name, row in load_survey(store, self.prefix, part).items()
+            for name, row in load_survey(store, f"{self.prefix}/{survey_name(part)}").items()
         }
 
 

@@ -38,7 +38,6 @@ def digest_of(text: str) -> bytes:
     return xxhash.xxh3_128_digest(text.encode("utf-8", "surrogatepass"))
 
 
-def load_survey(store: Store, prefix: str, part: int) -> Mapping[str, Mapping[str, Any]]:
-    """Id -> column -> value, of a part's documents that were looked at; empty where there are none."""
-    key = f"{prefix}/{survey_name(part)}"
+def load_survey(store: Store, key: str) -> Mapping[str, Mapping[str, Any]]:
+    """Id -> column -> value, of a part's documents that were looked at; empty where there is no such file."""
     return read_kept(store, key, lambda name: name != "id") if store.exists(key) else {}

@@ -15,7 +15,7 @@ from pipelines.curate.audit.lexicon import load_lexicon
 from pipelines.curate.audit.tally import AuditTally
 from pipelines.curate.components import Mapper
 from pipelines.curate.config import CurateConfig
-from pipelines.curate.measured.surveyed import load_survey
+from pipelines.curate.measured.surveyed import load_survey, survey_name
 from pipelines.curate.mix.apply import measure, mix_table
 from pipelines.curate.mix.plan import Numbers, Sizes, SourcePlan, plan_mix
 from pipelines.curate.samples.choose import Candidates, choose, merge
@@ -119,7 +119,7 @@ def _mix_part(
     survey_share: float,
 ) -> MixSummary:
     summary = MixSummary()
-    surveyor = Surveyor(config, survey_share, load_survey(store, prefix, part.number))
+    surveyor = Surveyor(config, survey_share, load_survey(store, f"{prefix}/{survey_name(part.number)}"))
     audit = config.audit
     if not store.exists(part.unmixed):
         return summary

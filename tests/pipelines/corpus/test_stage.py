@@ -104,7 +104,11 @@ def test_python_docs_has_every_kind_under_a_small_cap(run_corpus: RunCorpus) -> 
     [
         ("a.txt", b"fine \xff\xfe", r"a\.txt: is not UTF-8 text \(byte 5\)"),
         ("a.jsonl", b'{"text": "ok"}\n{"text": broken}\n', r"a\.jsonl:2: is not valid JSON"),
-        ("a.jsonl", b'{"text": "ok"}\n\n{"txt": "no"}\n', r"a\.jsonl:3: has no text in the field 'text'"),
+        (
+            "a.jsonl",
+            b'{"text": "ok"}\n\n{"txt": "no"}\n',
+            r"a\.jsonl:3: has no text .* fields: txt",
+        ),
         ("a.jsonl", b'["text"]\n', r"a\.jsonl:1: has no text"),
         ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl:1: has no text"),
         ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl:1: is not UTF-8"),

@@ -160,6 +160,7 @@ def test_looser_thresholds_measure_only_what_the_stricter_ones_had_left(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @given(data=st.data())
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_thresholds_after_any_others(
@@ -282,6 +283,23 @@ def test_a_survey_speaks_of_the_text_it_was_made_of(
     (mail,) = looked
     assert "<EMAIL>" in mail
     assert contents(store, made) == afresh(store, corpus, lenient | {"redact": ["email"]}, tmp_path / "afresh")
+
+
+def test_what_stays_as_it_came_is_measured_once(
+    texts: dict[str, str], make_corpus: MakeCorpus, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    identify_language = document.identify_language
+
+    def watched(text: str) -> tuple[str, float]:
+        looked.append(text)
+        return identify_language(text)
+
+    monkeypatch.setattr(document, "identify_language", watched)
+    monkeypatch.setattr(stage.Passes, "explain", lambda *_: {})
+    made = curate(store, make_corpus(texts, 5), {"mix": {"sources": {"notes": {"max_documents": 3}}}})
+    assert any(row["drop_reason"] == "mix.cap" for row in rows(store, made, "dropped"))
+    assert len(looked) == len(set(looked)) + 1  # `copy` says what another one says
 
 
 def test_without_what_was_measured_the_scores_are_still_used(

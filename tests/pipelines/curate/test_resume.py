@@ -146,7 +146,11 @@ def contents(store: Store, made: Artifact) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    "steps", [("tag_part", "large_star", "write_part", "_mix_part"), pytest.param(STEPS, marks=pytest.mark.slow)]
+    "steps",
+    [
+        ("tag_part", "large_star", "write_part", "_mix_part"),
+        pytest.param(STEPS, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
+    ],
 )
 def test_killed_in_a_step_and_run_again(
     steps: tuple[str, ...],
@@ -237,6 +241,7 @@ def test_killed_between_any_two_files(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("first", range(1, 9))
 def test_killed_at_every_file(
     first: int,
