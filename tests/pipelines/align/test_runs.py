@@ -112,7 +112,7 @@ def test_rows_that_cannot_be_used_are_named(bench: Any) -> None:
         bench.run(
             bench.task(
                 steps=2,
-                chat_template=TRIMMING,
+                template=TRIMMING,
             )
         )
     with_rows(bench, [good, long])
