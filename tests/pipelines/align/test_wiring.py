@@ -85,7 +85,7 @@ def test_a_model_from_elsewhere_is_aligned_alone(tmp_path: Path, rows: Path, cha
 )
 def test_what_does_not_go_together_is_said_before_anything_runs(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        recipe(tmp_path, text)
+        build_graph(recipe(tmp_path, text))
 
 
 def test_the_identity_has_what_the_rows_say_and_what_the_method_uses(rows: Path, tmp_path: Path) -> None:
