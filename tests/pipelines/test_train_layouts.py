@@ -192,10 +192,11 @@ def test_early_stopping_gives_the_best_weights_and_says_so(ask: Ask, tmp_path: P
 
 
 ALIGNED: dict[str, dict[str, Any]] = {
-    "dpo": {"method": "dpo", "rank": 4, "micro_batch_sequences": 3},
+    "dpo": {"method": "dpo", "rank": 4, "alpha": 8, "micro_batch_sequences": 3},
     "grpo": {
         "method": "grpo",
         "rank": 4,
+        "alpha": 8,
         "reward": "pipelines.align.simple_rewards:brief",
         "answers_per_prompt": 3,
         "answer_tokens": 6,

@@ -458,7 +458,8 @@ def test_preferences_become_a_model_with_its_report(
     )
     base = publish_model(inputs.store, chat_model, "Model", "chat")
     config = AlignConfig.model_validate(
-        {"data": str(tmp_path / "rows.jsonl"), "steps": 8, "batch_sequences": 4, "learning_rate": 2e-2, "workers": 2}
+        {"data": str(tmp_path / "rows.jsonl"), "steps": 8, "batch_sequences": 4, "rank": 4, "alpha": 8}
+        | {"learning_rate": 5e-3, "workers": 2}
     )
     made = run(align_stage(config), config, {"model": base}, inputs.store).artifact
     assert made.kind == "Model"

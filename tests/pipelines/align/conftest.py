@@ -31,8 +31,8 @@ class Bench:
             self.store.write(key, rows[split].encode())
 
     def task(self, template: str | None = None, **fields: Any) -> AlignTask:
-        values = {"batch_sequences": 6, "workers": 1, "learning_rate": 1e-2, "rank": 4, "validation_sequences": 6}
-        values |= {"checkpoint_every_steps": 2, "seed": 5}
+        values = {"batch_sequences": 6, "workers": 1, "learning_rate": 5e-3, "rank": 4, "alpha": 8}
+        values |= {"checkpoint_every_steps": 2, "validation_sequences": 6, "seed": 5}
         config = AlignConfig(**values | fields)
         return (RolloutTask if config.on_policy else PairTask)(config, Base(self.model), self.rows, template)
 

@@ -54,7 +54,7 @@ def test_a_run_that_is_broken_off_ends_with_the_same_bytes(make_bench: Callable[
 
 @pytest.mark.parametrize("method", ["dpo", "simpo"])
 def test_preferences_with_a_rule_are_learned_and_the_result_is_one_model(bench: Any, method: str) -> None:
-    summary = bench.run(bench.task(method=method, steps=25, learning_rate=2e-2))
+    summary = bench.run(bench.task(method=method, steps=20, checkpoint_every_steps=20, validation_every_steps=20))
     checks = [each for each in summary["records"] if each["kind"] == "validation"]
     assert checks[-1]["accuracy"] >= 0.8
     assert checks[-1]["margin"] > checks[0]["margin"]
@@ -71,7 +71,7 @@ def test_preferences_with_a_rule_are_learned_and_the_result_is_one_model(bench: 
 
 
 def test_a_reward_model_ranks_held_out_pairs_and_pays_for_answers(bench: Any) -> None:
-    summary = bench.run(bench.task(method="reward", steps=25, learning_rate=2e-2))
+    summary = bench.run(bench.task(method="reward", steps=20, checkpoint_every_steps=20, validation_every_steps=20))
     checks = [each for each in summary["records"] if each["kind"] == "validation"]
     assert checks[-1]["accuracy"] >= 0.8
     folder = Path(bench.store.local_path("try"))
