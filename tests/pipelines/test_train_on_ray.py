@@ -449,6 +449,7 @@ def test_a_run_in_an_s3_store_continues_after_a_kill(
     assert_same_run(s3_store, artifact_of(s3_store), inputs.store, undisturbed)
 
 
+@pytest.mark.slow
 def test_preferences_become_a_model_with_its_report(
     inputs: Inputs, chat_model: Path, publish_model: Any, preference_rows: dict[str, str], tmp_path: Path
 ) -> None:
