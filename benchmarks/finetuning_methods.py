@@ -28,7 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"method": "full", "learning_rate": 1e-3},
     "full, L2-SP 0.1": {"method": "full", "learning_rate": 1e-3, "l2_sp": 0.1},
     "full, layer decay 0.5": {"method": "full", "learning_rate": 1e-3, "layer_decay": 0.5},
-    "full, unfreezing": {"method": "full", "learning_rate": 1e-3, "unfreeze_every_steps": 40},
+    "full, unfreezing": {"method": "full", "learning_rate": 1e-3, "unfreeze_every_steps": 8},
     "lora": {"method": "lora", "learning_rate": 5e-3},
     "rslora": {"method": "lora", "rslora": True, "learning_rate": 2e-3},
     "dora": {"method": "lora", "dora": True, "learning_rate": 5e-3},

@@ -12,7 +12,7 @@ from benchmarks.finetuning_methods import METHODS, Figures, measure, write_data
 
 pytestmark = [pytest.mark.anchor, pytest.mark.slow]
 
-STEPS = 40
+STEPS = 30
 
 
 @pytest.fixture(scope="module")
