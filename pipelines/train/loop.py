@@ -29,6 +29,7 @@ from pipelines.train.schedule import learning_rate
 from pipelines.train.shaping import Pull
 from pipelines.train.task import CountsTokens, Gathers, OwnObjective, Samples
 
+ADVICE = "lower learning_rate, raise warmup_fraction, or look at the data of that step"
 WARM_STEPS = 2
 """Steps at the start that throughput leaves out: buffers are made and threads started in them."""
 
@@ -134,11 +135,11 @@ class Run:
             if self.pull:
                 self.pull.add_to(self.runner)
             norm = gradient_norm(self.runner)
-            problem = self.course.problem(measured.loss, float(norm), self.config)
+            problem, advice = self.course.problem(measured.loss, float(norm), self.config), ADVICE
             if self.own is not None and not problem:
-                problem = self.own.watch(figures, self.course.watched)
+                problem, advice = self.own.watch(figures, self.course.watched), self.own.advice
             if problem:
-                step = self.go_back(step, problem)
+                step = self.go_back(step, problem, advice)
                 continue
             clip(self.runner, norm, self.config.gradient_clip)
             self.optimizer.step(rate, step)
@@ -224,7 +225,7 @@ class Run:
         best = self.course.best_step if keeps_best else None
         self.around.save(step, self.state(), self.course.to_json() | {DESCRIBED: self.described}, best)
 
-    def go_back(self, step: int, problem: str) -> int:
+    def go_back(self, step: int, problem: str, advice: str) -> int:
         """Return to a good checkpoint and leave out the data since; the step to go on with.
 
         Raises:
@@ -243,7 +244,7 @@ class Run:
             raise Diverged(
                 f"{problem} at step {step + 1} of {self.steps}{tried}",
                 where=self.where,
-                next_step="lower learning_rate, raise warmup_fraction, or look at the data of that step",
+                next_step=advice,
             )
         self.rollbacks += 1
         self.went_back_to = target

@@ -92,6 +92,8 @@ class Toy:
             samples.connect(actor, self)
         return actor
 
+    advice = "raise align.beta"
+
     def watch(self, figures: Any, memory: dict[str, Any]) -> str | None:
         return watch(figures, memory, self.config.guard)
 
@@ -180,8 +182,10 @@ def test_a_reward_that_pays_for_one_answer_to_everything_is_stopped_with_the_rea
         guard={"max_kl_per_token": 0.5, "patience_steps": 4},
     )
     toy = Toy(settings, lambda context, answer: answer.count(5))
-    with pytest.raises(Diverged, match=r"the reward collapses: for 4 steps the model was over 0\.5 nats a token"):
+    told = r"the reward collapses: for 4 steps the model was over 0\.5 nats a token"
+    with pytest.raises(Diverged, match=told) as raised:
         toy.train(200)
+    assert raised.value.next_step == "raise align.beta"
 
 
 def test_training_goes_back_and_draws_other_answers(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_run_that_is_broken_off_ends_with_the_same_bytes(make_bench: Callable[
     assert cut.weights() != whole.store.read(whole.model.key("model.safetensors"))
 
 
-@pytest.mark.parametrize("method", ["dpo", "simpo"])
+@pytest.mark.parametrize("method", ["dpo", pytest.param("simpo", marks=pytest.mark.slow)])
 def test_preferences_with_a_rule_are_learned_and_the_result_is_one_model(bench: Any, method: str) -> None:
     summary = bench.run(bench.task(method=method, steps=20, checkpoint_every_steps=20, validation_every_steps=20))
     checks = [each for each in summary["records"] if each["kind"] == "validation"]
