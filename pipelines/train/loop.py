@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,9 +18,10 @@ from pipelines.train.course import Course
 from pipelines.train.describe import describe
 from pipelines.train.gradients import clip, gradient_norm
 from pipelines.train.group import Group
-from pipelines.train.hardware import is_out_of_memory, peak_memory_bytes, seed_generators
+from pipelines.train.hardware import peak_memory_bytes, seed_generators
 from pipelines.train.optimizer import Optimizer, undecayed, unorthogonal
 from pipelines.train.order import BatchOrder, Indices
+from pipelines.train.out_of_memory import explained
 from pipelines.train.parallel import arrange
 from pipelines.train.runner import Runner
 from pipelines.train.schedule import learning_rate
@@ -283,27 +282,6 @@ def train(
     with explained(where, config):
         run = Run(model, training, validation, steps, config, group, around, where, own)
         return run.go(), run
-
-
-@contextmanager
-def explained(where: str, config: TrainConfig) -> Iterator[None]:
-    """Say which knobs help where memory runs out."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        knobs = [
-            "lower micro_batch_sequences" if config.micro_batch_sequences != 1 else "",
-            "set recompute: full" if config.recompute != "full" else "",
-            "spread the model with parallel.shard",
-            "use a smaller size or sequence_length",
-        ]
-        raise UserError(
-            f"out of memory: {str(error).splitlines()[0]}",
-            where=where,
-            next_step="; ".join(knob for knob in knobs if knob),
-        ) from error
 
 
 def _step_seed(seed: int, step: int, group: Group) -> int:
