@@ -1,7 +1,7 @@
 """Models of the user's own: a folder whose ``config.json`` names their class.
 
 ``raymill_class`` is a ``module:Class``, ``raymill_arguments`` what it was made with. The class must be importable where
-the model is evaluated; nothing in the folder is executed.
+the model is evaluated; nothing in the folder is executed. Adapters that peft does not know name what loads them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,20 @@ def read_own(folder: Path) -> OwnModel | None:
     if "raymill_class" not in config:
         return None
     return OwnModel(config["raymill_class"], config["raymill_arguments"], int(config["max_position_embeddings"]))
+
+
+def load_adapter(model: Any, folder: Path) -> Any:
+    """A base with a stored adapter: by the function that its configuration names as ``raymill_loader``, else by peft.
+
+    Raises:
+        OSError, ValueError: it does not fit, or cannot be read.
+    """
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if "raymill_loader" in settings:
+        return load_own(settings["raymill_loader"])(model, folder)
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, folder)
 
 
 def load_own_model(folder: Path, described: OwnModel) -> Any:

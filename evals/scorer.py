@@ -16,7 +16,7 @@ from cluster.errors import UserError
 from cluster.store import Store
 from evals.answers import AnswerBook
 from evals.offline import ENVIRONMENT as OFFLINE
-from evals.own_model import load_own_model, read_own
+from evals.own_model import load_adapter, load_own_model, read_own
 from evals.sources import Source
 from evals.tokenizer import assisted_generation_left_out, load_tokenizer
 
@@ -179,9 +179,7 @@ def load_model(base: Path, adapter: Path | None) -> Any:
     try:
         model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True)
         if adapter is not None:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, adapter)
+            model = load_adapter(model, adapter)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"cannot be loaded as a causal language model: {str(error).splitlines()[0]}",

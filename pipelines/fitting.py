@@ -69,14 +69,12 @@ def _unknown_sources(recipe: Recipe) -> Iterator[str]:
 
 
 def _alignment(recipe: Recipe) -> Iterator[str]:
-    """What ``align`` lacks, and what a reward model cannot be used for."""
+    """What ``align`` cannot begin with, and what a reward model cannot be used for."""
     served = [variant.name for variant in recipe.serving.variants if variant.model == "@align"]
     if "serving" in recipe.written and served and not recipe.align.makes_writer:
         yield f"serving: @align is a reward model, which writes nothing (variant {served[0]}). Serve another model"
     if "align" not in recipe.written:
         return
-    if recipe.align.data is None:
-        yield "align: there is nothing to learn from. Set align.data to a file of preferences, for example prefs.jsonl"
     if recipe.align.model is not None:
         return
     tuned = recipe.finetune

@@ -12,7 +12,7 @@ from cluster.errors import UserError
 from cluster.stage import Stage, identify
 from evals.config import BENCHMARK_TEXT_STAGE, BenchmarkTextConfig
 from evals.config import STAGE as EVALS
-from pipelines.align.config import align_stage
+from pipelines.align.config import align_stage, nothing_to_learn_from
 from pipelines.corpus.config import STAGE as CORPUS
 from pipelines.curate.config import STAGE as CURATE
 from pipelines.curate.config import CurateConfig
@@ -78,8 +78,14 @@ def aligned(recipe: Recipe) -> str:
 
 
 def _alignment(recipe: Recipe) -> list[Node]:
-    """Alignment, before it the model from elsewhere that it starts from."""
+    """Alignment, before it the model from elsewhere that it starts from.
+
+    Raises:
+        UserError: the recipe does not say what it learns from.
+    """
     config, base = recipe.align, aligned(recipe)
+    if "align" in recipe.written and config.data is None:
+        raise nothing_to_learn_from()
     nodes = [Node("align", "align", align_stage(config), config, {"model": base})]
     if config.model is not None:
         nodes.insert(0, Node(base, "align", BASE, ExistingModelConfig(source=config.model, where="align.model"), {}))

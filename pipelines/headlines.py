@@ -31,6 +31,8 @@ def headline(artifact: Artifact) -> str:
         size = f"{counts['trained_parameters']:,} parameters trained on {counts['tokens']:,} tokens"
         what = "validation perplexity" if artifact.kind == "Model" else "validation perplexity of the answers"
         return f"{size}, {what} {metrics['validation.perplexity']:,.1f}"
+    if "method" in artifact.details and artifact.kind in ("Model", "RewardModel"):
+        return _aligned(artifact)
     if artifact.kind == "EvalReport":
         return _scores(artifact)
     if artifact.kind == "RolloutRecord" and "outcome" in artifact.details:
@@ -42,6 +44,17 @@ def headline(artifact: Artifact) -> str:
         return f"{told['verdict'].replace('_', ' ')}: {told['candidate']}{against}"
     plain = {name: value for name, value in counts.items() if "." not in name}
     return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in plain.items())
+
+
+def _aligned(artifact: Artifact) -> str:
+    """An alignment: what it was to change, before and after."""
+    metrics = artifact.metrics
+    what = f"{artifact.details['method']}, {artifact.counts['trained_parameters']:,} parameters"
+    for name, label in (("accuracy", "held-out preference accuracy"), ("reward", "held-out reward")):
+        if f"validation.{name}" in metrics:
+            after, before = metrics[f"validation.{name}"], metrics[f"validation.{name}_before"]
+            what += f", {label} {after:.2f} (before {before:.2f})"
+    return what
 
 
 def metric_label(artifact: Artifact, metric: str) -> str:

@@ -64,3 +64,14 @@ def describe(recipe: Recipe) -> str:
         return "finetune makes a LoRA adapter: vLLM serves it beside its base, several on one base"
     how = "must be merged before vLLM serves it" if found.how == "merge" else "cannot be served by vLLM"
     return f"finetune makes an adapter that {how}: {found.reason}. What to do: {found.advice}"
+
+
+def describe_alignment(recipe: Recipe) -> str:
+    """In a sentence, for plans."""
+    config = recipe.align
+    if not config.makes_writer:
+        return "align makes a reward model: name its id in align.reward of a recipe with grpo or ppo"
+    trained = "adapters, merged at the end" if config.weights == "lora" else "all weights"
+    if config.weights == "full" and config.method != "simpo":
+        trained += ", beside a frozen copy of what they were"
+    return f"align trains {trained}; it makes a whole model, which vLLM serves as one"

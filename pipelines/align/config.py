@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from cluster.errors import UserError
 from cluster.stage import Stage
 from pipelines.align.guard import GuardConfig
 from pipelines.finetune.examples.config import Rows, rows_identity
@@ -111,7 +112,7 @@ class AlignConfig(TrainConfig):
     @model_validator(mode="after")
     def _check_method(self) -> AlignConfig:
         for name, methods in OWNERS.items():
-            if name in self.model_fields_set and getattr(self, name) is not None and self.method not in methods:
+            if getattr(self, name) != type(self).model_fields[name].default and self.method not in methods:
                 raise ValueError(f"{name} is for {' and '.join(methods)}, not for {self.method}: leave it out")
         if self.method in ON_POLICY and not self.reward:
             raise ValueError(f"{self.method} needs a reward: write align.reward, a module:function or a reward model")
@@ -153,6 +154,15 @@ class AlignConfig(TrainConfig):
         if self.steps is None:
             return steps * each  # a pass over the prompts, with so many steps on each batch
         return -(-steps // each) * each
+
+
+def nothing_to_learn_from() -> UserError:
+    """What to raise where a recipe has the section and no data."""
+    return UserError(
+        "there is nothing to learn from",
+        where="align.data",
+        next_step="name a file or dataset, for example `data: preferences.jsonl`",
+    )
 
 
 def align_stage(config: AlignConfig) -> Stage:

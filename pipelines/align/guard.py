@@ -14,6 +14,10 @@ from pydantic import Field
 
 from cluster.config import StrictModel
 
+ADVICE = (
+    "look at its answers and at what the reward pays for; then mend the reward, raise align.beta, lower "
+    "align.learning_rate, or set align.guard where this is what you want"
+)
 FIRST = "first"
 LASTED = "lasted"
 

@@ -41,13 +41,15 @@ class PairObjective(nn.Module):
         reference = self._reference[0]
         further = [_row_means(entropies(logits.detach()), answers)]
         if reference is None:
-            found = simpo(*(logprobs.sum(1) / lengths).chunk(2), self._beta, self._margin)
+            chosen, rejected = (logprobs.sum(1) / lengths).chunk(2)
+            found = simpo(chosen, rejected, self._beta, self._margin)
         else:
             with torch.no_grad(), reference.model() as other:
                 other_logits = other(input_ids=inputs, use_cache=False).logits
             others = token_logprobs(other_logits, labels)
             further.append(_row_means(divergences(logits.detach(), other_logits), answers))
-            found = dpo(*(logprobs.sum(1) - others.sum(1)).chunk(2), self._beta)
+            chosen, rejected = (logprobs.sum(1) - others.sum(1)).chunk(2)
+            found = dpo(chosen, rejected, self._beta)
         return _summed(found, answers.any(1).chunk(2)[0], [each.view(2, -1).mean(0) for each in further])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cluster.errors import UserError
-from pipelines.align.config import AlignConfig
+from pipelines.align.config import AlignConfig, nothing_to_learn_from
 from pipelines.finetune.examples.divide import choose
 from pipelines.finetune.examples.records import Messages, Preference, Rated
 
@@ -23,11 +23,7 @@ def read_records(config: AlignConfig) -> tuple[list[Any], list[str]]:
     from pipelines.finetune.examples.read import read_examples
 
     if config.data is None:
-        raise UserError(
-            "there is nothing to learn from",
-            where="align.data",
-            next_step="name a file or dataset, for example `data: preferences.jsonl`",
-        )
+        raise nothing_to_learn_from()
     found = read_examples(config.data, "align.data", FOR_PROMPTS if config.on_policy else FOR_PAIRS)
     records: list[Any] = list(found.examples)
     if not config.on_policy and found.form == "ratings":

@@ -253,5 +253,5 @@ def _distinct(answers: Sequence[Sequence[int]], group: Group) -> int:
     import torch.distributed as dist
 
     everyone: list[Any] = [None] * group.world
-    dist.all_gather_object(everyone, mine, group=group.saving)
+    dist.all_gather_object(everyone, mine)  # not in checkpoints' group, whose thread is at work
     return len(set().union(*everyone))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from cluster.artifact import Artifact, local_copy
 from pipelines.align.config import AlignConfig
-from pipelines.align.guard import watch
+from pipelines.align.guard import ADVICE, watch
 from pipelines.align.sources import Base, is_function
 
 if TYPE_CHECKING:
@@ -84,6 +84,11 @@ class AlignTask:
             from pipelines.tokens.folder import set_chat_template
 
             set_chat_template(folder, self.template)
+
+    @property
+    def advice(self) -> str:
+        """What helps against collapse."""
+        return ADVICE
 
     def watch(self, figures: Mapping[str, float], memory: dict[str, Any]) -> str | None:
         """The guard against collapse."""

@@ -18,7 +18,7 @@ from pipelines.graph import build_graph, identities, serves
 from pipelines.lifecycle import RunOptions, run_recipe, summary
 from pipelines.plan import plan_stages
 from pipelines.recipe import dump_recipe
-from pipelines.servable import describe
+from pipelines.servable import describe, describe_alignment
 
 
 def plan(arguments: Namespace) -> int:
@@ -28,6 +28,7 @@ def plan(arguments: Namespace) -> int:
     store, found = open_store(recipe.store), identities(nodes)
     planned = plan_stages(store, nodes, found)
     notes = [describe(recipe)] if "finetune" in found else []
+    notes += [describe_alignment(recipe)] if "align" in found else []
     examples = shown_examples(recipe, store, found, arguments.examples) if arguments.examples > 0 else []
     if arguments.json:
         stages = [asdict(stage) for stage in planned]

@@ -1,7 +1,7 @@
 """Bottleneck adapters (arXiv:1902.00751; one after each layer, as in arXiv:2005.00247), which peft does not have.
 
 After each layer ``h`` becomes ``h + up(gelu(down(h)))``, with ``up`` zero at first. Stored like peft's adapters:
-``adapter_config.json`` with ``"peft_type": "RAYMILL_BOTTLENECK"``, the width and the base's name, and
+``adapter_config.json`` with ``"peft_type": "RAYMILL_BOTTLENECK"``, the width, the base's name and what loads it, and
 ``adapter_model.safetensors`` with ``layers.<number>.down.weight`` [width, hidden], ``down.bias``, ``up.weight``
 [hidden, width] and ``up.bias`` of each layer.
 """
@@ -98,6 +98,7 @@ def save(model: nn.Module, folder: Path, base_name: str) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     settings = {
         "peft_type": KIND,
+        "raymill_loader": "pipelines.finetune.bottleneck:load",
         "base_model_name_or_path": base_name,
         "bottleneck": found[0].down.out_features,
         "layers": len(found),

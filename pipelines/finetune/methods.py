@@ -28,6 +28,8 @@ from pipelines.finetune.config import FinetuneConfig
 from pipelines.train.anatomy import blocks
 
 CAUSAL = "CAUSAL_LM"
+STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+"""Types of models whose fused kernels read ``out_proj`` past an adapter: peft refuses it there."""
 SECOND_MATRICES = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "w2", "out_proj", "fc_out")
 """What the second matrix of a feed-forward part is called; IA3 scales what goes into it."""
 KEYS_AND_VALUES = ("k_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj", "key", "value", "Wqkv")
@@ -127,6 +129,8 @@ def target_modules(base: nn.Module, wanted: tuple[str, ...] | None) -> list[str]
     """
     known = matrices(base)
     if wanted is None:
+        if base.config.model_type in STATE_SPACE:
+            known = [name for name in known if name != "out_proj"]
         if not known:
             raise UserError(
                 "the model's layers have no matrices to adapt",

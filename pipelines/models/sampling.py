@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from pipelines.models.export import stop_ids
+from pipelines.models.export import longest, stop_ids
 
 PROMPTS = ("", "Return the ", "# ")
 TEMPERATURE = 0.8
@@ -69,12 +70,15 @@ def fill_texts(
 def _generate(
     model: Any, tokenizer: Any, folder: Path, prompt: str, add_bos: bool, tokens: int, settings: dict[str, Any]
 ) -> str:
-    was_training = model.training
-    model.eval()
     device = next(model.parameters()).device
     ids = tokenizer(prompt, add_special_tokens=add_bos, return_tensors="pt").input_ids.long().to(device)
     if not ids.shape[1]:  # a tokenizer that puts nothing before a text: what ends the one before it begins it
         ids = torch.tensor([stop_ids(folder)[:1]], device=device)
+    tokens = min(tokens, _room(model, ids.shape[1]))
+    if tokens < 1:
+        return ""
+    was_training = model.training
+    model.eval()
     with torch.no_grad():
         if hasattr(model, "own_record"):
             written = _write_plainly(model, ids, tokens, stop_ids(folder))
@@ -89,6 +93,15 @@ def _generate(
             )
     model.train(was_training)
     return str(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def _room(model: Any, asked: int) -> int:
+    """Positions that are left in the model's context; learned positions end where it ends."""
+    if hasattr(model, "own_record"):
+        return sys.maxsize  # it is read in windows
+    context = longest(model.config)
+    learned = getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", None) or 0
+    return sys.maxsize if context is None else context - asked - learned
 
 
 def _write_plainly(model: Any, ids: torch.Tensor, tokens: int, stops: list[int]) -> torch.Tensor:

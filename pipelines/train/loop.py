@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,15 +18,17 @@ from pipelines.train.course import Course
 from pipelines.train.describe import describe
 from pipelines.train.gradients import clip, gradient_norm
 from pipelines.train.group import Group
-from pipelines.train.hardware import is_out_of_memory, peak_memory_bytes, seed_generators
+from pipelines.train.hardware import peak_memory_bytes, seed_generators
 from pipelines.train.optimizer import Optimizer, undecayed, unorthogonal
 from pipelines.train.order import BatchOrder, Indices
+from pipelines.train.out_of_memory import explained
 from pipelines.train.parallel import arrange
 from pipelines.train.runner import Runner
 from pipelines.train.schedule import learning_rate
 from pipelines.train.shaping import Pull
 from pipelines.train.task import CountsTokens, Gathers, OwnObjective, Samples
 
+ADVICE = "lower learning_rate, raise warmup_fraction, or look at the data of that step"
 WARM_STEPS = 2
 """Steps at the start that throughput leaves out: buffers are made and threads started in them."""
 
@@ -133,11 +133,11 @@ class Run:
             if self.pull:
                 self.pull.add_to(self.runner)
             norm = gradient_norm(self.runner)
-            problem = self.course.problem(measured.loss, float(norm), self.config)
+            problem, advice = self.course.problem(measured.loss, float(norm), self.config), ADVICE
             if self.own is not None and not problem:
-                problem = self.own.watch(figures, self.course.watched)
+                problem, advice = self.own.watch(figures, self.course.watched), self.own.advice
             if problem:
-                step = self.go_back(step, problem)
+                step = self.go_back(step, problem, advice)
                 continue
             clip(self.runner, norm, self.config.gradient_clip)
             self.optimizer.step(rate, step)
@@ -227,7 +227,7 @@ class Run:
         """What a checkpoint holds besides tensors."""
         return self.course.to_json() | {DESCRIBED: self.described}
 
-    def go_back(self, step: int, problem: str) -> int:
+    def go_back(self, step: int, problem: str, advice: str) -> int:
         """Return to a good checkpoint and leave out the data since; the step to go on with.
 
         Raises:
@@ -246,7 +246,7 @@ class Run:
             raise Diverged(
                 f"{problem} at step {step + 1} of {self.steps}{tried}",
                 where=self.where,
-                next_step="lower learning_rate, raise warmup_fraction, or look at the data of that step",
+                next_step=advice,
             )
         self.course.went_back(target, step, failed)
         self.around.reject(target, self.memory())
@@ -284,27 +284,6 @@ def train(
     with explained(where, config):
         run = Run(model, training, validation, steps, config, group, around, where, own)
         return run.go(), run
-
-
-@contextmanager
-def explained(where: str, config: TrainConfig) -> Iterator[None]:
-    """Say which knobs help where memory runs out."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        knobs = [
-            "lower micro_batch_sequences" if config.micro_batch_sequences != 1 else "",
-            "set recompute: full" if config.recompute != "full" else "",
-            "spread the model with parallel.shard",
-            "use a smaller size or sequence_length",
-        ]
-        raise UserError(
-            f"out of memory: {str(error).splitlines()[0]}",
-            where=where,
-            next_step="; ".join(knob for knob in knobs if knob),
-        ) from error
 
 
 def _step_seed(seed: int, step: int, group: Group) -> int:

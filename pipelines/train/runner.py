@@ -56,6 +56,11 @@ class Runner(ABC):
         """Training or evaluation mode."""
 
     @property
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision that the model computes in."""
+        return nullcontext()
+
+    @property
     def pads(self) -> bool:
         """Whether all micro-batches must have one shape, and all shares the same number of them."""
         return False

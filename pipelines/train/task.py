@@ -114,6 +114,10 @@ class OwnObjective(Protocol):
         the figures that its attribute ``figures`` names. A batch whose labels are all IGNORED adds nothing to either.
         """
 
+    @property
+    def advice(self) -> str:
+        """What helps where :meth:`watch` ends a run."""
+
     def watch(self, figures: Mapping[str, float], memory: dict[str, Any]) -> str | None:
         """What is wrong with a step's figures, before it changes the weights; None where nothing is.
 

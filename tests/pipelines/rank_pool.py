@@ -266,7 +266,12 @@ if __name__ == "__main__":
     import pipelines.models.gpt2
     import pipelines.models.llama
     import pipelines.train.keeper
-    import pipelines.train.loop  # noqa: F401
+    import pipelines.train.loop
 
     for each in requests():
+        if "align" in each:  # here, or every process would import it
+            import peft  # noqa: F401
+            from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: F401
+
+            import pipelines.align.weights  # noqa: F401
         print(json.dumps(run_ranks(each)), file=replies, flush=True)

@@ -20,8 +20,8 @@ class RowData(StrictModel):
     form: Form = Field(
         "auto",
         description="what a row is: chat (messages), pairs (prompt, completion), alpaca (instruction, input, output), "
-        "text, preferences (prompt, chosen, rejected), ratings (prompt, response, rating), prompts (prompt alone); auto: "
-        "by the first row",
+        "text, preferences (prompt, chosen, rejected), ratings (prompt, response, rating), prompts (prompt alone); "
+        "auto: by the first row",
     )
     fields: dict[str, str] = Field(
         default_factory=dict,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,11 +30,11 @@ class Bench:
         for split, key in self.rows.items():
             self.store.write(key, rows[split].encode())
 
-    def task(self, **fields: Any) -> AlignTask:
-        values = {"batch_sequences": 6, "workers": 1, "learning_rate": 1e-2, "rank": 4, "validation_sequences": 6}
-        values |= {"checkpoint_every_steps": 2, "seed": 5}
+    def task(self, template: str | None = None, **fields: Any) -> AlignTask:
+        values = {"batch_sequences": 6, "workers": 1, "learning_rate": 5e-3, "rank": 4, "alpha": 8}
+        values |= {"checkpoint_every_steps": 2, "validation_sequences": 6, "seed": 5}
         config = AlignConfig(**values | fields)
-        return (RolloutTask if config.on_policy else PairTask)(config, Base(self.model), self.rows)
+        return (RolloutTask if config.on_policy else PairTask)(config, Base(self.model), self.rows, template)
 
     def run(self, task: AlignTask, stop_at: int | None = None) -> dict[str, Any]:
         """Train; with ``stop_at`` to be broken off when that step was recorded. The summary with all records."""
@@ -43,7 +44,12 @@ class Bench:
                 raise KeyboardInterrupt
 
         job = Job(task, self.store, "try/resume", "try")
-        summary = train_job(job, 0, 1, torch.device("cpu"), time.monotonic(), show)
+        try:
+            summary = train_job(job, 0, 1, torch.device("cpu"), time.monotonic(), show)
+        finally:
+            for thread in threading.enumerate():  # a killed process would not go on writing
+                if thread.name == "checkpoint":
+                    thread.join()
         assert summary is not None
         return summary | {"records": Follower(self.store, "try/resume/journal").poll()}
 
@@ -62,3 +68,9 @@ def make_bench(
 @pytest.fixture
 def bench(make_bench: Callable[[str], Bench]) -> Bench:
     return make_bench("store")
+
+
+@pytest.fixture
+def bench_of() -> type[Bench]:
+    """The class, for models and rows of one's own."""
+    return Bench

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from cluster.store_local import LocalStore
 from pipelines.align.actor import Actor, add_value_head
 from pipelines.align.config import AlignConfig
 from pipelines.align.guard import watch
@@ -17,7 +20,9 @@ from pipelines.finetune.examples.records import Message, Messages
 from pipelines.models.llama import build_llama
 from pipelines.models.shapes import Shape
 from pipelines.train.group import Group
-from pipelines.train.loop import train
+from pipelines.train.journal import Journal
+from pipelines.train.keeper import Keeper
+from pipelines.train.loop import Diverged, train
 
 VOCABULARY = 8
 CONTEXTS = (3, 6)
@@ -87,6 +92,8 @@ class Toy:
             samples.connect(actor, self)
         return actor
 
+    advice = "raise align.beta"
+
     def watch(self, figures: Any, memory: dict[str, Any]) -> str | None:
         return watch(figures, memory, self.config.guard)
 
@@ -123,7 +130,11 @@ WORTH = np.random.default_rng(0).normal(size=(VOCABULARY, VOCABULARY))
 
 @pytest.mark.parametrize(
     ("method", "more"),
-    [("grpo", {}), ("grpo", {"scale_rewards": False, "updates_per_rollout": 2}), ("ppo", {"updates_per_rollout": 2})],
+    [
+        ("grpo", {}),
+        pytest.param("grpo", {"scale_rewards": False, "updates_per_rollout": 2}, marks=pytest.mark.slow),
+        ("ppo", {"updates_per_rollout": 2}),
+    ],
 )
 def test_a_bandit_is_played_as_its_closed_form_says(method: str, more: dict[str, Any]) -> None:
     """What maximises E[r] - beta KL(policy, reference) is the reference times exp(r / beta), normalised."""
@@ -146,7 +157,7 @@ def test_a_bandit_is_played_as_its_closed_form_says(method: str, more: dict[str,
     assert np.abs(found - best).sum(1).max() / 2 < 0.12 < np.abs(reference - best).sum(1).max() / 2
 
 
-@pytest.mark.parametrize("method", ["grpo", "ppo"])
+@pytest.mark.parametrize("method", [pytest.param("grpo", marks=pytest.mark.slow), "ppo"])
 def test_a_token_is_said_as_often_as_possible(method: str) -> None:
     toy = Toy(
         config(method, answer_tokens=6, beta=0.0, updates_per_rollout=2), lambda context, answer: answer.count(5) / 6
@@ -162,8 +173,6 @@ def test_a_token_is_said_as_often_as_possible(method: str) -> None:
 
 
 def test_a_reward_that_pays_for_one_answer_to_everything_is_stopped_with_the_reason() -> None:
-    from pipelines.train.loop import Diverged
-
     settings = config(
         "grpo",
         answer_tokens=4,
@@ -173,8 +182,39 @@ def test_a_reward_that_pays_for_one_answer_to_everything_is_stopped_with_the_rea
         guard={"max_kl_per_token": 0.5, "patience_steps": 4},
     )
     toy = Toy(settings, lambda context, answer: answer.count(5))
-    with pytest.raises(Diverged, match=r"the reward collapses: for 4 steps the model was over 0\.5 nats a token"):
+    told = r"the reward collapses: for 4 steps the model was over 0\.5 nats a token"
+    with pytest.raises(Diverged, match=told) as raised:
         toy.train(200)
+    assert raised.value.next_step == "raise align.beta"
+
+
+def test_training_goes_back_and_draws_other_answers(tmp_path: Path) -> None:
+    """One function of the reward is a hole; the checkpoint before it was found is where training goes on."""
+    settings = config(
+        "grpo",
+        answer_tokens=4,
+        beta=0.0,
+        updates_per_rollout=2,
+        max_rollbacks=1,
+        checkpoint_every_steps=4,
+        guard={"max_kl_per_token": 0.5, "patience_steps": 4},
+    )
+    toy = Toy(settings, lambda context, answer: answer.count(5))
+    store = LocalStore(tmp_path)
+    journal = Journal(store, "journal")
+    keeper = Keeper(store, "checkpoints", (), Group(), journal, 2)
+    with pytest.raises(Diverged, match="after going back 1 times"):
+        train(toy.model, toy.training, toy.validation, 200, settings, Group(), keeper, "align", own=toy)
+    journal.close()
+    lines = [json.loads(line) for item in store.files("journal/") for line in store.read(item.key).splitlines()]
+    (back,) = [each["step"] for each in lines if each["kind"] == "rollback"]
+    assert back % 2 == 0
+    assert back > 0
+    first, second = [each["reward"] for each in lines if each["kind"] == "train" and each["step"] == back + 1]
+    assert first != second
+    (told,) = [each["text"] for each in lines if each["kind"] == "event"]
+    assert "the reward collapses" in told
+    assert f"back to the checkpoint at step {back}" in told
 
 
 def test_each_figure_is_there_at_each_step() -> None:

@@ -97,6 +97,17 @@ def test_the_prompt_is_encoded_as_it_is_when_the_model_is_asked(tokenizer: Any) 
     assert not any(found.learned[: len(asked)]) and all(found.learned[len(asked) :])
 
 
+def test_no_token_spans_prompt_and_answer(tokenizer: Any) -> None:
+    prompt, answer = "What does it do? Ret", "urn the sum."
+    asked = tokenizer(prompt, add_special_tokens=False).input_ids
+    whole = tokenizer(prompt + answer, add_special_tokens=False).input_ids
+    assert whole[: len(asked)] != asked  # the word would be one token
+    found = encoder(tokenizer, "plain").whole(dialogue(prompt, answer))
+    assert list(found.ids[: 1 + len(asked)]) == [tokenizer.bos_token_id, *asked]
+    assert learned_text(tokenizer, found) == f"{answer}{tokenizer.eos_token}"
+    assert tokenizer.decode(found.ids) == f"{tokenizer.bos_token}{prompt}{answer}{tokenizer.eos_token}"
+
+
 @pytest.mark.parametrize(
     "template",
     [

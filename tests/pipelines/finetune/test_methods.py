@@ -232,3 +232,15 @@ def test_an_adapter_of_another_model_is_refused(bases: dict[str, Path], tmp_path
         export_adapter(fresh(case, bases), bases["llama"], "Model/x", tmp_path / case, PROBE)
     with pytest.raises(UserError, match="the adapter does not fit the model"):
         load_adapter(load_base(bases["gpt2"]), tmp_path / "lora")
+
+
+@pytest.mark.parametrize("case", ["adapter", "prompt"])
+def test_evaluation_loads_what_was_written(case: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    from evals.scorer import load_model
+
+    model = fresh(case, bases)
+    run(model, case, 2, tmp_path / "store")
+    export_adapter(model, bases["llama"], "Model/x", tmp_path / "adapter", PROBE)
+    with torch.no_grad():
+        loaded = load_model(bases["llama"], tmp_path / "adapter")
+        assert torch.allclose(loaded(PROBE).logits, model.eval()(PROBE).logits, atol=1e-4)

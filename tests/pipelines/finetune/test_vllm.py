@@ -38,7 +38,7 @@ import json, sys
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
-model, adapter, messages = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+model, adapter, asked = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 engine = LLM(
     model=model,
     dtype="float32",
@@ -49,7 +49,11 @@ engine = LLM(
     kv_cache_memory_bytes=32 << 20,
     enable_prefix_caching=False,
 )
-ids = engine.get_tokenizer().apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+tokenizer = engine.get_tokenizer()
+if isinstance(asked, str):
+    ids = tokenizer(asked).input_ids
+else:
+    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
 settings = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 results = {"ids": ids}
 for name, request in (("base", None), ("tuned", LoRARequest("tuned", 1, adapter))):
@@ -83,25 +87,49 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "model", tmp_path / "adapter"
 
 
-def test_vllm_gives_the_tokens_of_transformers(folders: tuple[Path, Path]) -> None:
-    from peft import PeftModel
-
-    model, adapter = folders
+def served(model: Path, adapter: Path, asked: object) -> dict[str, list[int]]:
+    """What vLLM answers with and without the adapter."""
     settings = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-c", SCRIPT, str(model), str(adapter), json.dumps(QUESTION)]
+    command = [sys.executable, "-c", SCRIPT, str(model), str(adapter), json.dumps(asked)]
     done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=300, check=False)
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
     assert line is not None, done.stdout[-2000:] + done.stderr[-3000:]
-    results = json.loads(line.removeprefix("RESULT "))
-    assert results["ids"][0] == 0  # bos, once
-    assert results["ids"].count(0) == 1
+    found: dict[str, list[int]] = json.loads(line.removeprefix("RESULT "))
+    return found
+
+
+def assert_same_tokens(model: Path, adapter: Path, results: dict[str, list[int]]) -> None:
+    from peft import PeftModel
+
     assert results["base"] == greedy(load_base(model).eval(), results["ids"], 12)
     tuned = PeftModel.from_pretrained(load_base(model), adapter).eval()
     assert results["tuned"] == greedy(tuned, results["ids"], 12)
     assert results["base"] != results["tuned"]
+
+
+def test_vllm_gives_the_tokens_of_transformers(folders: tuple[Path, Path]) -> None:
+    model, adapter = folders
+    results = served(model, adapter, QUESTION)
+    assert results["ids"][0] == 0  # bos, once
+    assert results["ids"].count(0) == 1
+    assert_same_tokens(model, adapter, results)
     assert results["stops"] == stop_ids(model)
     assert len(results["stops"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.anchor
+@pytest.mark.parametrize("method", ["lora", "rslora"])
+def test_an_adapter_trained_on_a_real_model_gives_the_tokens_of_transformers(
+    method: str, anchors: Path, tmp_path: Path
+) -> None:
+    from benchmarks.finetuning_methods import METHODS, measure, write_data
+
+    model = anchors / "models" / "stories260K-hd32"
+    new, own = write_data(model, anchors / "corpora" / "tinyshakespeare" / "input.txt", tmp_path)
+    assert measure(model, new, own, 20, METHODS[method], tmp_path / "adapter").gained > 0.2
+    assert_same_tokens(model, tmp_path / "adapter", served(model, tmp_path / "adapter", "Once upon a time"))

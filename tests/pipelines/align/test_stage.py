@@ -1,0 +1,113 @@
+"""The stage from rows in a file to an artifact with its report, its training in this process instead of Ray's."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.artifact import Artifact
+from cluster.errors import UserError
+from cluster.progress import Progress
+from cluster.stage import StageContext, execute, identify
+from cluster.store import Store
+from pipelines.align.config import AlignConfig, align_stage
+from pipelines.headlines import headline
+from pipelines.train import launch
+from pipelines.train.journal import Follower
+from pipelines.train.launch import Training
+from pipelines.train.task import TrainTask
+from pipelines.train.worker import JOURNAL, Job, train_job
+
+SMALL = {"steps": 4, "batch_sequences": 4, "rank": 4, "alpha": 8, "learning_rate": 5e-3, "workers": 1}
+
+
+def train_here(task: TrainTask, context: StageContext) -> Training:
+    """:func:`pipelines.train.launch.run_training` without Ray."""
+    job = Job(task, context.store, context.output.resume_key("train"), context.output.prefix)
+    summary = train_job(job, 0, 1, torch.device("cpu"), time.monotonic())
+    assert summary is not None
+    return Training(task.where, summary, Follower(context.store, f"{job.resume}/{JOURNAL}").poll())
+
+
+@pytest.fixture
+def make(
+    store: Store, chat_model: Path, publish_model: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Artifact]:
+    """Runs the stage on the tiny chat model."""
+    monkeypatch.setattr(launch, "run_training", train_here)
+    base = publish_model(store, chat_model, "Model", "pretrain")
+
+    def run(**fields: Any) -> Artifact:
+        config = AlignConfig.model_validate(SMALL | fields)
+        stage = align_stage(config)
+        identity = identify(stage, config, {"model": base.fingerprint})
+        with Progress().track("align") as tracker:
+            return execute(stage, identity, config, {"model": base}, store, tracker).artifact
+
+    return run
+
+
+@pytest.fixture
+def rows(tmp_path: Path, preference_rows: dict[str, str]) -> Path:
+    path = tmp_path / "prefs.jsonl"
+    path.write_text("".join(preference_rows.values()))
+    return path
+
+
+def test_pairs_become_a_model_with_curves_and_held_out_accuracy(make: Any, rows: Path, store: Store) -> None:
+    made = make(method="dpo", data=str(rows))
+    assert made.kind == "Model"
+    assert made.counts["pairs"] == 32
+    assert made.metrics["validation.accuracy_before"] == 0.5
+    assert made.metrics["validation.accuracy"] >= 0.5
+    assert made.metrics["validation.kl_per_token"] > 0
+    assert "validation.perplexity" not in made.metrics
+    assert "preference accuracy" in headline(made)
+    lines = [json.loads(line) for line in store.read(made.key("metrics.jsonl")).decode().splitlines()]
+    steps = [each for each in lines if each["kind"] == "train"]
+    assert [each["step"] for each in steps] == [1, 2, 3, 4]
+    assert {"loss", "accuracy", "margin", "kl_per_token", "entropy"} <= steps[0].keys()
+    page = store.read(made.key("report.html")).decode()
+    for title in (
+        "accuracy of preferences",
+        "margin of rewards",
+        "KL divergence from the reference",
+        "Held-out examples",
+    ):
+        assert title in page
+    held_out = store.read(made.key("rows/validation.jsonl")).decode().splitlines()
+    assert len(held_out) == 32 - len(store.read(made.key("rows/train.jsonl")).decode().splitlines()) > 0
+
+
+def test_a_reward_model_pays_by_its_id(make: Any, rows: Path, store: Store) -> None:
+    judge = make(method="reward", data=str(rows))
+    assert judge.kind == "RewardModel"
+    paid = make(method="ppo", data=str(rows), reward=judge.id, answer_tokens=5)
+    assert paid.kind == "Model"
+    assert paid.inputs["reward"].id == judge.id
+    assert {"validation.reward", "validation.kl", "validation.length_before"} <= paid.metrics.keys()
+    assert "reward" in headline(paid)
+    page = store.read(paid.key("report.html")).decode()
+    for title in ("reward", "length of answers", "KL divergence from the reference", "entropy", "surrogate loss"):
+        assert title in page
+    assert not any("value_head" in entry.path for entry in paid.files)
+    with pytest.raises(UserError, match="is a Model, not a RewardModel"):
+        make(method="ppo", data=str(rows), reward=paid.id)
+    with pytest.raises(UserError, match="is not in the store"):
+        make(method="ppo", data=str(rows), reward="RewardModel/align-0123456789ab")
+
+
+def test_its_own_template_goes_with_the_model(make: Any, rows: Path, store: Store) -> None:
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    made = make(method="simpo", data=str(rows), chat_template=template)
+    settings = json.loads(store.read(made.key("tokenizer_config.json")))
+    assert settings["chat_template"] == template

@@ -1,0 +1,128 @@
+"""The whole stage, from a recipe's section to a published artifact; a process of its own stands for Ray's workers."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.artifact import Artifact, local_copy, verify_artifact
+from cluster.config import parse_document
+from cluster.errors import UserError
+from cluster.progress import Progress
+from cluster.stage import StageContext, execute
+from cluster.store_local import LocalStore
+from pipelines.graph import build_graph, identities
+from pipelines.recipe import validate_recipe
+from pipelines.train import launch
+from pipelines.train.journal import Follower
+from pipelines.train.task import TrainTask
+from pipelines.train.worker import JOURNAL, Job, train_job
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training in this process, as one worker does it."""
+
+    def run_training(task: TrainTask, context: StageContext) -> launch.Training:
+        output = context.output
+        job = Job(task=task, store=context.store, resume=output.resume_key("train"), output=output.prefix)
+        summary = train_job(job, 0, 1, torch.device("cpu"), time.monotonic())
+        assert summary is not None
+        records = [r for r in Follower(context.store, f"{job.resume}/{JOURNAL}").poll() if r["kind"] != "note"]
+        return launch.Training(task.where, summary, records)
+
+    monkeypatch.setattr(launch, "run_training", run_training)
+
+
+def run_section(text: str, store: LocalStore) -> dict[str, Artifact]:
+    """Every node of a recipe with this finetune section."""
+    recipe = validate_recipe(parse_document(f"store: {store.url}\nfinetune: {text}", "recipe.yaml"))
+    nodes = build_graph(recipe)
+    found = identities(nodes)
+    made: dict[str, Artifact] = {}
+    for node in nodes:
+        inputs = {role: made[name] for role, name in node.inputs.items()}
+        with Progress().track(node.name) as tracker:
+            made[node.name] = execute(node.stage, found[node.name], node.config, inputs, store, tracker).artifact
+    return made
+
+
+def rows(path: Path, count: int = 24) -> Path:
+    made = [{"prompt": f"words {number}?", "completion": f"words {number % 3} words"} for number in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    return path
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_an_adapter_on_a_model_from_elsewhere(bases: dict[str, Path], store: LocalStore, tmp_path: Path) -> None:
+    data = rows(tmp_path / "a.jsonl")
+    section = f"{{model: {bases['gpt2']}, data: {data}, steps: 12, batch_sequences: 8, workers: 1, packing: true}}"
+    made = run_section(section, store)
+    assert list(made) == ["finetune-base", "finetune"]
+    adapter = made["finetune"]
+    assert adapter.kind == "Adapter" and adapter.inputs.keys() == {"model"}
+    assert verify_artifact(store, adapter) == []
+    assert adapter.metrics["validation.loss"] < adapter.metrics["validation.loss_before"]
+    assert adapter.counts["examples"] == 24 and adapter.counts["bad_rows"] == 0
+    settings = json.loads(store.read(adapter.key("adapter_config.json")))
+    assert settings["base_model_name_or_path"] == made["finetune-base"].id
+    names = {entry.path for entry in adapter.files}
+    assert {"examples/train.jsonl", "examples/validation.jsonl", "metrics.jsonl", "report.html"} <= names
+    page = store.read(adapter.key("report.html")).decode()
+    assert "Held-out questions" in page and "LoRA of rank 8" in page
+    record = json.dumps([each.model_dump(mode="json", exclude={"provenance"}) for each in made.values()])
+    assert str(tmp_path) not in record and str(bases["gpt2"]) not in record
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_all_weights_with_what_they_forget(bases: dict[str, Path], store: LocalStore, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    data = rows(tmp_path / "a.jsonl")
+    (tmp_path / "old.jsonl").write_text('{"text": "words words words"}\n')
+    section = (
+        f"{{model: {bases['llama']}, data: {data}, method: full, learning_rate: 1e-2, steps: 8, batch_sequences: 8, "
+        f"workers: 1, l2_sp: 0.01, subset: 20, forgetting: {tmp_path / 'old.jsonl'}}}"
+    )
+    made = run_section(section, store)
+    model = made["finetune"]
+    assert model.kind == "Model" and model.counts["examples"] == 20
+    assert model.metrics["forgetting.loss"] != model.metrics["forgetting.loss_before"]
+    assert "What it could do before" in store.read(model.key("report.html")).decode()
+    tuned = AutoModelForCausalLM.from_pretrained(local_copy(store, model))
+    base = AutoModelForCausalLM.from_pretrained(bases["llama"])
+    moved = [not torch.equal(a, b) for a, b in zip(tuned.parameters(), base.parameters(), strict=True)]
+    assert all(moved)
+
+
+@pytest.mark.usefixtures("without_ray")
+@pytest.mark.parametrize(
+    ("settings", "row", "message"),
+    [
+        ("", {"prompt": "x", "completion": ""}, "a.jsonl:25: completion is missing, empty or not text"),
+        ("", {"prompt": "x", "completion": "words " * 90}, r"a.jsonl:25: .* are more than the 64 that fit"),
+        (", target_modules: [query]", {"prompt": "x", "completion": "y"}, "query matches nothing in the model"),
+        (
+            ', chat_template: "{% for m in messages %}{{ m.role }}{% endfor %}"',
+            {"prompt": "x", "completion": "y"},
+            r"a.jsonl:\d+: the chat template loses the answer",
+        ),
+        (", sequence_length: 65", {"prompt": "x", "completion": "y"}, "65 tokens do not fit the model's context of 64"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_published(
+    settings: str, row: dict[str, Any], message: str, bases: dict[str, Path], store: LocalStore, tmp_path: Path
+) -> None:
+    data = rows(tmp_path / "a.jsonl")
+    data.write_text(data.read_text() + json.dumps(row) + "\n")
+    section = f"{{model: {bases['llama']}, data: {data}, steps: 2, batch_sequences: 8, workers: 1{settings}}}"
+    with pytest.raises(UserError, match=message):
+        run_section(section, store)
+    assert not list(store.folders("Adapter")) or not any(
+        item.key.endswith("artifact.json") for item in store.files("Adapter/")
+    )
