@@ -71,8 +71,8 @@ def trials(store: Store) -> dict[int, dict[str, Any]]:
 
 
 def test_the_guide_s_commands(tmp_path: Path, corpus_rows: list[dict[str, str]]) -> None:
-    """On a search that trains nothing, one trial of which fails."""
-    space = {"tokens.sequence_length": {"grid": [32, 64, 65536]}}
+    """On a search that trains nothing."""
+    space = {"tokens.sequence_length": {"grid": [32, 64]}}
     write(tmp_path, corpus_rows[:30], {"metric": "tokens.train_blocks", "space": space})
     recipe = yaml.safe_load((tmp_path / "search.yaml").read_text(encoding="utf-8"))
     del recipe["pretrain"]
@@ -82,9 +82,8 @@ def test_the_guide_s_commands(tmp_path: Path, corpus_rows: list[dict[str, str]])
     assert [words[:2] for words in commands] == [["raymill", "tune"], ["raymill", "run"]]
     out, _ = raymill(tmp_path, *commands[0][1:], "--json")
     result = json.loads(out)
-    assert [each["state"] for each in result["trials"]] == ["finished", "finished", "failed"]
+    assert [each["state"] for each in result["trials"]] == ["finished", "finished"]
     assert result["best"] == 1
-    assert "block" in result["trials"][2]["reason"]
     store = open_store(str(tmp_path / "raymill-store"))
     before = {each.id: each.record_sha256 for each in list_artifacts(store)}
     assert sorted(each.rpartition("-")[0] for each in before) == [
