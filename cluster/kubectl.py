@@ -48,7 +48,7 @@ class Kubectl:
         found: dict[str, Any] | None = json.loads(text) if text.strip() else None
         return found
 
-    def list(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
+    def all(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
         """Objects of a kind, by label selector or all; none where the cluster does not know the kind."""
         chosen = [f"--selector={selector}"] if selector else []
         try:

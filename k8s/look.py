@@ -74,7 +74,7 @@ def job_of(manifest: Manifest) -> KubernetesJob:
 
 def jobs(kubectl: Kubectl) -> list[KubernetesJob]:
     """Every job of ours in the namespace, newest last."""
-    found = kubectl.list("rayjobs.ray.io", OURS)
+    found = kubectl.all("rayjobs.ray.io", OURS)
     found.sort(key=lambda each: each["metadata"].get("creationTimestamp", ""))
     return [job_of(each) for each in found]
 
@@ -100,12 +100,12 @@ def see(kubectl: Kubectl, found: KubernetesJob) -> Seen:
     """Everything that tells why a job is as it is."""
     manifest = found.manifest
     workload = _workload(kubectl, manifest)
-    pods = kubectl.list("pods", f"job-name={found.name}")
+    pods = kubectl.all("pods", f"job-name={found.name}")
     cluster = manifest.get("status", {}).get("rayClusterName")
     if cluster:
-        pods += kubectl.list("pods", f"ray.io/cluster={cluster}")
+        pods += kubectl.all("pods", f"ray.io/cluster={cluster}")
     names = {found.name, cluster, *(pod["metadata"]["name"] for pod in pods)}
-    events = [each for each in kubectl.list("events") if each.get("involvedObject", {}).get("name") in names]
+    events = [each for each in kubectl.all("events") if each.get("involvedObject", {}).get("name") in names]
     return Seen(manifest, workload, _position(kubectl, manifest, workload), pods, events)
 
 
@@ -113,7 +113,7 @@ def _workload(kubectl: Kubectl, manifest: Manifest) -> Manifest | None:
     if QUEUE_LABEL not in manifest["metadata"].get("labels", {}):
         return None
     uid = manifest["metadata"].get("uid", "")
-    found = kubectl.list("workloads.kueue.x-k8s.io", f"kueue.x-k8s.io/job-uid={uid}")
+    found = kubectl.all("workloads.kueue.x-k8s.io", f"kueue.x-k8s.io/job-uid={uid}")
     return found[0] if found else None
 
 
