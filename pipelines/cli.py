@@ -145,6 +145,12 @@ COMMANDS = (
         jobs.manifests,
     ),
     Command(
+        "bundle",
+        "what a site without a network must carry in",
+        "pipelines.commands.bundle:bundle",
+        jobs.bundle,
+    ),
+    Command(
         "cluster",
         "a cluster of several nodes on this machine",
         commands=(

