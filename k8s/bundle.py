@@ -6,8 +6,8 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from k8s.cluster_profile import Profile
 from k8s.images.contents import FOLDER, normal
-from k8s.profile import Profile
 from k8s.rayjob import job_manifests
 from k8s.rayservice import service_manifests
 from k8s.render import platform

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from cluster.jobs import attempt_of
 from cluster.kubectl import Kubectl
+from k8s.cluster_profile import Profile
 from k8s.names import Manifest
-from k8s.profile import Profile
 from k8s.why import Seen, state
 
 OURS = "app.kubernetes.io/part-of=raymill"

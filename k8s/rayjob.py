@@ -10,9 +10,9 @@ import yaml
 from cluster.errors import UserError
 from cluster.jobs import RECIPE_FILE as PACKED_RECIPE
 from cluster.jobs import Submission, attempt_id
+from k8s.cluster_profile import Profile
 from k8s.names import RECIPE_FILE, RECIPE_FOLDER, SUBMITTER, Manifest, labels, metadata
 from k8s.pods import submitter_pod
-from k8s.profile import Profile
 from k8s.raycluster import cluster_spec
 
 QUEUE_LABEL, PRIORITY_LABEL = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"

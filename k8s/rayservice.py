@@ -10,8 +10,8 @@ from __future__ import annotations
 import yaml
 
 from k8s.access import budget
+from k8s.cluster_profile import Profile
 from k8s.names import RECIPE_FILE, RECIPE_FOLDER, SERVING_PRIORITY, WORKER, Manifest, labels, metadata
-from k8s.profile import Profile
 from k8s.raycluster import cluster_spec
 
 KEEPER = "pipelines.keeper:application"

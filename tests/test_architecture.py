@@ -44,7 +44,7 @@ LIGHT_MODULES = (
     "pipelines.commands.undeploy",
     "pipelines.commands.kubernetes",
     "pipelines.commands.manifests",
-    "k8s.profile",
+    "k8s.cluster_profile",
     "k8s.rules",
     "serving.access.rate",
     "serving.control.operations",

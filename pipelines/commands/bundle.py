@@ -12,7 +12,7 @@ from cluster.errors import UserError
 from cluster.progress import table
 from cluster.secrecy import leaves
 from k8s.bundle import Piece, missing, pieces_of_platform
-from k8s.profile import load_profile
+from k8s.cluster_profile import load_profile
 from pipelines.recipe import dump_recipe, load_recipe
 
 HUB = "hf://"

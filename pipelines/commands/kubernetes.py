@@ -15,8 +15,8 @@ from cluster.jobs import attempt_id
 from cluster.kubectl import Kubectl
 from cluster.progress import table
 from k8s import look
+from k8s.cluster_profile import Profile, load_profile
 from k8s.look import KubernetesJob
-from k8s.profile import Profile, load_profile
 from k8s.rayjob import job_manifests
 from k8s.render import to_yaml
 from k8s.rules import require_valid

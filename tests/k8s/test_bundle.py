@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from k8s.bundle import Piece, images_of, missing, pieces_of_platform
-from k8s.profile import Profile, load_profile
+from k8s.cluster_profile import Profile, load_profile
 from pipelines.cli import run_command
 
 RECIPE = """

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from k8s.cluster_profile import load_profile, shipped
 from k8s.images.contents import CUDA_DIFFERS, UNWANTED, chosen, needed, normal, problems, repository_requires
-from k8s.profile import load_profile, shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "k8s" / "images"

@@ -138,7 +138,7 @@ def test_following_waits_while_the_api_server_is_away(kubernetes: Cluster) -> No
     (kubernetes.root / "refuse.txt").write_text("Unable to connect to the server: dial tcp: i/o timeout (once)\n")
     assert run_command(["jobs", "list", "--kubernetes", "dev"]) == 3
     from k8s import look
-    from k8s.profile import load_profile
+    from k8s.cluster_profile import load_profile
     from pipelines.commands.kubernetes import follow
 
     (kubernetes.root / "refuse.txt").write_text("Unable to connect to the server: dial tcp: i/o timeout (once)\n")
@@ -223,7 +223,7 @@ def test_the_package_that_ray_makes_of_a_mounted_recipe_holds_the_recipe_alone(t
     from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 
     from cluster.jobs import Submission
-    from k8s.profile import load_profile
+    from k8s.cluster_profile import load_profile
     from k8s.rayjob import job_manifests
 
     mounted = tmp_path / "mounted"

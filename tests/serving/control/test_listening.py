@@ -6,11 +6,10 @@ docs/security.md, with its reason; each is probed here for what it gives to some
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
-import re
-import socket
-import subprocess
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -84,12 +83,6 @@ def listeners() -> list[Listener]:
     return sorted(set(found), key=lambda each: (each.kind, each.port))
 
 
-def test_show(served: Deployment) -> None:
-    for each in listeners():
-        print(each)
-    assert 0
-
-
 @pytest.fixture(scope="module")
 def served(serve_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Two fakes behind a gateway that everybody on the network could call, so keys are wanted."""
@@ -115,3 +108,130 @@ def served(serve_session: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
         )
     yield deployment
     deployment.shutdown()
+
+
+@pytest.fixture(scope="module")
+def open_sockets(served: Deployment) -> list[Listener]:
+    found = listeners()
+    assert {"gateway", "engine", "raylet", "gcs_server"} <= {each.kind for each in found}
+    return found
+
+
+def allowed_kinds() -> dict[str, str]:
+    """Kind of process -> reason, from the table in docs/security.md."""
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    section = text.partition("## What Ray itself opens")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1] for row in rows[1:]}
+
+
+def grpc_status(port: int, method: str) -> str:
+    """What a call without a token ends with."""
+    import grpc
+
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary(method)
+        try:
+            call(b"", timeout=10)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+    return "OK"
+
+
+def http_status(port: int, path: str, data: bytes | None = None, **headers: str) -> int:
+    """What a request gets; 0 where HTTP is not spoken there."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=data, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, http.client.HTTPException):
+        return 0
+
+
+def test_nothing_of_ours_listens_beyond_loopback_but_gateways(open_sockets: list[Listener], served: Deployment) -> None:
+    ours = [each for each in open_sockets if each.kind in ("gateway", "engine", "driver") and each.beyond_loopback]
+    public = int(served.url.rsplit(":", 1)[1].removesuffix("/v1"))
+    rays = {each.port for each in ours if _is_rays(each.port)}
+    assert {each.port for each in ours} - rays == {public}
+
+
+def _is_rays(port: int) -> bool:
+    """Whether a worker's gRPC server of Ray answers there, which asks for the token."""
+    return grpc_status(port, "/ray.rpc.CoreWorkerService/GetCoreWorkerStats") == "UNAUTHENTICATED"
+
+
+def test_the_gateway_wants_a_key_and_the_engines_theirs(open_sockets: list[Listener], served: Deployment) -> None:
+    public = int(served.url.rsplit(":", 1)[1].removesuffix("/v1"))
+    body = json.dumps({"model": "listening", "prompt": "x"}).encode()
+    for path, data in (
+        ("/v1/completions", body),
+        ("/v1/models", None),
+        ("/admin/weights", None),
+        ("/admin/status", None),
+    ):
+        assert http_status(public, path, data, **{"Content-Type": "application/json"}) == 401, path
+    assert http_status(public, "/health") == 200
+    engines = [each for each in open_sockets if each.kind == "engine"]
+    assert engines
+    for each in engines:
+        assert not each.beyond_loopback
+
+
+def test_what_ray_opens_is_on_the_list(open_sockets: list[Listener], served: Deployment) -> None:
+    public = int(served.url.rsplit(":", 1)[1].removesuffix("/v1"))
+    listed = allowed_kinds()
+    beyond = {each.kind for each in open_sockets if each.beyond_loopback and each.port != public}
+    assert beyond - {"gateway", "driver", "worker"} <= listed.keys()
+    assert beyond  # Ray does bind some on all interfaces, or this test looks at nothing
+    assert all(listed.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("gcs_server", "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"),
+        ("gcs_server", "/ray.rpc.InternalKVGcsService/InternalKVGet"),
+        ("gcs_server", "/ray.rpc.JobInfoGcsService/GetAllJobInfo"),
+        ("raylet", "/ray.rpc.NodeManagerService/GetNodeStats"),
+        ("raylet", "/ray.rpc.NodeManagerService/RequestWorkerLease"),
+        ("worker", "/ray.rpc.CoreWorkerService/GetCoreWorkerStats"),
+        ("worker", "/ray.rpc.CoreWorkerService/PushTask"),
+    ],
+)
+def test_ray_answers_nobody_without_the_token(open_sockets: list[Listener], kind: str, method: str) -> None:
+    kinds = {"worker": ("worker", "gateway", "driver")}.get(kind, (kind,))
+    answers = {grpc_status(each.port, method) for each in open_sockets if each.kind in kinds and each.beyond_loopback}
+    assert "UNAUTHENTICATED" in answers
+    assert "OK" not in answers
+
+
+def test_over_http_ray_shows_health_and_metrics_only(open_sockets: list[Listener]) -> None:
+    """A GET of any listener of Ray's without a token: refused, not HTTP, or one of the open pages."""
+    private = ("/api/jobs/", "/api/serve/applications/", "/nodes", "/logs", "/api/v0/tasks")
+    for each in open_sockets:
+        if each.beyond_loopback and each.kind not in ("gateway", "driver", "worker"):
+            for path in private:
+                answer = http_status(each.port, path)
+                is_metrics = answer == 200 and http_status(each.port, "/metrics") == 200
+                assert answer in (0, 401, 403, 404, 405) or is_metrics, (each, path)
+
+
+def test_the_token_is_in_a_file_of_ours_and_nowhere_else(open_sockets: list[Listener]) -> None:
+    path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert path.stat().st_mode & 0o777 == 0o600
+    token = path.read_text(encoding="ascii")
+    assert len(token) >= 64
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        try:
+            said = [*process.cmdline(), *process.environ().values()]
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        assert not any(token in text for text in said), process.name()
+    import ray
+
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # the embedded node's own
+    files = [each for each in logs.rglob("*") if each.is_file()]
+    assert files
+    assert [each.name for each in files if token.encode() in each.read_bytes()] == []
