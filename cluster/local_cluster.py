@@ -236,6 +236,8 @@ def start_words(record: ClusterRecord, name: str, group: str) -> list[str]:
     words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     words += ["--node-ip-address", LOOPBACK, "--num-cpus", str(record.cpus), "--node-name", name]
     words += ["--object-store-memory", str(record.object_store_bytes), "--labels", f"raymill.group={group}"]
+    # Ray's own default is one fixed port: the second node of a machine would have no agent, and no logs of its jobs.
+    words += ["--dashboard-agent-listen-port", "0"]
     if group != HEAD:
         return [*words, "--address", record.address]
     dashboard = record.dashboard.rpartition(":")[2]

@@ -58,6 +58,8 @@ SECRET_FILES = (
     ".ssh/",
     ".kube/",
     "auth_token",
+    "token",
+    "*.token",
     "kubeconfig",
 )
 _EPOCH = (1980, 1, 1, 0, 0, 0)
