@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -29,6 +33,7 @@ class FakeHead:
 
     Attributes:
         cut_after: lengths after which connections that follow a log are cut, one a connection.
+        stays_open: followers wait after the log, as while a job runs.
         hide: jobs that listing does not show yet, as when two submit at the same moment.
     """
 
@@ -39,6 +44,8 @@ class FakeHead:
     cut_after: list[int] = field(default_factory=list)
     connections: int = 0
     hide: set[str] = field(default_factory=set)
+    stays_open: bool = False
+    stops: int = 0
     url: str = ""
 
     def application(self) -> web.Application:
@@ -50,6 +57,7 @@ class FakeHead:
                 web.post("/api/jobs/", self.submit),
                 web.get("/api/jobs/{id}", self.one),
                 web.get("/api/jobs/{id}/logs/tail", self.tail),
+                web.post("/api/jobs/{id}/stop", self.stop),
                 web.get("/api/packages/gcs/{name}", self.package),
                 web.put("/api/packages/gcs/{name}", self.upload),
                 web.get("/elsewhere/api/version", self.redirect),
@@ -97,6 +105,10 @@ class FakeHead:
         job = self.jobs.get(request.match_info["id"])
         return web.json_response(job) if job else web.Response(status=404, text="does not exist")
 
+    async def stop(self, request: web.Request) -> web.Response:
+        self.stops += 1
+        return web.json_response({"stopped": True})
+
     async def package(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if request.match_info["name"] in self.packages else 404)
 
@@ -113,6 +125,8 @@ class FakeHead:
         text = self.log if limit is None else self.log[:limit]
         for start in range(0, len(text), 7):
             await socket.send_str(text[start : start + 7])
+        if self.stays_open:
+            await socket.receive()  # until the follower goes
         if limit is not None:
             assert request.transport is not None
             request.transport.abort()
@@ -125,7 +139,7 @@ class FakeHead:
 def head() -> Iterator[FakeHead]:
     fake = FakeHead()
     loop = asyncio.new_event_loop()
-    runner = web.AppRunner(fake.application())
+    runner = web.AppRunner(fake.application(), shutdown_timeout=1.0)
 
     async def begin() -> None:
         await runner.setup()
@@ -259,6 +273,25 @@ def test_the_exit_code_of_a_job() -> None:
         return JobDetails("x", status, "", "", None, None, code, "", "").code
 
     assert [job("SUCCEEDED", 0), job("FAILED", 7), job("FAILED", None), job("STOPPED", None)] == [0, 7, 3, 130]
+
+
+def test_ctrl_c_detaches_and_stops_nothing(head: FakeHead) -> None:
+    head.log, head.stays_open = "at work\n", True
+    head.jobs["x"] = {"type": "SUBMISSION", "submission_id": "x", "status": "RUNNING", "start_time": 1}
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", "jobs", "logs", "x", "--follow", "--address", head.url],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"RAY_AUTH_TOKEN": TOKEN},
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert follower.stderr is not None
+    assert follower.stderr.readline() == "at work\n"
+    follower.send_signal(signal.SIGINT)
+    _, said = follower.communicate(timeout=60)
+    assert follower.returncode == 130
+    assert "detached; x goes on" in said
+    assert head.stops == 0
 
 
 def test_a_token_in_the_clear_is_noticed() -> None:

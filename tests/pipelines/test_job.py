@@ -21,7 +21,8 @@ SUPERVISOR = (
     "from cluster.job_record import Holding\n"
     "from cluster.store import open_store\n"
     "from pipelines.job import supervise\n"
-    f"sys.exit(supervise(Holding.take(open_store(sys.argv[1]), {RUN!r}, 'demo'), [sys.executable, '-c', sys.argv[2]]))\n"
+    f"holding = Holding.take(open_store(sys.argv[1]), {RUN!r}, 'demo')\n"
+    "sys.exit(supervise(holding, [sys.executable, '-c', sys.argv[2]]))\n"
 )
 
 
