@@ -218,7 +218,7 @@ def _grpc_is_open(target: str, method: str) -> bool:
         try:
             call(b"", timeout=PROBE_SECONDS)
         except grpc.RpcError as error:
-            return error.code() not in (  # type: ignore[attr-defined]
+            return error.code() not in (
                 grpc.StatusCode.UNAUTHENTICATED,
                 grpc.StatusCode.PERMISSION_DENIED,
                 grpc.StatusCode.UNAVAILABLE,
