@@ -125,6 +125,7 @@ class Nodes:
         mark = self.marks[name] = secrets.token_hex(8)
         words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         words += ["--node-name", name, "--object-store-memory", str(100 << 20), "--dashboard-agent-listen-port", "0"]
+        words += ["--temp-dir", str(self.base / name)]
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         environment = kept | NODE_ENVIRONMENT | {reaper.MARK: mark, "RAY_AUTH_TOKEN_PATH": str(self.token)}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
@@ -132,7 +133,7 @@ class Nodes:
         if name == "head":
             words += ["--head", "--num-cpus", "0", "--node-ip-address", f"{self.net}.1", "--port", str(self.gcs)]
             words += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(self.dashboard_port)]
-            words += ["--ray-client-server-port", str(self.client_port), "--temp-dir", str(self.base / "ray")]
+            words += ["--ray-client-server-port", str(self.client_port)]
             if self.redis is not None:
                 environment |= {
                     "RAY_REDIS_ADDRESS": f"127.0.0.1:{self.redis_port}",
