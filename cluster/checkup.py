@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import http.client
 import platform
 import socket
 import time
@@ -199,13 +200,18 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
+def is_open(host: str, port: int) -> bool:
+    """Whether a listening port of any kind answers a call without a token, by HTTP or by gRPC."""
+    return _http_is_open(f"http://{host}:{port}/api/none") or _grpc_is_open(f"{host}:{port}", GCS_CALL)
+
+
 def _http_is_open(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=PROBE_SECONDS):
             return True
     except urllib.error.HTTPError as error:
         return error.code not in (401, 403)
-    except OSError:
+    except (OSError, http.client.HTTPException):  # nobody there, or it speaks something else
         return False
 
 

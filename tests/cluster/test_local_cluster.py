@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from cluster import local_cluster, reaper
+from cluster.checkup import OPEN_BY_DESIGN, is_open
+from cluster.jobs_api import JobsClient
 from cluster.local_cluster import ClusterRecord, find_cluster
 
 pytestmark = pytest.mark.ray
@@ -118,6 +120,28 @@ def test_the_cluster_asks_for_its_token_and_shows_it_to_nobody(place: Place) -> 
     assert len(logs) > 5
     for log in [*logs, *Path(record.folder).glob("*.log"), Path(record.folder) / "cluster.json"]:
         assert secret not in log.read_bytes(), log
+
+
+def test_every_port_beyond_loopback_asks_for_the_token_or_has_its_reason(place: Place) -> None:
+    """The sockets of all processes of the cluster, against the allow-list of cluster/checkup.py."""
+    import psutil
+
+    client = JobsClient.open(place.record.dashboard)
+    listed = [node["raylet"] for node in client.get("/nodes?view=summary")["data"]["summary"]]
+    allowed = {int(raylet[kind]) for raylet in listed for kind in OPEN_BY_DESIGN}
+    seen: dict[tuple[str, int], str] = {}
+    for pid in processes_with(place.record):
+        try:
+            process = psutil.Process(pid)
+            sockets = [each for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+            seen |= {(each.laddr.ip, each.laddr.port): " ".join(process.cmdline())[:80] for each in sockets}
+        except psutil.NoSuchProcess:
+            continue
+    beyond = {where: what for where, what in seen.items() if not where[0].startswith("127.") and where[0] != "::1"}
+    assert len(beyond) > 4
+    hosts = {ip: "127.0.0.1" if ip in ("0.0.0.0", "::") else ip for ip, _ in beyond}
+    without = {(port, what) for (ip, port), what in beyond.items() if port not in allowed and is_open(hosts[ip], port)}
+    assert without == set()
 
 
 def test_doctor_finds_nothing_that_is_open(place: Place) -> None:
