@@ -13,9 +13,10 @@ import pytest
 from cluster.config import parse_document
 from cluster.errors import UserError
 from cluster.jobs import RECIPE_FILE
+from cluster.secrecy import leaves, secret_in
 from pipelines.cli import run_command
 from pipelines.commands import job_arguments
-from pipelines.recipe import validate_recipe
+from pipelines.recipe import RECIPES, dump_recipe, load_recipe, validate_recipe
 from pipelines.submission import plan_submission
 
 RECIPE = "name: small\ncorpus: {sources: [{kind: text, path: words, licence: MIT}]}\ntokenizer: {vocab_size: 300}\n"
@@ -82,6 +83,14 @@ def test_without_code_the_recipe_travels_alone() -> None:
 def test_mistakes_and_secrets_are_refused(words: list[str], text: str) -> None:
     with pytest.raises(UserError, match=text):
         plan_submission(arguments(*words))
+
+
+@pytest.mark.parametrize("recipe", sorted(each.name for each in RECIPES.glob("*.yaml")))
+def test_no_key_of_a_recipe_is_taken_for_a_secret(recipe: str) -> None:
+    """Every key there is, with its default, and every shipped recipe."""
+    values = dict(leaves(dump_recipe(load_recipe(recipe))))
+    assert len(values) > 20
+    assert {name: value for name, value in values.items() if secret_in(name, value)} == {}
 
 
 def test_a_dry_run_shows_plan_and_request_and_sends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
