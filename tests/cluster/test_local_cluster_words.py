@@ -1,4 +1,4 @@
-"""How a local cluster's nodes are started, without starting Ray: no token in words or variables, nothing left behind."""
+"""How a local cluster's nodes are started, without starting Ray: no token in words or variables, nothing is left."""
 
 from __future__ import annotations
 
