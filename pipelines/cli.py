@@ -111,6 +111,7 @@ def _convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--address", metavar="URL", help="look at the Ray cluster with this dashboard instead")
     store(parser)
     _json(parser)
 
