@@ -48,10 +48,3 @@ def test_what_is_not_permissive_is_spoken_of() -> None:
     doubtful = [name for name, licence in image.items() if re.search(r"GPL|Proprietary", licence)]
     assert len(doubtful) > 3
     assert [name for name in doubtful if f"*{name}*" not in head] == []
-
-
-def test_the_tests_that_the_security_page_names_exist() -> None:
-    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`(tests/[\w/.]+\.py)`", text))
-    assert len(named) > 10
-    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
