@@ -60,6 +60,16 @@ class Kubectl:
         items: list[dict[str, Any]] = json.loads(text)["items"]
         return items
 
+    def keys(self, kind: str, name: str) -> set[str] | None:
+        """The names below an object's ``data``, without their values; None where there is no such object."""
+        template = "--output=go-template={{range $key, $value := .data}}{{$key}}\n{{end}}"
+        try:
+            return set(self._run(["get", kind, name, template]).split())
+        except UserError as error:
+            if "notfound" in error.what.lower():
+                return None
+            raise
+
     def raw(self, path: str) -> dict[str, Any] | None:
         """What the API server answers at a path; None where nothing is there, or we may not ask."""
         try:

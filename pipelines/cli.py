@@ -112,6 +112,7 @@ def _convert(parser: argparse.ArgumentParser) -> None:
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", metavar="URL", help="look at the Ray cluster with this dashboard instead")
+    jobs.kubernetes(parser)
     store(parser)
     _json(parser)
 

@@ -29,8 +29,15 @@ PUBLIC_PORT = 8000
 
 
 def doctor(arguments: Namespace) -> int:
-    """Print every check, of this machine or of the cluster at ``--address``; exit 1 where something is missing."""
-    if arguments.address:
+    """Print every check, of this machine, of the cluster at ``--address`` or of a profile's place.
+
+    The exit code is 1 where something is missing.
+    """
+    if arguments.kubernetes:
+        from pipelines.commands import kubernetes
+
+        findings = kubernetes.examine(arguments)
+    elif arguments.address:
         findings = list(examine(JobsClient.open(arguments.address)))
     else:
         findings = [finding for check in _CHECKS for finding in check()] + [_check_store(arguments.store)]

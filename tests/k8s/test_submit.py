@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,47 +28,9 @@ FAILED = {
 }
 
 
-class Cluster:
-    """The stand-in's files."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def put(self, kind: str, manifest: dict[str, Any]) -> None:
-        (self.root / kind).mkdir(exist_ok=True)
-        (self.root / kind / f"{manifest['metadata']['name']}.json").write_text(json.dumps(manifest))
-
-    def objects(self, kind: str) -> list[dict[str, Any]]:
-        paths = [path for path in sorted((self.root / kind).glob("*.json")) if not path.name.endswith(".next.json")]
-        return [json.loads(path.read_text()) for path in paths]
-
-    def becomes(self, name: str, *states: dict[str, Any]) -> None:
-        """The statuses of a job, one for each look at it."""
-        (self.root / "rayjobs").mkdir(exist_ok=True)
-        (self.root / "rayjobs" / f"{name}.next.json").write_text(json.dumps(states))
-
-    def calls(self) -> list[list[str]]:
-        path = self.root / "calls.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-@pytest.fixture
-def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """An empty cluster, with the stand-in as the only kubectl."""
-    program = tmp_path / "bin" / "kubectl"
-    program.parent.mkdir()
-    fake = Path(__file__).with_name("fake_kubectl.py")
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {fake} "$@"\n')
-    program.chmod(0o755)
-    root = tmp_path / "kube"
-    root.mkdir()
-    monkeypatch.setenv("FAKE_KUBE", str(root))
-    monkeypatch.setenv("FAKE_KUBE_PACKAGES", str(Path(yaml.__file__).parents[1]))
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr("pipelines.commands.kubernetes.POLL_SECONDS", 0.0)
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def _recipe(kubernetes: Any) -> None:
     Path("recipe.yaml").write_text(RECIPE)
-    return Cluster(root)
 
 
 def submit(*more: str) -> int:
@@ -77,7 +38,7 @@ def submit(*more: str) -> int:
 
 
 def test_a_dry_run_prints_what_would_be_applied_and_asks_nobody(
-    kubernetes: Cluster, capsys: pytest.CaptureFixture[str]
+    kubernetes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert submit("--dry-run", "--until", "tokenizer") == 0
     config, job = yaml.safe_load_all(capsys.readouterr().out)
@@ -89,7 +50,7 @@ def test_a_dry_run_prints_what_would_be_applied_and_asks_nobody(
     assert kubernetes.calls() == []
 
 
-def test_submitting_again_attaches(kubernetes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_submitting_again_attaches(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit() == 0
     assert submit("--json") == 0
     told = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
@@ -102,7 +63,7 @@ def test_submitting_again_attaches(kubernetes: Cluster, capsys: pytest.CaptureFi
     assert "--namespace=raymill-dev" in applied[0]
 
 
-def test_a_run_that_failed_is_tried_again_under_the_next_name(kubernetes: Cluster) -> None:
+def test_a_run_that_failed_is_tried_again_under_the_next_name(kubernetes: Any) -> None:
     assert submit() == 0
     (job,) = kubernetes.objects("rayjobs")
     job["status"] = FAILED
@@ -115,7 +76,7 @@ def test_a_run_that_failed_is_tried_again_under_the_next_name(kubernetes: Cluste
 
 
 def test_following_survives_a_lost_connection_and_returns_the_jobs_code(
-    kubernetes: Cluster, capsys: pytest.CaptureFixture[str]
+    kubernetes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert submit() == 0
     (job,) = kubernetes.objects("rayjobs")
@@ -131,7 +92,7 @@ def test_following_survives_a_lost_connection_and_returns_the_jobs_code(
     assert said.index("PENDING") < said.index("RUNNING") < said.index("FAILED")
 
 
-def test_following_waits_while_the_api_server_is_away(kubernetes: Cluster) -> None:
+def test_following_waits_while_the_api_server_is_away(kubernetes: Any) -> None:
     assert submit() == 0
     (job,) = kubernetes.objects("rayjobs")
     kubernetes.becomes(job["metadata"]["name"], SUCCEEDED)
@@ -146,7 +107,7 @@ def test_following_waits_while_the_api_server_is_away(kubernetes: Cluster) -> No
     assert follow(kubectl, look.job_of(job)).status == "SUCCEEDED"
 
 
-def test_list_logs_and_stop(kubernetes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_logs_and_stop(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit() == 0
     (kubernetes.root / "log.txt").write_text("a line\n")
     capsys.readouterr()
@@ -161,7 +122,7 @@ def test_list_logs_and_stop(kubernetes: Cluster, capsys: pytest.CaptureFixture[s
     assert run_command(["jobs", "stop", row["job"], "--kubernetes", "dev"]) == 2
 
 
-def test_code_may_travel_as_a_package(kubernetes: Cluster, tmp_path: Path) -> None:
+def test_code_may_travel_as_a_package(kubernetes: Any, tmp_path: Path) -> None:
     code = tmp_path / "code"
     code.mkdir()
     (code / "own.py").write_text("VALUE = 1\n")
@@ -179,7 +140,7 @@ def test_code_may_travel_as_a_package(kubernetes: Cluster, tmp_path: Path) -> No
     assert submit("--working-dir", str(code)) == 2
 
 
-def test_a_secret_is_refused(kubernetes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_secret_is_refused(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit("--env", "HF_TOKEN=hunter2hunter2") == 2
     said = capsys.readouterr().err
     assert "hunter2" not in said
@@ -187,9 +148,7 @@ def test_a_secret_is_refused(kubernetes: Cluster, capsys: pytest.CaptureFixture[
     assert kubernetes.calls() == []
 
 
-def test_without_kubectl_the_way_out_is_named(
-    kubernetes: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_without_kubectl_the_way_out_is_named(kubernetes: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     assert submit() == 2
     said = capsys.readouterr().err
@@ -208,7 +167,7 @@ def test_without_kubectl_the_way_out_is_named(
     ],
 )
 def test_what_kubectl_says_is_told_with_a_next_step(
-    kubernetes: Cluster, says: str, error: type[Exception], advice: str
+    kubernetes: Any, says: str, error: type[Exception], advice: str
 ) -> None:
     (kubernetes.root / "refuse.txt").write_text(says + "\n")
     with pytest.raises(error) as raised:
