@@ -97,8 +97,9 @@ class Kubectl:
         Args:
             since: from this time on (RFC 3339); lines begin with their time.
         """
-        arguments = ["logs", "--follow", "--timestamps", f"--selector={selector}", f"--container={container}"]
-        arguments += [f"--since-time={since}"] if since else ["--tail=-1"]
+        # With a selector the last ten lines alone would come by default.
+        arguments = ["logs", "--follow", "--timestamps", "--tail=-1", f"--selector={selector}"]
+        arguments += [f"--container={container}"] + ([f"--since-time={since}"] if since else [])
         with self._start(arguments) as process:
             assert process.stdout is not None
             try:

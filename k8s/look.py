@@ -14,7 +14,8 @@ from k8s.why import Seen, state
 OURS = "app.kubernetes.io/part-of=raymill"
 CONTAINER = "ray-job-submitter"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-VISIBILITY = "/apis/visibility.kueue.x-k8s.io/v1beta1"
+VISIBILITY = ("v1beta2", "v1beta1")
+"""Versions of Kueue's API that tells positions."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,10 @@ def _position(kubectl: Kubectl, manifest: Manifest, workload: Manifest | None) -
     if workload is None:
         return None
     queue = manifest["metadata"]["labels"][QUEUE_LABEL]
-    answer = kubectl.raw(f"{VISIBILITY}/namespaces/{kubectl.namespace}/localqueues/{queue}/pendingworkloads")
-    for each in (answer or {}).get("items", []):
-        if each["metadata"]["name"] == workload["metadata"]["name"]:
-            return int(each["positionInLocalQueue"])
+    place = f"namespaces/{kubectl.namespace}/localqueues/{queue}/pendingworkloads"
+    for version in VISIBILITY:
+        answer = kubectl.raw(f"/apis/visibility.kueue.x-k8s.io/{version}/{place}")
+        for each in (answer or {}).get("items", []):
+            if each["metadata"]["name"] == workload["metadata"]["name"]:
+                return int(each["positionInLocalQueue"])
     return None

@@ -199,3 +199,49 @@ def test_the_package_that_ray_makes_of_a_mounted_recipe_holds_the_recipe_alone(t
         assert archive.namelist() == ["recipe.yaml"]
         assert archive.read("recipe.yaml") == b"name: x\n"
     assert get_uri_for_directory(str(mounted), include_gitignore=False, excludes=excludes).startswith("gcs://")
+
+
+def test_why_asks_after_queue_pods_and_events(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything that is asked for is found by the labels that Kueue, KubeRay and Kubernetes give."""
+    assert run_command(["submit", "recipe.yaml", "--kubernetes", "gpu", "--yes"]) == 0
+    (job,) = kubernetes.objects("rayjobs")
+    name = job["metadata"]["name"]
+    job["metadata"]["uid"] = "u-1"
+    kubernetes.put("rayjobs", job)
+    waits = {"type": "QuotaReserved", "status": "False", "message": "couldn't assign flavors: 8 more needed"}
+    labels = {"kueue.x-k8s.io/job-uid": "u-1"}
+    kubernetes.put("workloads", {"metadata": {"name": "w", "labels": labels}, "status": {"conditions": [waits]}})
+    path = "apis_visibility.kueue.x-k8s.io_v1beta1_namespaces_raymill_localqueues_raymill_pendingworkloads"
+    (kubernetes.root / "raw").mkdir()
+    items = [{"metadata": {"name": each}, "positionInLocalQueue": at} for at, each in enumerate(("other", "w"))]
+    (kubernetes.root / "raw" / path).write_text(json.dumps({"items": items}))
+    capsys.readouterr()
+    assert run_command(["jobs", "why", name, "--kubernetes", "gpu"]) == 0
+    said = capsys.readouterr().out
+    assert f"{name}: QUEUED" in said
+    assert "it waits in queue raymill, 1 before it: couldn't assign flavors: 8 more needed" in said
+
+    job["spec"]["suspend"] = False
+    job["status"] = {"jobDeploymentStatus": "Initializing", "rayClusterName": "c-1"}
+    kubernetes.put("rayjobs", job)
+    head = {"name": "c-1-head", "labels": {"ray.io/cluster": "c-1"}}
+    pulling = {"name": "ray", "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}
+    kubernetes.put("pods", {"metadata": head, "status": {"containerStatuses": [pulling]}})
+    mount = {"type": "Warning", "reason": "FailedMount", "message": "no volume", "involvedObject": {"name": "c-1-head"}}
+    other = {**mount, "message": "elsewhere", "involvedObject": {"name": "another"}}
+    kubernetes.put("events", {"metadata": {"name": "e1"}, **mount})
+    kubernetes.put("events", {"metadata": {"name": "e2"}, **other})
+    assert run_command(["jobs", "why", name, "--kubernetes", "gpu", "--json"]) == 0
+    reasons = " ".join(each["what"] for each in json.loads(capsys.readouterr().out)["reasons"])
+    assert "ErrImagePull: no such image" in reasons
+    assert "FailedMount: no volume" in reasons
+    assert "elsewhere" not in reasons
+
+    job["status"] = FAILED | {"rayClusterName": "c-1"}
+    kubernetes.put("rayjobs", job)
+    (kubernetes.root / "log.txt").write_text("[tokens] 3 of 9\nerror: s3://x: no such bucket\n  make it\n")
+    assert run_command(["jobs", "why", name, "--kubernetes", "gpu"]) == 0
+    said = capsys.readouterr().out
+    assert "AppFailed" in said
+    assert "stage: tokens" in said
+    assert "error: s3://x: no such bucket" in said
