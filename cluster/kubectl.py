@@ -48,7 +48,7 @@ class Kubectl:
         found: dict[str, Any] | None = json.loads(text) if text.strip() else None
         return found
 
-    def list(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
+    def all(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
         """Objects of a kind, by label selector or all; none where the cluster does not know the kind."""
         chosen = [f"--selector={selector}"] if selector else []
         try:
@@ -59,6 +59,16 @@ class Kubectl:
             raise
         items: list[dict[str, Any]] = json.loads(text)["items"]
         return items
+
+    def keys(self, kind: str, name: str) -> set[str] | None:
+        """The names below an object's ``data``, without their values; None where there is no such object."""
+        template = "--output=go-template={{range $key, $value := .data}}{{$key}}\n{{end}}"
+        try:
+            return set(self._run(["get", kind, name, template]).split())
+        except UserError as error:
+            if "notfound" in error.what.lower():
+                return None
+            raise
 
     def raw(self, path: str) -> dict[str, Any] | None:
         """What the API server answers at a path; None where nothing is there, or we may not ask."""
@@ -87,8 +97,9 @@ class Kubectl:
         Args:
             since: from this time on (RFC 3339); lines begin with their time.
         """
-        arguments = ["logs", "--follow", "--timestamps", f"--selector={selector}", f"--container={container}"]
-        arguments += [f"--since-time={since}"] if since else ["--tail=-1"]
+        # With a selector the last ten lines alone would come by default.
+        arguments = ["logs", "--follow", "--timestamps", "--tail=-1", f"--selector={selector}"]
+        arguments += [f"--container={container}"] + ([f"--since-time={since}"] if since else [])
         with self._start(arguments) as process:
             assert process.stdout is not None
             try:

@@ -149,7 +149,7 @@ def up(
     record = ClusterRecord(
         name=name,
         folder=str(folder),
-        temp=tempfile.mkdtemp(prefix="raymill-cluster-"),  # short: Ray's sockets below it have paths of 107 at most
+        temp=tempfile.mkdtemp(prefix="rmc-", dir="/tmp"),  # short: Ray's sockets below it have paths of 107 at most
         address=f"{LOOPBACK}:{gcs}",
         dashboard=f"http://{LOOPBACK}:{dashboard}",
         client_port=client,
@@ -236,12 +236,16 @@ def start_words(record: ClusterRecord, name: str, group: str) -> list[str]:
     words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     words += ["--node-ip-address", LOOPBACK, "--num-cpus", str(record.cpus), "--node-name", name]
     words += ["--object-store-memory", str(record.object_store_bytes), "--labels", f"raymill.group={group}"]
+    # Ray's own default is one fixed port: the second node of a machine would have no agent, and no logs of its jobs.
+    words += ["--dashboard-agent-listen-port", "0"]
+    # A folder each: the second node of a machine would unpack a job's files anew over those that the first works in.
+    words += ["--temp-dir", str(Path(record.temp) / name)]
     if group != HEAD:
         return [*words, "--address", record.address]
     dashboard = record.dashboard.rpartition(":")[2]
     words += ["--head", "--port", record.address.rpartition(":")[2]]
     words += ["--ray-client-server-port", str(record.client_port)]
-    return [*words, "--dashboard-host", LOOPBACK, "--dashboard-port", dashboard, "--temp-dir", record.temp]
+    return [*words, "--dashboard-host", LOOPBACK, "--dashboard-port", dashboard]
 
 
 def _start(record: ClusterRecord, name: str, group: str) -> ClusterRecord:

@@ -20,6 +20,7 @@ from cluster.secrecy import RIGHT_WAY, kind_of_key_in_file
 
 MAX_PACKAGE_BYTES = 32 << 20
 """Of all files before compression. Ray keeps a package in its metadata store, which is memory."""
+MAX_FILES = 20_000
 MAX_SCANNED_BYTES = 1 << 20
 IGNORE_FILES = (".gitignore", ".raymillignore")
 NEVER = (
@@ -58,6 +59,8 @@ SECRET_FILES = (
     ".ssh/",
     ".kube/",
     "auth_token",
+    "token",
+    "*.token",
     "kubeconfig",
 )
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -163,6 +166,12 @@ def _choose(folder: Path) -> tuple[list[str], list[str]]:
             if _ignored(path, False, rules) or not (folder / path).is_file():
                 continue
             (secret if _ignored(path, False, secrets) else chosen).append(path)
+        if len(chosen) > MAX_FILES:
+            raise UserError(
+                f"more than {MAX_FILES:,} files would travel with the job",
+                where=str(folder),
+                next_step="submit from the folder that holds the job's code, or name the rest in .raymillignore",
+            )
     return sorted(chosen), sorted(secret)
 
 

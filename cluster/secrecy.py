@@ -24,6 +24,7 @@ _NAMES = re.compile(
     r"|apikey|authorization)s?(?:$|[^a-z0-9])"
 )
 _NAMES_OF_PLACES = re.compile(r"(?:_|^)(?:path|file|dir|folder|name|url|mode|id)$", re.IGNORECASE)
+_SECTIONS = ("secrets", "passwords", "credentials")
 _WORDS_OF_MODELS = re.compile(r"(?:^|[_.])(?:tokens|(?:eos|bos|pad|unk|sep|cls|mask|start|end|stop|special)_tokens?)$")
 _IN_ADDRESS = "a password in an address"
 _KNOWN: dict[str, re.Pattern[str]] = {
@@ -56,11 +57,16 @@ def kind_of_key_in_file(text: str) -> str | None:
 def secret_in(name: str, value: str) -> str | None:
     """Why a named value looks like a secret; None where it does not.
 
-    A path to a secret, a number (``max_tokens=512``) and a switch are none.
+    Of a dotted name the last word counts (``tokens.existing`` is a recipe's section, not a token). A path to a secret,
+    a number (``max_tokens=512``) and a switch are none.
     """
     kind = kind_of_secret(value)
     if kind is not None:
         return f"its value looks like {kind}"
+    parts = [part for part in name.split(".") if not part.isdigit()] or [name]
+    if any(part.lower() in _SECTIONS for part in parts[:-1]):
+        return "it stands in a section of secrets"
+    name = parts[-1]
     words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower().replace("-", "_")
     if not _NAMES.search(words) or _NAMES_OF_PLACES.search(words) or _WORDS_OF_MODELS.search(words):
         return None

@@ -110,10 +110,14 @@ def _embedded(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[Non
 def _joined(address: str, say: Callable[[str], None]) -> Iterator[None]:
     if address != "auto":
         _check_answers(address)
+    from cluster.local_cluster import cluster_at
+
     # Without any token an unauthenticated cluster is meant; Ray must not decide that by itself.
     named = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.environ.get("RAY_AUTH_TOKEN")
-    mode = "token" if named or RAY_TOKEN_FILE.exists() else "disabled"
-    with _environment(RAY_AUTH_MODE=os.environ.get("RAY_AUTH_MODE", mode)):
+    own = None if named else cluster_at(address)
+    mode = "token" if named or own or RAY_TOKEN_FILE.exists() else "disabled"
+    shown = {"RAY_AUTH_TOKEN_PATH": own.token_file} if own else {}
+    with _environment(RAY_AUTH_MODE=os.environ.get("RAY_AUTH_MODE", mode), **shown):
         try:
             _initialise(address)
             say(f"joined the Ray at {address}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from k8s.cluster_profile import Profile
 from k8s.names import (
     HEAD,
     HEAD_ACCOUNT,
@@ -12,7 +13,6 @@ from k8s.names import (
     labels,
     metadata,
 )
-from k8s.profile import Profile
 
 SUBMITTER_ROLE = "raymill-submitter"
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}

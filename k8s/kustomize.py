@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from k8s.cluster_profile import load_profile, shipped
 from k8s.names import Manifest
-from k8s.profile import load_profile, shipped
 from k8s.render import platform, to_yaml
 
 ROOT = Path(__file__).parent

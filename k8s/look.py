@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from cluster.jobs import attempt_of
 from cluster.kubectl import Kubectl
+from k8s.cluster_profile import Profile
 from k8s.names import Manifest
-from k8s.profile import Profile
 from k8s.why import Seen, state
 
 OURS = "app.kubernetes.io/part-of=raymill"
 CONTAINER = "ray-job-submitter"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-VISIBILITY = "/apis/visibility.kueue.x-k8s.io/v1beta1"
+VISIBILITY = ("v1beta2", "v1beta1")
+"""Versions of Kueue's API that tells positions."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def job_of(manifest: Manifest) -> KubernetesJob:
 
 def jobs(kubectl: Kubectl) -> list[KubernetesJob]:
     """Every job of ours in the namespace, newest last."""
-    found = kubectl.list("rayjobs.ray.io", OURS)
+    found = kubectl.all("rayjobs.ray.io", OURS)
     found.sort(key=lambda each: each["metadata"].get("creationTimestamp", ""))
     return [job_of(each) for each in found]
 
@@ -100,12 +101,12 @@ def see(kubectl: Kubectl, found: KubernetesJob) -> Seen:
     """Everything that tells why a job is as it is."""
     manifest = found.manifest
     workload = _workload(kubectl, manifest)
-    pods = kubectl.list("pods", f"job-name={found.name}")
+    pods = kubectl.all("pods", f"job-name={found.name}")
     cluster = manifest.get("status", {}).get("rayClusterName")
     if cluster:
-        pods += kubectl.list("pods", f"ray.io/cluster={cluster}")
+        pods += kubectl.all("pods", f"ray.io/cluster={cluster}")
     names = {found.name, cluster, *(pod["metadata"]["name"] for pod in pods)}
-    events = [each for each in kubectl.list("events") if each.get("involvedObject", {}).get("name") in names]
+    events = [each for each in kubectl.all("events") if each.get("involvedObject", {}).get("name") in names]
     return Seen(manifest, workload, _position(kubectl, manifest, workload), pods, events)
 
 
@@ -113,7 +114,7 @@ def _workload(kubectl: Kubectl, manifest: Manifest) -> Manifest | None:
     if QUEUE_LABEL not in manifest["metadata"].get("labels", {}):
         return None
     uid = manifest["metadata"].get("uid", "")
-    found = kubectl.list("workloads.kueue.x-k8s.io", f"kueue.x-k8s.io/job-uid={uid}")
+    found = kubectl.all("workloads.kueue.x-k8s.io", f"kueue.x-k8s.io/job-uid={uid}")
     return found[0] if found else None
 
 
@@ -122,8 +123,10 @@ def _position(kubectl: Kubectl, manifest: Manifest, workload: Manifest | None) -
     if workload is None:
         return None
     queue = manifest["metadata"]["labels"][QUEUE_LABEL]
-    answer = kubectl.raw(f"{VISIBILITY}/namespaces/{kubectl.namespace}/localqueues/{queue}/pendingworkloads")
-    for each in (answer or {}).get("items", []):
-        if each["metadata"]["name"] == workload["metadata"]["name"]:
-            return int(each["positionInLocalQueue"])
+    place = f"namespaces/{kubectl.namespace}/localqueues/{queue}/pendingworkloads"
+    for version in VISIBILITY:
+        answer = kubectl.raw(f"/apis/visibility.kueue.x-k8s.io/{version}/{place}")
+        for each in (answer or {}).get("items", []):
+            if each["metadata"]["name"] == workload["metadata"]["name"]:
+                return int(each["positionInLocalQueue"])
     return None

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 
+from k8s.cluster_profile import Profile
 from k8s.dashboards import DASHBOARDS
 from k8s.names import HEAD, PORTS, WORKER, Manifest, metadata, selector
-from k8s.profile import Profile
 
 API = "monitoring.coreos.com/v1"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from k8s.cluster_profile import Profile
 from k8s.names import HEAD, PORTS, REDIS, REDIS_PORT, SUBMITTER, WORKER, Manifest, metadata, selector
-from k8s.profile import Profile
 
 RAY = (HEAD, WORKER)
 METRICS = (PORTS["metrics"], PORTS["as-metrics"], PORTS["dash-metrics"])

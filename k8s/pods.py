@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from k8s.cluster_profile import STORE_MOUNT, PodSize, Profile, WorkerGroup
 from k8s.names import (
     COMPONENT,
     HEAD,
@@ -16,7 +17,6 @@ from k8s.names import (
     Manifest,
     labels,
 )
-from k8s.profile import STORE_MOUNT, PodSize, Profile, WorkerGroup
 
 USER = 1000
 HOME = "/home/raymill"

@@ -10,8 +10,8 @@ from __future__ import annotations
 import yaml
 
 from k8s.access import budget
-from k8s.names import RECIPE_FILE, RECIPE_FOLDER, SERVING_PRIORITY, WORKER, Manifest, labels, metadata
-from k8s.profile import Profile
+from k8s.cluster_profile import Profile
+from k8s.names import HEAD, RECIPE_FILE, RECIPE_FOLDER, SERVING_PRIORITY, WORKER, Manifest, labels, metadata
 from k8s.raycluster import cluster_spec
 
 KEEPER = "pipelines.keeper:application"
@@ -19,7 +19,7 @@ START_TIMEOUT = "1h"
 
 
 def service_manifests(profile: Profile, name: str, recipe: str) -> list[Manifest]:
-    """The ConfigMap with the recipe, the RayService, and a budget for its workers.
+    """The ConfigMap with the recipe, the RayService, and budgets for its head and workers.
 
     Args:
         name: the recipe's name, made a label.
@@ -45,6 +45,7 @@ def service_manifests(profile: Profile, name: str, recipe: str) -> list[Manifest
             },
         },
     ]
+    found.append(budget(profile, f"{name}-head", labels(HEAD, name), 1))
     least = sum(group.minimum for group in profile.workers)
     if least > 1:
         found.append(budget(profile, f"{name}-workers", labels(WORKER, name), least - 1))

@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from k8s.access import accounts, disruption, namespace, priorities, queues
+from k8s.cluster_profile import Profile
 from k8s.monitoring import monitoring
 from k8s.names import Manifest
 from k8s.network import policies
-from k8s.profile import Profile
 from k8s.raycluster import cluster
 from k8s.storage import storage
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from k8s.cluster_profile import Profile
 from k8s.names import REDIS, REDIS_PORT, Manifest, labels, metadata
 from k8s.pods import CONTAINER_SECURITY, POD_SECURITY, quantity_gib
-from k8s.profile import Profile
 from k8s.raycluster import REDIS_NAME
 
 REDIS_USER = 999

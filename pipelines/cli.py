@@ -132,6 +132,8 @@ def _merge(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--address", metavar="URL", help="look at the Ray cluster with this dashboard instead")
+    jobs.kubernetes(parser)
     store(parser)
     _json(parser)
 
@@ -165,6 +167,12 @@ COMMANDS = (
         "what a profile needs on Kubernetes, or a served recipe, as YAML",
         "pipelines.commands.manifests:manifests",
         jobs.manifests,
+    ),
+    Command(
+        "bundle",
+        "what a site without a network must carry in",
+        "pipelines.commands.bundle:bundle",
+        jobs.bundle,
     ),
     Command(
         "cluster",

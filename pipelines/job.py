@@ -57,6 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     words = [sys.executable, "-m", "pipelines.cli", "run", arguments.recipe, "--json", *rest]
+    return supervise(holding, words)
+
+
+def supervise(holding: Holding, words: list[str]) -> int:
+    """Run a command below this process and keep its log, state and end in the store; its exit code.
+
+    A command that a signal ended gives 128 and the signal's number, as shells do; one that was fenced off gives 3.
+    """
     return _Supervised(holding, words).run()
 
 

@@ -41,7 +41,7 @@ class SubmissionPlan:
     def render(self, where: str) -> str:
         """The plan as text."""
         sent = self.submission
-        rows = {"run": sent.id, "on": where, "store": sent.store, "code": _code(sent), "runs": sent.entrypoint_text()}
+        rows = {"run": sent.id, "on": where, "store": sent.store, "code": _code(sent), "runs": _entrypoint(sent)}
         if sent.environment:
             rows["environment"] = ", ".join(f"{name}={value}" for name, value in sorted(sent.environment.items()))
         if sent.driver:
@@ -62,13 +62,18 @@ class SubmissionPlan:
         return {
             "run": sent.id,
             "store": sent.store,
-            "entrypoint": sent.entrypoint_text(),
+            "entrypoint": _entrypoint(sent),
             "environment": dict(sent.environment),
             "code": {"files": len(sent.package.files), "bytes": sent.package.size_bytes} if sent.package else None,
             "image": sent.image,
             "stages": [{"stage": each.name, "state": each.state, "artifact": each.id} for each in self.stages],
             "notes": self.notes,
         }
+
+
+def _entrypoint(submission: Submission) -> str:
+    """The command line; without a package the recipe alone is the job's folder."""
+    return submission.entrypoint_text(RECIPE_FILE if submission.package else Path(RECIPE_FILE).name)
 
 
 def _code(submission: Submission) -> str:

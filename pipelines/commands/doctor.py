@@ -1,4 +1,4 @@
-"""`raymill doctor`: what this machine has, what is missing, and how to fix it."""
+"""`raymill doctor`: what this machine has, or a cluster, what is missing, and how to fix it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import socket
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata, util
 from pathlib import Path
 
+from cluster.checkup import Finding, examine
 from cluster.errors import RaymillError
+from cluster.jobs_api import JobsClient
 from cluster.machine import available_cores
 from cluster.progress import table
 from cluster.store import open_store
@@ -26,19 +28,19 @@ MIN_DISK_BYTES = 5 << 30
 PUBLIC_PORT = 8000
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One check: ``state`` is ok, warning or missing; ``fix`` says what to do where it is not ok."""
-
-    check: str
-    state: str
-    found: str
-    fix: str = ""
-
-
 def doctor(arguments: Namespace) -> int:
-    """Print every check; exit 1 where something that Raymill needs is missing."""
-    findings = [finding for check in _CHECKS for finding in check()] + [_check_store(arguments.store)]
+    """Print every check, of this machine, of the cluster at ``--address`` or of a profile's place.
+
+    The exit code is 1 where something is missing.
+    """
+    if arguments.kubernetes:
+        from pipelines.commands import kubernetes
+
+        findings = kubernetes.examine(arguments)
+    elif arguments.address:
+        findings = list(examine(JobsClient.open(arguments.address)))
+    else:
+        findings = [finding for check in _CHECKS for finding in check()] + [_check_store(arguments.store)]
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

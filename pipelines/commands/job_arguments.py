@@ -128,6 +128,15 @@ def _name(parser: ArgumentParser) -> None:
     )
 
 
+def bundle(parser: ArgumentParser) -> None:
+    parser.add_argument("profile", metavar="PROFILE", help="dev, gpu, or a .yaml file of your own")
+    parser.add_argument("recipes", metavar="RECIPE", nargs="*", help="recipes that are to run there")
+    parser.add_argument(
+        "--check", metavar="FOLDER", help="which pieces are not in this folder; exit 1 where any is not"
+    )
+    as_json(parser)
+
+
 def manifests(parser: ArgumentParser) -> None:
     parser.add_argument("profile", metavar="PROFILE", help="dev, gpu, or a .yaml file of your own")
     parser.add_argument("--serve", metavar="RECIPE", help="the RayService of this recipe, in place of the platform")

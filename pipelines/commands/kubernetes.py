@@ -9,14 +9,15 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
+from cluster.checkup import Finding
 from cluster.diagnosis import diagnose
 from cluster.errors import InfraError, UserError
 from cluster.jobs import attempt_id
 from cluster.kubectl import Kubectl
 from cluster.progress import table
-from k8s import look
+from k8s import checkup, look
+from k8s.cluster_profile import Profile, load_profile
 from k8s.look import KubernetesJob
-from k8s.profile import Profile, load_profile
 from k8s.rayjob import job_manifests
 from k8s.render import to_yaml
 from k8s.rules import require_valid
@@ -63,6 +64,12 @@ def submit(arguments: Namespace) -> int:
     elif not arguments.follow:
         print(f"follow it: raymill jobs logs {job.name} --follow --kubernetes {arguments.kubernetes}")
     return job.code if arguments.follow else 0
+
+
+def examine(arguments: Namespace) -> list[Finding]:
+    """What a profile's place has and lacks, for `raymill doctor`."""
+    profile = _profile(arguments)
+    return list(checkup.examine(profile, look.kubectl_of(profile)))
 
 
 def _profile(arguments: Namespace) -> Profile:

@@ -9,7 +9,7 @@ import yaml
 
 from cluster.errors import UserError
 from cluster.secrecy import leaves, refuse_secrets
-from k8s.profile import load_profile
+from k8s.cluster_profile import load_profile
 from k8s.rayservice import service_manifests
 from k8s.render import platform, to_yaml
 from k8s.rules import require_valid

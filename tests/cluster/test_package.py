@@ -82,6 +82,13 @@ def test_too_much_is_refused_with_the_largest_named(tmp_path: Path) -> None:
     assert names(pack(folder, max_bytes=1000)) == [".raymillignore", "small"]
 
 
+def test_too_many_files_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_with(tmp_path, dict.fromkeys(("a", "b", "c/d"), "x"))
+    monkeypatch.setattr("cluster.package.MAX_FILES", 2)
+    with pytest.raises(UserError, match="more than 2 files"):
+        pack(tmp_path)
+
+
 def test_a_key_in_a_file_is_refused_without_being_shown(tmp_path: Path) -> None:
     key = "hf_" + "k" * 34
     folder_with(tmp_path, {"notes.txt": f"login with {key}"})

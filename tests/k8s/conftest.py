@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -12,9 +14,10 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
 from cluster.jobs import Submission
-from k8s.profile import Profile, load_profile, shipped
+from k8s.cluster_profile import Profile, load_profile, shipped
 from k8s.rayjob import job_manifests
 from k8s.rayservice import service_manifests
 from k8s.render import platform
@@ -123,3 +126,45 @@ def schema_errors(anchors: Path) -> Callable[[Manifest], list[str]]:
         return [f"{'.'.join(map(str, each.absolute_path))}: {each.message}" for each in found]
 
     return errors
+
+
+class Cluster:
+    """The stand-in's files."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, kind: str, manifest: dict[str, Any]) -> None:
+        (self.root / kind).mkdir(exist_ok=True)
+        (self.root / kind / f"{manifest['metadata']['name']}.json").write_text(json.dumps(manifest))
+
+    def objects(self, kind: str) -> list[dict[str, Any]]:
+        paths = [path for path in sorted((self.root / kind).glob("*.json")) if not path.name.endswith(".next.json")]
+        return [json.loads(path.read_text()) for path in paths]
+
+    def becomes(self, name: str, *states: dict[str, Any]) -> None:
+        """The statuses of a job, one for each look at it."""
+        (self.root / "rayjobs").mkdir(exist_ok=True)
+        (self.root / "rayjobs" / f"{name}.next.json").write_text(json.dumps(states))
+
+    def calls(self) -> list[list[str]]:
+        path = self.root / "calls.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """An empty cluster, with the stand-in as the only kubectl."""
+    program = tmp_path / "bin" / "kubectl"
+    program.parent.mkdir()
+    fake = Path(__file__).with_name("fake_kubectl.py")
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {fake} "$@"\n')
+    program.chmod(0o755)
+    root = tmp_path / "kube"
+    root.mkdir()
+    monkeypatch.setenv("FAKE_KUBE", str(root))
+    monkeypatch.setenv("FAKE_KUBE_PACKAGES", str(Path(yaml.__file__).parents[1]))
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("pipelines.commands.kubernetes.POLL_SECONDS", 0.0)
+    monkeypatch.chdir(tmp_path)
+    return Cluster(root)

@@ -42,6 +42,12 @@ def main() -> int:
             sys.stderr.write("Error from server (NotFound): the server could not find the requested resource\n")
             return 1
         print(path.read_text())
+    elif verb == "get" and len(names) == 2 and any("go-template" in word for word in sys.argv):
+        path = ROOT / names[0] / f"{names[1]}.json"
+        if not path.exists():
+            sys.stderr.write(f'Error from server (NotFound): secrets "{names[1]}" not found\n')
+            return 1
+        print("\n".join(json.loads(path.read_text())["data"]))
     elif verb == "get" and len(names) == 2:
         path = ROOT / names[0].partition(".")[0] / f"{names[1]}.json"
         if path.exists():

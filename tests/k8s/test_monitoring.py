@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from k8s.cluster_profile import load_profile
 from k8s.monitoring import monitoring
-from k8s.profile import load_profile
 from serving.gateway.metrics import GatewayMetrics, Histogram
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from k8s.profile import Profile, load_profile
+from k8s.cluster_profile import Profile, load_profile
 from k8s.rayjob import job_manifests
 from k8s.rayservice import service_manifests
 from k8s.render import platform

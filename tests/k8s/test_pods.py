@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from k8s.profile import Profile, load_profile, shipped
+from k8s.cluster_profile import Profile, load_profile, shipped
 
 Manifest = dict[str, Any]
 Render = Callable[[Profile], list[Manifest]]

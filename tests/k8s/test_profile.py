@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import UserError
-from k8s.profile import load_profile, shipped
+from k8s.cluster_profile import load_profile, shipped
 
 OWN = "store: s3://bucket/prefix\ns3: {secret: keys}\n"
 
@@ -73,7 +73,7 @@ def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
 def test_every_key_says_what_it_is() -> None:
     from pydantic import BaseModel
 
-    from k8s import profile
+    from k8s import cluster_profile as profile
 
     models = [each for each in vars(profile).values() if isinstance(each, type) and issubclass(each, BaseModel)]
     for model in models:

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from cluster.jobs import Submission
+from k8s.cluster_profile import Profile, load_profile, shipped
 from k8s.kustomize import ROOT, files
-from k8s.profile import Profile, load_profile, shipped
 from k8s.rayjob import job_manifests
 from k8s.rayservice import service_manifests
 from k8s.render import platform, to_yaml

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.errors import UserError
 from cluster.jobs import Submission
-from k8s.profile import Profile, load_profile
+from k8s.cluster_profile import Profile, load_profile
 from k8s.rayjob import job_manifests
 from k8s.rules import check, require_valid
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from k8s.profile import Profile, load_profile
+from k8s.cluster_profile import Profile, load_profile
 from k8s.rules import check
 
 Manifest = dict[str, Any]

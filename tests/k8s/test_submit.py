@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,47 +28,9 @@ FAILED = {
 }
 
 
-class Cluster:
-    """The stand-in's files."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def put(self, kind: str, manifest: dict[str, Any]) -> None:
-        (self.root / kind).mkdir(exist_ok=True)
-        (self.root / kind / f"{manifest['metadata']['name']}.json").write_text(json.dumps(manifest))
-
-    def objects(self, kind: str) -> list[dict[str, Any]]:
-        paths = [path for path in sorted((self.root / kind).glob("*.json")) if not path.name.endswith(".next.json")]
-        return [json.loads(path.read_text()) for path in paths]
-
-    def becomes(self, name: str, *states: dict[str, Any]) -> None:
-        """The statuses of a job, one for each look at it."""
-        (self.root / "rayjobs").mkdir(exist_ok=True)
-        (self.root / "rayjobs" / f"{name}.next.json").write_text(json.dumps(states))
-
-    def calls(self) -> list[list[str]]:
-        path = self.root / "calls.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-@pytest.fixture
-def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """An empty cluster, with the stand-in as the only kubectl."""
-    program = tmp_path / "bin" / "kubectl"
-    program.parent.mkdir()
-    fake = Path(__file__).with_name("fake_kubectl.py")
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {fake} "$@"\n')
-    program.chmod(0o755)
-    root = tmp_path / "kube"
-    root.mkdir()
-    monkeypatch.setenv("FAKE_KUBE", str(root))
-    monkeypatch.setenv("FAKE_KUBE_PACKAGES", str(Path(yaml.__file__).parents[1]))
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr("pipelines.commands.kubernetes.POLL_SECONDS", 0.0)
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def _recipe(kubernetes: Any) -> None:
     Path("recipe.yaml").write_text(RECIPE)
-    return Cluster(root)
 
 
 def submit(*more: str) -> int:
@@ -77,7 +38,7 @@ def submit(*more: str) -> int:
 
 
 def test_a_dry_run_prints_what_would_be_applied_and_asks_nobody(
-    kubernetes: Cluster, capsys: pytest.CaptureFixture[str]
+    kubernetes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert submit("--dry-run", "--until", "tokenizer") == 0
     config, job = yaml.safe_load_all(capsys.readouterr().out)
@@ -89,7 +50,7 @@ def test_a_dry_run_prints_what_would_be_applied_and_asks_nobody(
     assert kubernetes.calls() == []
 
 
-def test_submitting_again_attaches(kubernetes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_submitting_again_attaches(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit() == 0
     assert submit("--json") == 0
     told = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
@@ -102,7 +63,7 @@ def test_submitting_again_attaches(kubernetes: Cluster, capsys: pytest.CaptureFi
     assert "--namespace=raymill-dev" in applied[0]
 
 
-def test_a_run_that_failed_is_tried_again_under_the_next_name(kubernetes: Cluster) -> None:
+def test_a_run_that_failed_is_tried_again_under_the_next_name(kubernetes: Any) -> None:
     assert submit() == 0
     (job,) = kubernetes.objects("rayjobs")
     job["status"] = FAILED
@@ -115,7 +76,7 @@ def test_a_run_that_failed_is_tried_again_under_the_next_name(kubernetes: Cluste
 
 
 def test_following_survives_a_lost_connection_and_returns_the_jobs_code(
-    kubernetes: Cluster, capsys: pytest.CaptureFixture[str]
+    kubernetes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert submit() == 0
     (job,) = kubernetes.objects("rayjobs")
@@ -131,14 +92,14 @@ def test_following_survives_a_lost_connection_and_returns_the_jobs_code(
     assert said.index("PENDING") < said.index("RUNNING") < said.index("FAILED")
 
 
-def test_following_waits_while_the_api_server_is_away(kubernetes: Cluster) -> None:
+def test_following_waits_while_the_api_server_is_away(kubernetes: Any) -> None:
     assert submit() == 0
     (job,) = kubernetes.objects("rayjobs")
     kubernetes.becomes(job["metadata"]["name"], SUCCEEDED)
     (kubernetes.root / "refuse.txt").write_text("Unable to connect to the server: dial tcp: i/o timeout (once)\n")
     assert run_command(["jobs", "list", "--kubernetes", "dev"]) == 3
     from k8s import look
-    from k8s.profile import load_profile
+    from k8s.cluster_profile import load_profile
     from pipelines.commands.kubernetes import follow
 
     (kubernetes.root / "refuse.txt").write_text("Unable to connect to the server: dial tcp: i/o timeout (once)\n")
@@ -146,7 +107,7 @@ def test_following_waits_while_the_api_server_is_away(kubernetes: Cluster) -> No
     assert follow(kubectl, look.job_of(job)).status == "SUCCEEDED"
 
 
-def test_list_logs_and_stop(kubernetes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_logs_and_stop(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit() == 0
     (kubernetes.root / "log.txt").write_text("a line\n")
     capsys.readouterr()
@@ -161,7 +122,7 @@ def test_list_logs_and_stop(kubernetes: Cluster, capsys: pytest.CaptureFixture[s
     assert run_command(["jobs", "stop", row["job"], "--kubernetes", "dev"]) == 2
 
 
-def test_code_may_travel_as_a_package(kubernetes: Cluster, tmp_path: Path) -> None:
+def test_code_may_travel_as_a_package(kubernetes: Any, tmp_path: Path) -> None:
     code = tmp_path / "code"
     code.mkdir()
     (code / "own.py").write_text("VALUE = 1\n")
@@ -179,7 +140,7 @@ def test_code_may_travel_as_a_package(kubernetes: Cluster, tmp_path: Path) -> No
     assert submit("--working-dir", str(code)) == 2
 
 
-def test_a_secret_is_refused(kubernetes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_secret_is_refused(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit("--env", "HF_TOKEN=hunter2hunter2") == 2
     said = capsys.readouterr().err
     assert "hunter2" not in said
@@ -187,9 +148,7 @@ def test_a_secret_is_refused(kubernetes: Cluster, capsys: pytest.CaptureFixture[
     assert kubernetes.calls() == []
 
 
-def test_without_kubectl_the_way_out_is_named(
-    kubernetes: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_without_kubectl_the_way_out_is_named(kubernetes: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     assert submit() == 2
     said = capsys.readouterr().err
@@ -208,7 +167,7 @@ def test_without_kubectl_the_way_out_is_named(
     ],
 )
 def test_what_kubectl_says_is_told_with_a_next_step(
-    kubernetes: Cluster, says: str, error: type[Exception], advice: str
+    kubernetes: Any, says: str, error: type[Exception], advice: str
 ) -> None:
     (kubernetes.root / "refuse.txt").write_text(says + "\n")
     with pytest.raises(error) as raised:
@@ -223,7 +182,7 @@ def test_the_package_that_ray_makes_of_a_mounted_recipe_holds_the_recipe_alone(t
     from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 
     from cluster.jobs import Submission
-    from k8s.profile import load_profile
+    from k8s.cluster_profile import load_profile
     from k8s.rayjob import job_manifests
 
     mounted = tmp_path / "mounted"
@@ -240,3 +199,49 @@ def test_the_package_that_ray_makes_of_a_mounted_recipe_holds_the_recipe_alone(t
         assert archive.namelist() == ["recipe.yaml"]
         assert archive.read("recipe.yaml") == b"name: x\n"
     assert get_uri_for_directory(str(mounted), include_gitignore=False, excludes=excludes).startswith("gcs://")
+
+
+def test_why_asks_after_queue_pods_and_events(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything that is asked for is found by the labels that Kueue, KubeRay and Kubernetes give."""
+    assert run_command(["submit", "recipe.yaml", "--kubernetes", "gpu", "--yes"]) == 0
+    (job,) = kubernetes.objects("rayjobs")
+    name = job["metadata"]["name"]
+    job["metadata"]["uid"] = "u-1"
+    kubernetes.put("rayjobs", job)
+    waits = {"type": "QuotaReserved", "status": "False", "message": "couldn't assign flavors: 8 more needed"}
+    labels = {"kueue.x-k8s.io/job-uid": "u-1"}
+    kubernetes.put("workloads", {"metadata": {"name": "w", "labels": labels}, "status": {"conditions": [waits]}})
+    path = "apis_visibility.kueue.x-k8s.io_v1beta1_namespaces_raymill_localqueues_raymill_pendingworkloads"
+    (kubernetes.root / "raw").mkdir()
+    items = [{"metadata": {"name": each}, "positionInLocalQueue": at} for at, each in enumerate(("other", "w"))]
+    (kubernetes.root / "raw" / path).write_text(json.dumps({"items": items}))
+    capsys.readouterr()
+    assert run_command(["jobs", "why", name, "--kubernetes", "gpu"]) == 0
+    said = capsys.readouterr().out
+    assert f"{name}: QUEUED" in said
+    assert "it waits in queue raymill, 1 before it: couldn't assign flavors: 8 more needed" in said
+
+    job["spec"]["suspend"] = False
+    job["status"] = {"jobDeploymentStatus": "Initializing", "rayClusterName": "c-1"}
+    kubernetes.put("rayjobs", job)
+    head = {"name": "c-1-head", "labels": {"ray.io/cluster": "c-1"}}
+    pulling = {"name": "ray", "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}
+    kubernetes.put("pods", {"metadata": head, "status": {"containerStatuses": [pulling]}})
+    mount = {"type": "Warning", "reason": "FailedMount", "message": "no volume", "involvedObject": {"name": "c-1-head"}}
+    other = {**mount, "message": "elsewhere", "involvedObject": {"name": "another"}}
+    kubernetes.put("events", {"metadata": {"name": "e1"}, **mount})
+    kubernetes.put("events", {"metadata": {"name": "e2"}, **other})
+    assert run_command(["jobs", "why", name, "--kubernetes", "gpu", "--json"]) == 0
+    reasons = " ".join(each["what"] for each in json.loads(capsys.readouterr().out)["reasons"])
+    assert "ErrImagePull: no such image" in reasons
+    assert "FailedMount: no volume" in reasons
+    assert "elsewhere" not in reasons
+
+    job["status"] = FAILED | {"rayClusterName": "c-1"}
+    kubernetes.put("rayjobs", job)
+    (kubernetes.root / "log.txt").write_text("[tokens] 3 of 9\nerror: s3://x: no such bucket\n  make it\n")
+    assert run_command(["jobs", "why", name, "--kubernetes", "gpu"]) == 0
+    said = capsys.readouterr().out
+    assert "AppFailed" in said
+    assert "stage: tokens" in said
+    assert "error: s3://x: no such bucket" in said

@@ -76,7 +76,7 @@ def test_the_command_is_one_that_exists(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_service_names_this_application() -> None:
     import yaml
 
-    from k8s.profile import load_profile
+    from k8s.cluster_profile import load_profile
     from k8s.rayservice import service_manifests
 
     service = service_manifests(load_profile("gpu"), "x", "name: x\n")[1]["spec"]

@@ -1,0 +1,233 @@
+"""What is wrong with a Ray cluster, looked at from outside: authentication, versions, clocks, disks, nodes."""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import platform
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cluster.jobs_api import JobsClient
+
+PROBE_SECONDS = 3.0
+CLOCK_SKEW_SECONDS = 30.0
+"""Leases in the store last two minutes; nodes report every few seconds, so less cannot be told from here."""
+DISK_FULL, DISK_NEARLY_FULL = 97.0, 90.0
+MEMORY_NEARLY_FULL = 95.0
+OPEN_BY_DESIGN = {
+    "metricsExportPort": "Prometheus metrics, read only; on Kubernetes a NetworkPolicy lets only Prometheus in",
+    "metricsAgentPort": "takes the node's own metrics; on Kubernetes closed by NetworkPolicy",
+}
+"""Ports of a node on which Ray has no authentication, and why that is borne."""
+GRPC_PORTS = {
+    "nodeManagerPort": "/ray.rpc.NodeManagerService/GetSystemConfig",
+    "objectManagerPort": "/ray.rpc.ObjectManagerService/FreeObjects",
+}
+"""Ports of a node that speak gRPC, with a call that says whether a token is asked for."""
+GCS_CALL = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: ``state`` is ok, warning or missing; ``fix`` says what to do where it is not ok."""
+
+    check: str
+    state: str
+    found: str
+    fix: str = ""
+
+
+def examine(client: JobsClient) -> Iterator[Finding]:
+    """Every check of a cluster, in order.
+
+    Raises:
+        InfraError: the cluster stopped answering.
+    """
+    yield authentication(client.address)
+    metadata = client.get("/api/v0/cluster_metadata")["data"]
+    yield from versions(metadata)
+    nodes = client.get("/nodes?view=summary")["data"]["summary"]
+    yield from alive(nodes)
+    living = [node for node in nodes if node["raylet"].get("state") == "ALIVE"]
+    yield clocks(_head_clock(client.address), living)
+    for node in living:
+        yield from disks(node)
+        yield from memory(node)
+    for node in living:
+        yield from ports(node)
+
+
+def authentication(address: str) -> Finding:
+    """Whether the dashboard, through which anybody may run code, asks for a token."""
+    try:
+        with urllib.request.urlopen(f"{address}/api/jobs/", timeout=PROBE_SECONDS):
+            return Finding(
+                "authentication",
+                "missing",
+                "the dashboard runs anybody's code without a token",
+                "start every node with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH",
+            )
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return Finding("authentication", "ok", f"without a token the dashboard answers {error.code}")
+        return Finding("authentication", "warning", f"the dashboard answers {error.code}", "look at its log")
+    except OSError as error:
+        return Finding("authentication", "warning", f"cannot be told: {error}", "check the address")
+
+
+def versions(metadata: Mapping[str, Any]) -> Iterator[Finding]:
+    """Ray and Python there against those here: drivers join only a cluster with the same two."""
+    from importlib.metadata import version
+
+    for name, theirs, ours in (
+        ("ray", str(metadata.get("ray_version", metadata.get("rayVersion"))), version("ray")),
+        ("python", str(metadata.get("python_version", metadata.get("pythonVersion"))), platform.python_version()),
+    ):
+        same = theirs == ours if name == "ray" else theirs.split(".")[:2] == ours.split(".")[:2]
+        fix = "" if same else "submitting works; joining (`--address host:port`) needs the same: use one image"
+        yield Finding(f"{name} version", "ok" if same else "warning", f"there {theirs}, here {ours}", fix)
+
+
+def alive(nodes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Nodes that died; the cluster remembers them for a while."""
+    dead = [node["raylet"].get("nodeName") or node["ip"] for node in nodes if node["raylet"].get("state") != "ALIVE"]
+    count = len(nodes) - len(dead)
+    if dead:
+        fix = "`raymill cluster scale workers N`, or look at the pods"
+        yield Finding("nodes", "warning", f"{count} alive; died: {', '.join(dead)}", fix)
+    else:
+        yield Finding("nodes", "ok", f"{count} alive")
+
+
+def clocks(head_ahead_s: float | None, nodes: Sequence[Mapping[str, Any]]) -> Finding:
+    """How far clocks are apart.
+
+    Args:
+        head_ahead_s: the head's clock minus this machine's; None where it did not say.
+    """
+    moments = {node["raylet"].get("nodeName") or node["ip"]: float(node["now"]) for node in nodes}
+    spread = max(moments.values()) - min(moments.values()) if moments else 0.0
+    worst = max(abs(head_ahead_s or 0.0), spread)
+    found = f"nodes within {spread:.0f} s, this machine and the head within {abs(head_ahead_s or 0.0):.0f} s"
+    if worst <= CLOCK_SKEW_SECONDS:
+        return Finding("clocks", "ok", found)
+    behind = min(moments, key=lambda name: moments[name]) if moments else ""
+    note = f" ({behind} is behind, or has stopped reporting)" if spread > CLOCK_SKEW_SECONDS else ""
+    return Finding("clocks", "warning", found + note, "set the clocks by NTP: leases and credentials depend on them")
+
+
+def disks(node: Mapping[str, Any]) -> Iterator[Finding]:
+    """Disks that are nearly full; Ray stops scheduling at 95 %."""
+    name = node["raylet"].get("nodeName") or node["ip"]
+    full = {place: disk["percent"] for place, disk in node.get("disk", {}).items()}
+    place, percent = max(full.items(), key=lambda item: item[1], default=("/", 0.0))
+    state = "missing" if percent >= DISK_FULL else "warning" if percent >= DISK_NEARLY_FULL else "ok"
+    fix = "" if state == "ok" else f"free space below {place} on that node: Ray starts nothing on a full disk"
+    yield Finding(f"disk of {name}", state, f"{place} {percent:.0f} % full", fix)
+
+
+def memory(node: Mapping[str, Any]) -> Iterator[Finding]:
+    """Memory that is nearly all in use; Ray kills workers at 95 %."""
+    total, _, percent, _ = node["mem"]
+    if total and percent >= MEMORY_NEARLY_FULL:
+        name = node["raylet"].get("nodeName") or node["ip"]
+        yield Finding(f"memory of {name}", "warning", f"{percent:.0f} % in use", "fewer workers, or a larger node")
+
+
+def ports(node: Mapping[str, Any]) -> Iterator[Finding]:
+    """Every port of a node that can be reached from here, and whether it asks for a token."""
+    raylet, host = node["raylet"], node["ip"]
+    name = raylet.get("nodeName") or host
+    probes = [(kind, int(raylet.get(kind) or 0)) for kind in (*GRPC_PORTS, *OPEN_BY_DESIGN, "dashboardAgentListenPort")]
+    probes += [("gcs", gcs_port(node))] if raylet.get("isHeadNode") else []
+    problems, reached = [], 0
+    for kind, port in probes:
+        if not port or not _answers(host, port):
+            continue
+        reached += 1
+        if kind in OPEN_BY_DESIGN:
+            continue
+        if kind == "dashboardAgentListenPort":
+            open_to_all = _http_is_open(f"http://{host}:{port}/api/job_agent/jobs/none/logs")
+        else:
+            open_to_all = _grpc_is_open(f"{host}:{port}", GRPC_PORTS.get(kind, GCS_CALL))
+        if open_to_all:
+            problems.append(f"{kind} {port}")
+    if problems:
+        fix = "start the node with RAY_AUTH_MODE=token; until then close the ports by a firewall or NetworkPolicy"
+        yield Finding(f"ports of {name}", "missing", f"no token asked for: {', '.join(problems)}", fix)
+    elif reached:
+        yield Finding(
+            f"ports of {name}", "ok", f"{reached} reached from here; each asks for a token or only has metrics"
+        )
+    else:
+        yield Finding(f"ports of {name}", "ok", "none can be reached from here")
+
+
+def gcs_port(node: Mapping[str, Any]) -> int:
+    """The port of the cluster's metadata server, from its command line; 0 where the node does not say."""
+    words = (node.get("gcs") or {}).get("cmdline") or []
+    found = [word.partition("=")[2] for word in words if word.startswith("--gcs_server_port=")]
+    return int(found[0]) if found else 0
+
+
+def _head_clock(address: str) -> float | None:
+    """The head's clock minus this machine's, from the date of an answer (whole seconds)."""
+    before = time.time()
+    try:
+        with urllib.request.urlopen(f"{address}/api/authentication_mode", timeout=PROBE_SECONDS) as answer:
+            text = answer.headers.get("Date")
+    except OSError:
+        return None
+    if not text:
+        return None
+    theirs = email.utils.parsedate_to_datetime(text).timestamp() + 0.5  # the date is cut to whole seconds
+    return theirs - (before + time.time()) / 2
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def is_open(host: str, port: int) -> bool:
+    """Whether a listening port of any kind answers a call without a token, by HTTP or by gRPC."""
+    return _http_is_open(f"http://{host}:{port}/api/none") or _grpc_is_open(f"{host}:{port}", GCS_CALL)
+
+
+def _http_is_open(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=PROBE_SECONDS):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code not in (401, 403)
+    except (OSError, http.client.HTTPException):  # nobody there, or it speaks something else
+        return False
+
+
+def _grpc_is_open(target: str, method: str) -> bool:
+    """Whether a call without a token gets further than the check of tokens."""
+    import grpc
+
+    with grpc.insecure_channel(target) as channel:
+        call = channel.unary_unary(method)
+        try:
+            call(b"", timeout=PROBE_SECONDS)
+        except grpc.RpcError as error:
+            return error.code() not in (
+                grpc.StatusCode.UNAUTHENTICATED,
+                grpc.StatusCode.PERMISSION_DENIED,
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+            )
+    return True

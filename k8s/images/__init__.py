@@ -1,0 +1,1 @@
+"""Container images: Dockerfiles, what their build runs, and exactly which packages are in them."""

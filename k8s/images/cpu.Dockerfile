@@ -1,0 +1,41 @@
+# syntax=docker/dockerfile:1.10
+# Head, workers and jobs on CPUs. Built from the repository's root:
+#   docker build -f k8s/images/cpu.Dockerfile -t raymill:0.1.0-cpu .
+# Where packages come from other servers: --secret id=pip,src=pip.conf (it stays out of the image).
+ARG BASE=docker.io/library/python:3.11.14-slim-bookworm
+
+FROM ${BASE} AS build
+WORKDIR /src
+COPY k8s/images/build.sh k8s/images/cpu.lock k8s/images/
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    k8s/images/build.sh packages k8s/images/cpu.lock /opt/raymill
+COPY pyproject.toml README.md LICENSE ./
+COPY cluster cluster
+COPY evals evals
+COPY k8s k8s
+COPY pipelines pipelines
+COPY serving serving
+RUN k8s/images/build.sh raymill . /opt/raymill
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="raymill" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# libnuma1: vLLM on CPUs. wget: KubeRay's probe of a RayService's workers.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libnuma1=2.0.16-1 wget=1.21.3-1+deb12u1 \
+    && rm -rf /var/lib/apt/lists/* \
+    && groupadd --gid 1000 raymill \
+    && useradd --uid 1000 --gid 1000 --create-home --shell /usr/sbin/nologin raymill
+COPY --from=build /opt/raymill /opt/raymill
+ENV PATH=/opt/raymill/bin:${PATH} \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HF_HUB_OFFLINE=1 \
+    RAY_USAGE_STATS_ENABLED=0 \
+    VLLM_NO_USAGE_STATS=1 \
+    DO_NOT_TRACK=1
+USER 1000:1000
+WORKDIR /home/raymill
+ENTRYPOINT []
+CMD ["raymill", "--help"]

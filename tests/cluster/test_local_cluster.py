@@ -1,0 +1,153 @@
+"""A real cluster of two nodes with token authentication: submit, follow, find again; its token is shown to nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import local_cluster, reaper
+from cluster.checkup import OPEN_BY_DESIGN, is_open
+from cluster.jobs_api import JobsClient
+from cluster.local_cluster import ClusterRecord, find_cluster
+
+pytestmark = pytest.mark.ray
+RECIPE = """
+name: small
+corpus: {sources: [{kind: text, path: words, licence: MIT}]}
+"""
+
+
+@dataclass
+class Place:
+    """A folder with a recipe, a cluster, and the command line in both."""
+
+    folder: Path
+    record: ClusterRecord
+
+    def raymill(self, *words: str, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines.cli", *words],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            env=os.environ | environment,
+            timeout=200,
+        )
+        assert code is None or done.returncode == code, done.stdout + done.stderr
+        return done
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    base = tmp_path_factory.mktemp("cluster")
+    folder = base / "work"
+    (folder / "words").mkdir(parents=True)
+    for number in range(3):
+        (folder / "words" / f"{number}.txt").write_text(f"the cat number {number} sat on the mat and looked at rain.\n")
+    (folder / "small.yaml").write_text(RECIPE)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAYMILL_CLUSTERS", str(base / "clusters"))
+    patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    record = local_cluster.up("test", 1, 2, 80 << 20)
+    try:
+        yield Place(folder, record)
+    finally:
+        local_cluster.down(record)
+        assert [reaper.marked_processes(node.mark) for node in record.nodes] == [[], []]
+        assert not Path(record.folder).exists()
+        patch.undo()
+
+
+def processes_with(record: ClusterRecord) -> list[int]:
+    return [pid for node in record.nodes for pid in reaper.marked_processes(node.mark)]
+
+
+def test_a_recipe_is_submitted_followed_and_found_again(place: Place) -> None:
+    done = place.raymill("submit", "small.yaml", "--follow", "--yes", "--json")
+    first = json.loads(done.stdout)
+    assert (first["new"], first["status"], first["exit_code"]) == (True, "SUCCEEDED", 0)
+    assert "[corpus]" in done.stderr
+    again = json.loads(place.raymill("submit", "small.yaml", "--follow", "--yes", "--json").stdout)
+    assert again == first | {"new": False}
+    listed: list[dict[str, Any]] = json.loads(
+        place.raymill("jobs", "list", "--store", "raymill-store", "--json").stdout
+    )
+    assert [(row["job"], row["status"]) for row in listed] == [(first["run"], "SUCCEEDED")]
+    log = place.raymill("jobs", "logs", first["run"], "--store", "raymill-store").stdout
+    assert "everything about the run" in log
+
+
+def test_a_job_that_waits_and_one_that_failed_are_explained(place: Place) -> None:
+    waiting = place.raymill("submit", "small.yaml", "--driver-cpus", "64", "--set", "name=waits", "--json").stdout
+    why = place.raymill("jobs", "why", json.loads(waiting)["job"]).stdout
+    assert "it needs 64 CPU on one node, and the most that one has is 2 CPU" in why
+    failed = place.raymill(
+        *("submit", "small.yaml", "--follow", "--set", "name=fails", "--set", "corpus.sources.0.path=none"), code=2
+    )
+    assert "none: no such file or folder" in failed.stderr
+    why = place.raymill("jobs", "why", "fails").stdout
+    assert "none: no such file or folder" in why
+    assert "next: check the path" in why
+
+
+def test_the_cluster_asks_for_its_token_and_shows_it_to_nobody(place: Place) -> None:
+    record = find_cluster(None)
+    token = Path(record.token_file)
+    assert token.stat().st_mode & 0o777 == 0o600
+    secret = token.read_bytes()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{record.dashboard}/api/jobs/", timeout=10)
+    assert refused.value.code == 401
+    found = processes_with(record)
+    assert len(found) > 8
+    for pid in found:
+        for kind in ("cmdline", "environ"):
+            try:
+                assert secret not in (Path("/proc") / str(pid) / kind).read_bytes()
+            except FileNotFoundError:  # it ended while we looked
+                continue
+    logs = [*Path(record.temp).rglob("*.log"), *Path(record.temp).rglob("*.out"), *Path(record.temp).rglob("*.err")]
+    assert len(logs) > 5
+    for log in [*logs, *Path(record.folder).glob("*.log"), Path(record.folder) / "cluster.json"]:
+        assert secret not in log.read_bytes(), log
+
+
+def test_every_port_beyond_loopback_asks_for_the_token_or_has_its_reason(place: Place) -> None:
+    """The sockets of all processes of the cluster, against the allow-list of cluster/checkup.py."""
+    import psutil
+
+    client = JobsClient.open(place.record.dashboard)
+    listed = [node["raylet"] for node in client.get("/nodes?view=summary")["data"]["summary"]]
+    allowed = {int(raylet[kind]) for raylet in listed for kind in OPEN_BY_DESIGN}
+    seen: dict[tuple[str, int], str] = {}
+    for pid in processes_with(place.record):
+        try:
+            process = psutil.Process(pid)
+            sockets = [each for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+            seen |= {(each.laddr.ip, each.laddr.port): " ".join(process.cmdline())[:80] for each in sockets}
+        except psutil.NoSuchProcess:
+            continue
+    beyond = {where: what for where, what in seen.items() if not where[0].startswith("127.") and where[0] != "::1"}
+    assert len(beyond) > 4
+    hosts = {ip: "127.0.0.1" if ip in ("0.0.0.0", "::") else ip for ip, _ in beyond}
+    without = {(port, what) for (ip, port), what in beyond.items() if port not in allowed and is_open(hosts[ip], port)}
+    assert without == set()
+
+
+def test_doctor_finds_nothing_that_is_open(place: Place) -> None:
+    done = place.raymill("doctor", "--address", place.record.dashboard, "--json", code=None)
+    findings = {item["check"]: item for item in json.loads(done.stdout)}
+    assert findings["authentication"]["state"] == "ok"
+    assert findings["ray version"]["state"] == "ok"
+    assert findings["nodes"]["found"] == "2 alive"
+    assert [item for check, item in findings.items() if check.startswith("ports") and item["state"] != "ok"] == []

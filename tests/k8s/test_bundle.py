@@ -1,0 +1,106 @@
+"""The list for sites without a network, and whether a folder has all of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from k8s.bundle import Piece, images_of, missing, pieces_of_platform
+from k8s.cluster_profile import Profile, load_profile
+from pipelines.cli import run_command
+
+RECIPE = """
+name: outside
+corpus: {sources: [{kind: hf, path: "hf://datasets/org/texts"}]}
+finetune: {}
+evals: {benchmarks: hub, suites: [arc_easy, mmlu]}
+serving: {variants: [{name: base, model: "hf://org/base@main"}]}
+"""
+
+
+def test_every_image_of_every_render_is_listed(
+    sample: list[tuple[str, Profile]], render: Callable[[Profile], list[dict[str, Any]]]
+) -> None:
+    for _, profile in sample:
+        listed = {piece.name for piece in pieces_of_platform(profile) if piece.kind == "image"}
+        text = yaml.safe_dump(render(profile))
+        assert set(re.findall(r"^\s*(?:- )?image: (\S+)$", text, re.MULTILINE)) <= listed
+        assert any("kuberay/operator" in each for each in listed)
+
+
+def test_images_are_found_wherever_they_stand() -> None:
+    assert images_of([{"a": {"image": "x"}, "b": [{"image": "y"}]}, {"image": {"no": "string"}}]) == {"x", "y"}
+
+
+def test_a_folder_is_complete_only_with_every_piece(tmp_path: Path) -> None:
+    pieces = [
+        Piece("image", "quay.io/kuberay/operator:v1.7.0", ""),
+        Piece("wheel", "ray==2.60.0", ""),
+        Piece("wheel", "Rouge_Score==0.1.2", ""),
+        Piece("wheel", "torch==2.13.0", ""),
+        Piece("model", "org/base@main", ""),
+        Piece("data set", "org/texts", ""),
+        Piece("benchmarks", "mmlu", ""),
+        Piece("address", "https://example.com/x", ""),
+    ]
+    for name in (
+        "images/quay.io_kuberay_operator_v1.7.0.tar",
+        "wheels/ray-2.60.0-cp311-cp311-manylinux2014_x86_64.whl",
+        "wheels/rouge-score-0.1.2.tar.gz",
+        "wheels/torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl",
+        "models/org/base/config.json",
+        "data/org/texts/a.parquet",
+        "benchmarks/mmlu/a.parquet",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert missing(pieces, tmp_path) == pieces[-1:]  # an address cannot be carried, only replaced
+    (tmp_path / "wheels/ray-2.60.0-cp311-cp311-manylinux2014_x86_64.whl").rename(tmp_path / "wheels/ray-2.61.0-x.whl")
+    assert missing(pieces, tmp_path) == [pieces[1], pieces[-1]]
+
+
+def test_what_a_recipe_names_outside_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(RECIPE)
+    assert run_command(["bundle", "dev", "recipe.yaml", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    outside = {(row["kind"], row["name"]) for row in rows if row["kind"] not in ("image", "base image", "wheel")}
+    assert outside == {("data set", "org/texts"), ("model", "org/base@main"), ("benchmarks", "arc_easy, mmlu")}
+    Path("bundle").mkdir()
+    assert run_command(["bundle", "dev", "recipe.yaml", "--check", "bundle"]) == 1
+    assert f"0 of {len(rows)} pieces" in capsys.readouterr().err
+
+
+def test_the_demo_needs_nothing_from_outside() -> None:
+    from pipelines.commands.bundle import pieces_of_recipe
+
+    assert pieces_of_recipe("demo.yaml") == []
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_demos_data_stages_fetch_nothing(tmp_path: Path) -> None:
+    """In a network namespace of its own, with no way out but loopback, they run to their end."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rn", "true"], check=False).returncode:
+        pytest.skip("this machine makes no network namespaces")
+    run = [sys.executable, "-m", "pipelines.cli", "run", "demo.yaml", "--until", "tokenizer", "--store", str(tmp_path)]
+    up = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    done = subprocess.run([*up, *run], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_dev_profile_needs_no_redis() -> None:
+    names = [piece.name for piece in pieces_of_platform(load_profile("dev")) if piece.kind == "image"]
+    assert not any("redis" in name for name in names)

@@ -1,0 +1,132 @@
+"""A job's supervisor: whatever becomes of the run below it is in the store, without its secrets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.job_record import FencedOff, Holding, JobRecord, read_job, read_log
+from cluster.store_local import LocalStore
+
+RUN = "raymill-demo-0123456789ab"
+SUPERVISOR = (
+    "import sys\n"
+    "from cluster.job_record import Holding\n"
+    "from cluster.store import open_store\n"
+    "from pipelines.job import supervise\n"
+    f"holding = Holding.take(open_store(sys.argv[1]), {RUN!r}, 'demo')\n"
+    "sys.exit(supervise(holding, [sys.executable, '-c', sys.argv[2]]))\n"
+)
+
+
+def start(store: LocalStore, code: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR, store.url, code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | environment,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+
+
+def recorded(store: LocalStore) -> JobRecord:
+    record = read_job(store, RUN)
+    assert record is not None
+    return record
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def test_log_state_and_run_are_in_the_store(store: LocalStore) -> None:
+    code = (
+        "import sys, os\n"
+        "print('[corpus] reading …', file=sys.stderr)\n"
+        "print('token', os.environ['HF_TOKEN'], file=sys.stderr)\n"
+        'print(\'{"id": "demo-1"}\')\n'
+    )
+    process = start(store, code, HF_TOKEN="a-secret-value-1")
+    said, _ = process.communicate(timeout=60)
+    record = recorded(store)
+    log, _ = read_log(store, RUN, 1)
+    assert process.returncode == 0, said
+    assert (record.state, record.exit_code, record.stage) == ("succeeded", 0, "corpus")
+    assert record.run == "runs/demo-1/run.json"
+    assert "token [HF_TOKEN]" in log
+    assert "a-secret-value-1" not in log + said
+    assert log == said
+
+
+def test_a_failure_is_explained_in_the_record(store: LocalStore) -> None:
+    code = "import sys\nprint('error: here: no room to write\\n  free space', file=sys.stderr)\nsys.exit(3)\n"
+    process = start(store, code)
+    process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert recorded(store).message == "here: no room to write"
+    again = start(store, "pass")
+    said, _ = again.communicate(timeout=60)
+    record = recorded(store)
+    assert (record.attempt, record.state) == (2, "succeeded")
+    assert [(each.state, each.exit_code) for each in record.earlier] == [("failed", 3)]
+    assert "the one before failed (here: no room to write)" in said
+
+
+def test_a_run_that_is_killed_outright_is_told(store: LocalStore) -> None:
+    process = start(store, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "SIGKILL" in recorded(store).message
+
+
+def test_stopping_reaches_the_run_and_is_told(store: LocalStore) -> None:
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))\n"
+        "print('[corpus] at work', file=sys.stderr, flush=True)\n"
+        "time.sleep(100)\n"
+    )
+    process = start(store, code)
+    wait_for(lambda: read_log(store, RUN, 1)[0].endswith("at work\n"), "the run's first line")
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert recorded(store).state == "stopped"
+
+
+def test_a_run_that_another_attempt_took_over_ends_at_once(store: LocalStore, tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    code = (
+        "import pathlib, sys, time\n"
+        f"for turn in range(1000):\n    pathlib.Path({str(alive)!r}).write_text(str(turn))\n"
+        "    print('[corpus] turn', turn, file=sys.stderr, flush=True)\n    time.sleep(0.1)\n"
+    )
+    process = start(store, code)
+    wait_for(alive.exists, "the run's first turn")
+    newer = Holding.take(store, RUN, "demo")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "another attempt has taken this run" in said
+    last = alive.read_text()
+    newer.write(state="succeeded", exit_code=0)
+    assert alive.read_text() == last
+    record = recorded(store)
+    assert (record.attempt, record.state, record.holder) == (2, "succeeded", newer.record.holder)
+
+
+def test_a_fenced_attempt_cannot_be_held_again(store: LocalStore) -> None:
+    first = Holding.take(store, RUN, "demo")
+    Holding.take(store, RUN, "demo")
+    with pytest.raises(FencedOff):
+        first.write(state="failed")

@@ -1,0 +1,132 @@
+"""`raymill jobs` from the store alone, and what following does when jobs and clusters die."""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.errors import InfraError, UserError
+from cluster.job_record import LOST_AFTER_SECONDS, Holding, key_of, write_log
+from cluster.jobs_api import JobDetails
+from cluster.store_local import LocalStore
+from pipelines.cli import run_command
+from pipelines.commands import cluster as cluster_commands
+from pipelines.commands import submit
+from pipelines.commands.following import follow_job
+
+RUN = "raymill-demo-0123456789ab"
+JOB = JobDetails(RUN, "RUNNING", "", "", 1.0, None, None, "", "n", {"raymill_run": RUN})
+
+
+def failed_run(store: LocalStore) -> Holding:
+    holding = Holding.take(store, RUN, "demo", submission=RUN)
+    write_log(store, holding.record, 1, "[curate] gates …\nerror: s3://b: no room to write\n  free space\n")
+    holding.write(state="failed", exit_code=3, message="no room", log_pieces=1, finished_s=time.time())
+    return holding
+
+
+def test_a_run_is_explained_when_its_cluster_is_long_gone(
+    store: LocalStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed_run(store)
+    assert run_command(["jobs", "list", "--store", store.url, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["job"], row["status"], row["exit"]) == (RUN, "FAILED", "3")
+    for name in (RUN, "demo", RUN[:14]):
+        assert run_command(["jobs", "why", name, "--store", store.url]) == 0
+        said = capsys.readouterr().out
+        assert "s3://b: no room to write" in said
+        assert "last stage: curate" in said
+        assert "next: free space" in said
+    assert run_command(["jobs", "logs", "demo", "--store", store.url]) == 0
+    assert capsys.readouterr().out.startswith("[curate]")
+    assert run_command(["jobs", "why", "other", "--store", store.url]) == 2
+    assert f"the newest: {RUN}" in capsys.readouterr().err
+
+
+def test_a_run_that_fell_silent_is_lost(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
+    holding = Holding.take(store, RUN, "demo")
+    silent = holding.record.model_copy(update={"updated_s": time.time() - LOST_AFTER_SECONDS - 60, "stage": "tokens"})
+    store.write(key_of(RUN), silent.model_dump_json().encode())
+    assert run_command(["jobs", "why", RUN, "--store", store.url, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["status"] == "LOST"
+    assert "no sign of life" in found["reasons"][0]
+
+
+class GoneClient:
+    """A cluster that goes away while it is followed."""
+
+    address = "http://gone"
+
+    def follow(self, job_id: str, say: Any) -> Iterator[str]:
+        yield "some text\n"
+        raise InfraError("no answer for 600 s")
+
+
+def test_the_end_is_read_from_the_store_where_the_cluster_went_away(store: LocalStore) -> None:
+    client: Any = GoneClient()
+    with pytest.raises(InfraError, match="no answer"):
+        follow_job(client, JOB, store.url)
+    holding = failed_run(store)
+    ended = follow_job(client, JOB, store.url)
+    assert (ended.status, ended.code) == ("FAILED", 3)
+    other = replace(JOB, id=f"{RUN}-2")
+    with pytest.raises(InfraError):  # the record is of another attempt
+        follow_job(client, other, store.url)
+    assert holding.record.attempt == 1
+
+
+def followed(monkeypatch: pytest.MonkeyPatch, ends: list[tuple[str, int | None]], retries: int) -> tuple[int, int]:
+    """(exit code, attempts) of `submit --follow` on jobs that end so."""
+    started = [JOB]
+
+    def follow(client: Any, job: JobDetails, store: str) -> JobDetails:
+        status, code = ends[len(started) - 1]
+        return replace(job, status=status, exit_code=code, message="died")
+
+    def again(submission: Any) -> tuple[JobDetails, bool]:
+        started.append(replace(JOB, id=f"{RUN}-{len(started) + 1}"))
+        return started[-1], True
+
+    monkeypatch.setattr(submit, "follow_job", follow)
+    client: Any = SimpleNamespace(submit=again)
+    plan: Any = SimpleNamespace(submission=SimpleNamespace(store="s"))
+    return submit._follow(client, plan, JOB, retries).code, len(started)
+
+
+def test_what_the_infrastructure_ended_is_tried_again_and_what_the_run_ended_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert followed(monkeypatch, [("FAILED", None), ("FAILED", 137), ("SUCCEEDED", 0)], 2) == (0, 3)
+    assert followed(monkeypatch, [("FAILED", 3), ("FAILED", 3)], 1) == (3, 2)
+    assert followed(monkeypatch, [("FAILED", 1)], 2) == (1, 1)
+    assert followed(monkeypatch, [("FAILED", 2)], 2) == (2, 1)
+    assert followed(monkeypatch, [("STOPPED", None)], 2) == (130, 1)
+    assert followed(monkeypatch, [("FAILED", None)], 0) == (3, 1)
+
+
+@pytest.mark.parametrize("text", ["x", "3:1", "1:", ":2", "-1"])
+def test_bounds_that_are_none(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_commands, "find_cluster", lambda name: SimpleNamespace(name="local", workers=[]))
+    with pytest.raises(UserError, match="reads N or MIN:MAX"):
+        cluster_commands.scale(Namespace(name=None, group="workers", bounds=text))
+
+
+def test_a_cluster_that_is_not_there_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAYMILL_CLUSTERS", str(tmp_path))
+    for words in (["status"], ["down"], ["scale", "workers", "1"]):
+        assert run_command(["cluster", *words]) == 2
+        assert "no local cluster runs" in capsys.readouterr().err
+    assert run_command(["cluster", "up", "--nodes", "0"]) == 2
+    assert run_command(["jobs", "list"]) == 2

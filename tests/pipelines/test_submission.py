@@ -1,0 +1,111 @@
+"""What `raymill submit` would send: the whole recipe, the code beside it, no secret; the same again is the same run."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import pytest
+
+from cluster.config import parse_document
+from cluster.errors import UserError
+from cluster.jobs import RECIPE_FILE
+from cluster.secrecy import leaves, secret_in
+from pipelines.cli import run_command
+from pipelines.commands import job_arguments
+from pipelines.recipe import RECIPES, dump_recipe, load_recipe, validate_recipe
+from pipelines.submission import plan_submission
+
+RECIPE = "name: small\ncorpus: {sources: [{kind: text, path: words, licence: MIT}]}\ntokenizer: {vocab_size: 300}\n"
+
+
+def arguments(*words: str) -> Namespace:
+    parser = ArgumentParser()
+    job_arguments.submit(parser)
+    return parser.parse_args(["small.yaml", *words])
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "a.txt").write_text("some words\n")
+    (tmp_path / "mine.py").write_text("def keep(text): return True\n")
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAYMILL_CLUSTERS", str(tmp_path.parent / "no-clusters"))
+    return tmp_path
+
+
+def test_the_recipe_that_travels_is_the_one_that_was_meant(place: Path) -> None:
+    plan = plan_submission(arguments("--set", "tokenizer.vocab_size=400", "--until", "tokenizer", "--force", "corpus"))
+    sent = plan.submission
+    assert sent.package is not None
+    archive = zipfile.ZipFile(io.BytesIO(sent.package.data))
+    assert archive.namelist() == [RECIPE_FILE, "mine.py", "small.yaml", "words/a.txt"]
+    recipe = validate_recipe(parse_document(archive.read(RECIPE_FILE).decode(), "sent"))
+    assert recipe.tokenizer.vocab_size == 400
+    assert recipe.cluster.address == "auto"
+    assert recipe.store == str(place / "raymill-store")
+    assert recipe.written == {"name", "corpus", "tokenizer", "store", "cluster"}
+    assert sent.entrypoint()[-4:] == ["--until", "tokenizer", "--force", "corpus"]
+    assert [stage.state for stage in plan.stages] == ["new", "new", "new"]
+
+
+def test_the_same_again_is_the_same_run_and_a_change_of_code_is_not(place: Path) -> None:
+    first = plan_submission(arguments()).submission.id
+    (place / "raymill-store").mkdir()
+    (place / "raymill-store" / "new").write_text("an artifact")
+    assert plan_submission(arguments()).submission.id == first
+    (place / "mine.py").write_text("def keep(text): return False\n")
+    assert plan_submission(arguments()).submission.id != first
+
+
+def test_without_code_the_recipe_travels_alone() -> None:
+    package = plan_submission(arguments("--no-code")).submission.package
+    assert package is not None
+    assert list(package.files) == [RECIPE_FILE]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--env", "HF_TOKEN=abc"], "HF_TOKEN is not sent"),
+        (["--env", "NOTHING"], "reads NAME=VALUE"),
+        (["--set", "serving.password=x"], "serving.password"),
+        (["--set", "store=s3://key:secret@bucket/p"], "store is not sent: its value looks like a password"),
+        (["--working-dir", "nowhere"], "is not a folder"),
+        (["--set", "corpus.sorces=[]"], "unknown key"),
+    ],
+)
+def test_mistakes_and_secrets_are_refused(words: list[str], text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        plan_submission(arguments(*words))
+
+
+@pytest.mark.parametrize("recipe", sorted(each.name for each in RECIPES.glob("*.yaml")))
+def test_no_key_of_a_recipe_is_taken_for_a_secret(recipe: str) -> None:
+    """Every key there is, with its default, and every shipped recipe."""
+    values = dict(leaves(dump_recipe(load_recipe(recipe))))
+    assert len(values) > 20
+    assert {name: value for name, value in values.items() if secret_in(name, value)} == {}
+
+
+def test_a_dry_run_shows_plan_and_request_and_sends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["submit", "small.yaml", "--address", "http://127.0.0.1:9", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "POST http://127.0.0.1:9/api/jobs/" in shown
+    assert "every node must see it" in shown
+    command = ["submit", "small.yaml", "--address", "http://127.0.0.1:9", "--dry-run", "--json", "--env", "A=b"]
+    assert run_command(command) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["request"]["submission_id"] == plan["run"]
+    assert plan["request"]["runtime_env"]["env_vars"]["A"] == "b"
+
+
+def test_without_a_cluster_it_says_how_to_get_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["submit", "small.yaml"]) == 2
+    assert "`raymill cluster up` starts one" in capsys.readouterr().err
+    assert run_command(["submit", "small.yaml", "--address", "127.0.0.1:9"]) == 3

@@ -1,0 +1,26 @@
+"""docs/security.md says what is so: its tests exist, and Ray's open ports are those that the code knows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cluster.checkup import OPEN_BY_DESIGN
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+
+
+def test_every_control_names_a_test_that_exists() -> None:
+    section = PAGE.partition("## Controls")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 10
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/.]+\.py)`", row.split("|")[3])
+        assert named, row
+        assert all((ROOT / name).is_file() for name in named), row
+
+
+def test_the_ports_that_answer_without_a_token_are_the_known_ones() -> None:
+    section = PAGE.partition("## What Ray itself opens")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| \*\*(\w+)\*\* \|", section, re.MULTILINE)) == OPEN_BY_DESIGN.keys()
