@@ -32,6 +32,14 @@ GRPC_PORTS = {
 }
 """Ports of a node that speak gRPC, with a call that says whether a token is asked for."""
 GCS_CALL = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
+CALLS = (
+    GCS_CALL,
+    *GRPC_PORTS.values(),
+    "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
+    "/ray.rpc.RayletDriver/Init",
+    "/ray.rpc.ReporterService/GetTraceback",
+)
+"""A call of every service of Ray's that listens."""
 
 
 @dataclass(frozen=True)
@@ -201,8 +209,9 @@ def _answers(host: str, port: int) -> bool:
 
 
 def is_open(host: str, port: int) -> bool:
-    """Whether a listening port of any kind answers a call without a token, by HTTP or by gRPC."""
-    return _http_is_open(f"http://{host}:{port}/api/none") or _grpc_is_open(f"{host}:{port}", GCS_CALL)
+    """Whether a listening port of any kind answers a call without a token, by HTTP or by any of CALLS."""
+    target = f"{host}:{port}"
+    return _http_is_open(f"http://{target}/api/none") or any(_grpc_is_open(target, call) for call in CALLS)
 
 
 def _http_is_open(url: str) -> bool:
@@ -229,5 +238,6 @@ def _grpc_is_open(target: str, method: str) -> bool:
                 grpc.StatusCode.PERMISSION_DENIED,
                 grpc.StatusCode.UNAVAILABLE,
                 grpc.StatusCode.DEADLINE_EXCEEDED,
+                grpc.StatusCode.UNIMPLEMENTED,  # another service's port: Ray looks for the call before the token
             )
     return True
