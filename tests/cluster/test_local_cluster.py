@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cluster import local_cluster, reaper
-from cluster.checkup import OPEN_BY_DESIGN, is_open
+from cluster.checkup import GCS_CALL, GRPC_PORTS, OPEN_BY_DESIGN, grpc_is_open, http_is_open
 from cluster.jobs_api import JobsClient
 from cluster.local_cluster import ClusterRecord, find_cluster
 
@@ -26,6 +26,15 @@ RECIPE = """
 name: small
 corpus: {sources: [{kind: text, path: words, licence: MIT}]}
 """
+
+CALLS = (
+    GCS_CALL,
+    *GRPC_PORTS.values(),
+    "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
+    "/ray.rpc.RayletDriver/Init",
+    "/ray.rpc.ReporterService/GetTraceback",
+)
+"""A call of every service of Ray's that listens: Ray looks for the call before it looks for the token."""
 
 
 @dataclass
@@ -123,6 +132,12 @@ def test_the_cluster_asks_for_its_token_and_shows_it_to_nobody(place: Place) -> 
     assert len(logs) > 5
     for log in [*logs, *Path(record.folder).glob("*.log"), Path(record.folder) / "cluster.json"]:
         assert secret not in log.read_bytes(), log
+
+
+def is_open(host: str, port: int) -> bool:
+    """Whether a listening port of any kind answers without a token."""
+    target = f"{host}:{port}"
+    return http_is_open(f"http://{target}/api/none") or any(grpc_is_open(target, call) for call in CALLS)
 
 
 def test_every_port_beyond_loopback_asks_for_the_token_or_has_its_reason(place: Place) -> None:
