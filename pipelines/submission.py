@@ -133,8 +133,8 @@ def plan_submission(
         running = read_job(where, plan.submission.id)
         if running is not None and not running.over and not running.lost():
             plan.notes.append(
-                f"attempt {running.attempt} of this run is at work on {running.host or 'some host'}; submitted to another"
-                " cluster, a new one takes the run over and that one ends"
+                f"attempt {running.attempt} of this run is at work on {running.host or 'some host'}; submitted to"
+                " another cluster, a new one takes the run over and that one ends"
             )
         nodes = build_graph(recipe)
         plan.stages = plan_stages(where, nodes, identities(nodes))
