@@ -38,7 +38,7 @@ class Enough(Exception):
     """All turns were taken."""
 
 
-def build(shape: dict[str, int]) -> Any:
+def build(shape: dict[str, Any]) -> Any:
     """A llama with random weights."""
     import torch
 
