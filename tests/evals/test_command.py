@@ -18,6 +18,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a model's folder and a mirror; Ray must not be started in it."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
     mirror_suites(str(write_benchmarks(tmp_path / "source", ("arc_easy",))), str(tmp_path / "mirror"), ("arc_easy",))
     monkeypatch.chdir(tmp_path)
 
