@@ -280,7 +280,7 @@ def test_a_refusal_keeps_what_was_finished(
     log = tmp_path / "log"
     monkeypatch.setattr(stage, "map_parts", loop(log))
 
-    def full(self: Attempt) -> list[Any]:
+    def full(self: Attempt, written: object) -> list[Any]:
         raise UserError("the disk is full", where="here", next_step="make room")
 
     with monkeypatch.context() as patch:
