@@ -24,6 +24,11 @@ from pipelines.tokens.config import TOKENIZER_STAGE, TOKENS_STAGE
 
 SERVING = "serving"
 MODEL_SECTIONS = ("pretrain", "finetune")
+FINETUNED_BASE = "finetune-base"
+"""The node that takes a model from elsewhere to be fine-tuned; served and evaluated as what it was before."""
+
+MODELS = {name: name for name in MODEL_SECTIONS} | {FINETUNED_BASE: "finetune"}
+"""What ``@name`` may mean -> the section that makes it."""
 SECTIONS = ("corpus", "curate", "tokenizer", "tokens", "pretrain", "finetune", "evals", SERVING)
 
 
@@ -55,20 +60,21 @@ def build_graph(recipe: Recipe) -> list[Node]:
         Node("pretrain", "pretrain", PRETRAIN, recipe.pretrain, {"tokens": "tokens", "tokenizer": "tokenizer"}),
         *_finetuning(recipe),
     ]
-    for section in MODEL_SECTIONS:
-        if section in wanted and "evals" in wanted:
-            inputs = {"model": section}
+    names = {node.name for node in nodes if node.section in wanted}
+    for name in MODELS:
+        if name in names and "evals" in wanted:
+            inputs = {"model": name}
             if "curate" in wanted:
                 inputs["corpus"] = "curate"
-            if section == "finetune" and not recipe.finetune.makes_model:
+            if name == "finetune" and not recipe.finetune.makes_model:
                 inputs["base"] = base_of(recipe)
-            nodes.append(Node(f"evals-{section}", "evals", EVALS, recipe.evals, inputs))
+            nodes.append(Node(f"evals-{name}", "evals", EVALS, recipe.evals, inputs))
     return [node for node in nodes if node.section in wanted]
 
 
 def base_of(recipe: Recipe) -> str:
     """The node that makes what is fine-tuned."""
-    return "pretrain" if recipe.finetune.model is None else "finetune-base"
+    return "pretrain" if recipe.finetune.model is None else FINETUNED_BASE
 
 
 def _finetuning(recipe: Recipe) -> list[Node]:
@@ -131,7 +137,7 @@ def _wanted(recipe: Recipe) -> set[str]:
             *(["curate"] if isinstance(recipe.finetune.data, DocsPairs) else []),
         ],
         "evals": ["pretrain"] if own_base or "finetune" not in recipe.written else ["finetune"],
-        SERVING: [_section_of(variant.model) for variant in recipe.serving.variants],
+        SERVING: [_section_of(variant.model, own_base) for variant in recipe.serving.variants],
     }
     wanted: set[str] = set()
     pending = [section for section in SECTIONS if section in recipe.written]
@@ -148,23 +154,27 @@ def serves(recipe: Recipe) -> bool:
     return SERVING in recipe.written
 
 
-def _section_of(reference: str) -> str:
-    """The section that an ``@stage`` reference means; empty for a path or an artifact id.
+def _section_of(reference: str, own_base: bool) -> str:
+    """The section that an ``@name`` reference means; empty for a path or an artifact id.
+
+    Args:
+        own_base: what is fine-tuned is pretrained by the recipe, so that no model comes from elsewhere.
 
     Raises:
         UserError: no stage of that name makes a model.
     """
     if not reference.startswith("@"):
         return ""
-    section = reference[1:]
-    if section not in MODEL_SECTIONS:
-        near = difflib.get_close_matches(section, MODEL_SECTIONS, n=1)
+    names = [name for name in MODELS if name != FINETUNED_BASE or not own_base]
+    name = reference[1:]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
         raise UserError(
             f"{reference} names no stage that makes a model" + (f"; did you mean @{near[0]}?" if near else ""),
             where="serving.variants",
-            next_step=f"use one of {', '.join('@' + name for name in MODEL_SECTIONS)}, a folder or an artifact id",
+            next_step=f"use one of {', '.join('@' + each for each in names)}, a folder or an artifact id",
         )
-    return section
+    return MODELS[name]
 
 
 def identities(nodes: list[Node]) -> dict[str, Identity]:
