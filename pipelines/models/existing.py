@@ -25,7 +25,7 @@ from cluster.store import Store
 from pipelines.tokens.existing import ARTIFACT, HUB, KEPT, take_tokenizer
 
 STAGE = Stage("base", "Model", 1, "pipelines.models.existing:run", resolve="pipelines.models.existing:resolve")
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 DESCRIPTIONS = ("config.json", "generation_config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
