@@ -205,6 +205,7 @@ ALIGNED: dict[str, dict[str, Any]] = {
 }
 ALIGNED["ppo"] = {name: value for name, value in ALIGNED["grpo"].items() if name != "answers_per_prompt"}
 ALIGNED["ppo"] |= {"method": "ppo", "weights": "full"}
+SHARDED = {"parallel": {"shard": 2}}
 
 
 @pytest.fixture
@@ -213,22 +214,36 @@ def aligned(
 ) -> Callable[..., list[dict[str, Any]]]:
     """Aligns a tiny model in a folder's store, on some processes."""
 
-    def run(folder: Path, method: str, world: int = 1, **more: Any) -> list[dict[str, Any]]:
+    def run(
+        folder: Path, method: str, world: int = 1, settings: dict[str, Any] | None = None, **more: Any
+    ) -> list[dict[str, Any]]:
         store = open_store(folder)
         model = publish_model(store, chat_model, "Model", "pretrain")
         rows = {split: f"rows/{split}.jsonl" for split in preference_rows}
         for split, key in rows.items():
             store.write(key, preference_rows[split].encode())
-        config = ALIGNED[method] | {"checkpoint_every_steps": 2}
+        config = ALIGNED[method] | {"checkpoint_every_steps": 2} | (settings or {})
         inputs = {"model": model.id, "rows": rows}
         return ask(folder, world, work=True, steps=6, align=inputs, config=config, **more)
 
     return run
 
 
-@pytest.mark.parametrize("method", ["dpo", "grpo", pytest.param("ppo", marks=pytest.mark.slow)])
-def test_alignment_on_two_processes_is_that_of_one(aligned: Any, tmp_path: Path, method: str) -> None:
-    alone, together = aligned(tmp_path / "one", method), aligned(tmp_path / "two", method, 2)
+@pytest.mark.parametrize(
+    ("method", "layout"),
+    [
+        ("dpo", {}),
+        ("grpo", {}),
+        pytest.param("ppo", {}, marks=pytest.mark.slow),
+        pytest.param("dpo", SHARDED, marks=pytest.mark.slow),
+        pytest.param("dpo", SHARDED | {"weights": "full"}, marks=pytest.mark.slow),
+    ],
+)
+def test_alignment_on_two_processes_is_that_of_one(
+    aligned: Any, tmp_path: Path, method: str, layout: dict[str, Any]
+) -> None:
+    whole = {name: value for name, value in layout.items() if name != "parallel"}
+    alone, together = aligned(tmp_path / "one", method, 1, whole), aligned(tmp_path / "two", method, 2, layout)
     names = ["loss", "gradient_norm", "entropy"]
     names += ["accuracy", "margin"] if method == "dpo" else ["reward", "length", "distinct", "kl"]
     for name in names:
