@@ -117,7 +117,7 @@ class FinetuneConfig(TrainConfig):
     )
     forgetting: Rows | None = Field(
         None,
-        description="examples of what the model could do before, of which up to 512 are read: their loss before and after "
+        description="examples of what the model could do before, up to 512 are read: their loss before and after "
         "is in the report",
     )
 
