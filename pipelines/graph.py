@@ -25,6 +25,11 @@ from pipelines.tokens.config import TOKENIZER_STAGE, TOKENS_STAGE
 
 SERVING = "serving"
 MODEL_SECTIONS = ("pretrain", "finetune", "align")
+FINETUNED_BASE, ALIGNED_BASE = "finetune-base", "align-base"
+"""Nodes that take a model from elsewhere to be changed; served and evaluated as what it was before."""
+
+MODELS = {name: name for name in MODEL_SECTIONS} | {FINETUNED_BASE: "finetune", ALIGNED_BASE: "align"}
+"""What ``@name`` may mean -> the section that makes it."""
 SECTIONS = ("corpus", "curate", "tokenizer", "tokens", "pretrain", "finetune", "align", "evals", SERVING)
 
 
@@ -57,23 +62,24 @@ def build_graph(recipe: Recipe) -> list[Node]:
         *_finetuning(recipe),
         *_alignment(recipe),
     ]
-    for section in MODEL_SECTIONS:
-        if section == "align" and not recipe.align.makes_writer:
+    names = {node.name for node in nodes if node.section in wanted}
+    for name in MODELS:
+        if name == "align" and not recipe.align.makes_writer:
             continue
-        if section in wanted and "evals" in wanted:
-            inputs = {"model": section}
+        if name in names and "evals" in wanted:
+            inputs = {"model": name}
             if "curate" in wanted:
                 inputs["corpus"] = "curate"
-            if section == "finetune" and not recipe.finetune.makes_model:
+            if name == "finetune" and not recipe.finetune.makes_model:
                 inputs["base"] = base_of(recipe)
-            nodes.append(Node(f"evals-{section}", "evals", EVALS, recipe.evals, inputs))
+            nodes.append(Node(f"evals-{name}", "evals", EVALS, recipe.evals, inputs))
     return [node for node in nodes if node.section in wanted]
 
 
 def aligned(recipe: Recipe) -> str:
     """The node that makes what is aligned."""
     if recipe.align.model is not None:
-        return "align-base"
+        return ALIGNED_BASE
     return "finetune" if "finetune" in recipe.written else "pretrain"
 
 
@@ -94,7 +100,7 @@ def _alignment(recipe: Recipe) -> list[Node]:
 
 def base_of(recipe: Recipe) -> str:
     """The node that makes what is fine-tuned."""
-    return "pretrain" if recipe.finetune.model is None else "finetune-base"
+    return "pretrain" if recipe.finetune.model is None else FINETUNED_BASE
 
 
 def _finetuning(recipe: Recipe) -> list[Node]:
@@ -158,7 +164,7 @@ def _wanted(recipe: Recipe) -> set[str]:
         ],
         "align": [] if recipe.align.model is not None else [aligned(recipe)],
         "evals": [_evaluated(recipe)],
-        SERVING: [_section_of(variant.model) for variant in recipe.serving.variants],
+        SERVING: [_section_of(variant.model, recipe) for variant in recipe.serving.variants],
     }
     wanted: set[str] = set()
     pending = [section for section in SECTIONS if section in recipe.written]
@@ -182,23 +188,25 @@ def serves(recipe: Recipe) -> bool:
     return SERVING in recipe.written
 
 
-def _section_of(reference: str) -> str:
-    """The section that an ``@stage`` reference means; empty for a path or an artifact id.
+def _section_of(reference: str, recipe: Recipe) -> str:
+    """The section that an ``@name`` reference means; empty for a path or an artifact id.
 
     Raises:
         UserError: no stage of that name makes a model.
     """
     if not reference.startswith("@"):
         return ""
-    section = reference[1:]
-    if section not in MODEL_SECTIONS:
-        near = difflib.get_close_matches(section, MODEL_SECTIONS, n=1)
+    elsewhere = {FINETUNED_BASE: recipe.finetune.model, ALIGNED_BASE: recipe.align.model}
+    names = [name for name in MODELS if elsewhere.get(name, name) is not None]
+    name = reference[1:]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
         raise UserError(
             f"{reference} names no stage that makes a model" + (f"; did you mean @{near[0]}?" if near else ""),
             where="serving.variants",
-            next_step=f"use one of {', '.join('@' + name for name in MODEL_SECTIONS)}, a folder or an artifact id",
+            next_step=f"use one of {', '.join('@' + each for each in names)}, a folder or an artifact id",
         )
-    return section
+    return MODELS[name]
 
 
 def identities(nodes: list[Node]) -> dict[str, Identity]:

@@ -49,9 +49,10 @@ def base_architectures(recipe: Recipe) -> list[str]:
         name = ARCHITECTURES.get(recipe.pretrain.architecture)
         return [name] if name else []
     path = Path(recipe.finetune.model).expanduser() / "config.json"
-    if not path.is_file():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8")).get("architectures")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("architectures")
+    except (OSError, ValueError):
+        return []  # taking the model says what is wrong with it
     return [str(each) for each in found] if isinstance(found, list) else []
 
 

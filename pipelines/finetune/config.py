@@ -116,7 +116,9 @@ class FinetuneConfig(TrainConfig):
         "after the other, for models without a chat",
     )
     forgetting: Rows | None = Field(
-        None, description="examples of what the model could do before: their loss before and after is in the report"
+        None,
+        description="examples of what the model could do before, up to 512 are read: their loss before and after "
+        "is in the report",
     )
 
     rank: int = Field(8, ge=1, le=512, description="lora: rank of the adapters")

@@ -19,6 +19,9 @@ from pipelines.finetune.examples.records import Conversation, Text
 FORMS = ("chat", "pairs", "alpaca", "text")
 """What supervised fine-tuning learns from."""
 
+MOST_REMEMBERED = 512
+"""Examples that forgetting is measured on; one process reads them twice at the end."""
+
 UNBOUNDED = 1 << 20
 """A context that a tokenizer gives where nobody set one is larger."""
 
@@ -64,7 +67,7 @@ def load_examples(config: FinetuneConfig, corpus: Artifact | None, store: Store)
     train, validation = split(subset(examples, config.subset), config.validation_fraction, "finetune.data")
     before: list[Any] = []
     if config.forgetting is not None:
-        before = choose(read_examples(config.forgetting, "finetune.forgetting", FORMS).examples)
+        before = choose(read_examples(config.forgetting, "finetune.forgetting", FORMS).examples, MOST_REMEMBERED)
     return Loaded(train, validation, before, len(examples), bad)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from cluster.store import Store
 from pipelines.tokens.existing import ARTIFACT, HUB, KEPT, take_tokenizer
 
 STAGE = Stage("base", "Model", 1, "pipelines.models.existing:run", resolve="pipelines.models.existing:resolve")
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 DESCRIPTIONS = ("config.json", "generation_config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -79,17 +79,19 @@ def run(config: ExistingModelConfig, inputs: Mapping[str, Artifact], context: St
     folder = locate(config, context.store)
     model_files(folder, config)
     settings = check_causal(folder, config) if config.causal else _settings(folder)
+    parent = find_artifact(context.store, config.source) if ARTIFACT.fullmatch(config.source) else None
     with tempfile.TemporaryDirectory(prefix="raymill-base-") as name:
         target = Path(name)
         take_tokenizer(str(folder), context.store, target)
-        for path in _weights(folder, target):
-            shutil.copyfile(path, target / path.name)
-        size = _parameters(target)
-        for path in sorted(target.iterdir()):
+        found = [*_weights(folder, target), *target.iterdir()]
+        size = _parameters(path for path in found if path.suffix == ".safetensors")
+        for path in sorted(found):
             context.store.upload(path, context.output.key(path.name))
     return Outcome(
         counts={"parameters": size},
+        licences=dict(parent.licences) if parent else {},
         details={"architecture": settings.get("model_type", ""), "source": Path(config.source).name, "external": True},
+        parents={"source": parent} if parent else {},
     )
 
 
@@ -151,7 +153,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _weights(folder: Path, target: Path) -> list[Path]:
-    """What is to be copied; weights that are not safetensors are converted into ``target``."""
+    """Files to take besides the tokenizer's; weights that are not safetensors are converted into ``target``."""
     described = [folder / name for name in DESCRIPTIONS[:3] if (folder / name).is_file()]
     tensors = sorted(folder.glob(WEIGHTS[0]))
     if tensors:
@@ -162,18 +164,14 @@ def _weights(folder: Path, target: Path) -> list[Path]:
     return []
 
 
-def _parameters(folder: Path) -> int:
+def _parameters(paths: Iterable[Path]) -> int:
+    """Numbers in files of safetensors, by their headers."""
     from safetensors import safe_open
 
     count = 0
-    for path in folder.glob(WEIGHTS[0]):
+    for path in paths:
         with safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no mapping
-                shape = file.get_slice(name).get_shape()
-                size = 1
-                for side in shape:
-                    size *= side
-                count += size
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     return count
 
 

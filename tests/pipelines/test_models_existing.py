@@ -54,7 +54,8 @@ def test_a_folder_becomes_a_model_with_the_same_function(safe: bool, store: Loca
         first, second = (AutoModelForCausalLM.from_pretrained(each).eval()(ids).logits for each in (folder, copy))
     assert torch.equal(first, second)
     assert str(tmp_path / "given") not in store.read(f"{artifact.id}/artifact.json").decode()
-    assert take(artifact.id, store).counts == artifact.counts  # an artifact's id is a source as well
+    again = take(artifact.id, store)  # an artifact's id is a source as well
+    assert again.counts == artifact.counts and again.inputs["source"].id == artifact.id
 
 
 def test_the_identity_is_the_content(store: LocalStore, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.gradients import clip, gradient_norm
 from pipelines.train.group import Group
 from pipelines.train.hardware import flops_per_token, matmul_rate
-from pipelines.train.loop import explained
 from pipelines.train.loss import sums
+from pipelines.train.out_of_memory import explained
 from pipelines.train.parallel import arrange
 from pipelines.train.pipeline import layer_range
 from pipelines.train.task import IGNORED, Batch

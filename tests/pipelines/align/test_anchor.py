@@ -35,7 +35,7 @@ def stories(tmp_path: Path, anchors: Path, publish_model: Any, bench_of: Any) ->
     """An alignment of the real model on the given records."""
 
     def run(records: list[Preference], **fields: Any) -> dict[str, Any]:
-        train, validation = split(records, 0.2, "align.data")
+        train, validation = split(records, 0.3, "align.data")
         rows = {"train": to_jsonl(train), "validation": to_jsonl(validation)}
         bench = bench_of(tmp_path / "store", publish_model, anchors / "models" / "stories260K-hd32", rows)
         settings = {"validation_sequences": 64, "batch_sequences": 8, "checkpoint_every_steps": 50}
@@ -45,9 +45,11 @@ def stories(tmp_path: Path, anchors: Path, publish_model: Any, bench_of: Any) ->
     return run
 
 
-@pytest.mark.parametrize("method", ["dpo", "simpo"])
-def test_a_rule_is_learned_and_holds_for_unseen_prompts(stories: Any, method: str) -> None:
-    summary = stories(rule_based(), method=method, steps=150, learning_rate=5e-3, rank=16)
+@pytest.mark.parametrize(
+    "fields", [{"method": "dpo", "beta": 0.5, "learning_rate": 2e-3}, {"method": "simpo", "learning_rate": 5e-3}]
+)
+def test_a_rule_is_learned_and_holds_for_unseen_prompts(stories: Any, fields: dict[str, Any]) -> None:
+    summary = stories(rule_based(), steps=80, rank=8, alpha=16, **fields)
     checks = [each for each in summary["records"] if each["kind"] == "validation"]
     assert checks[0]["accuracy"] <= 0.5
     assert checks[-1]["accuracy"] >= 0.8
@@ -56,7 +58,7 @@ def test_a_rule_is_learned_and_holds_for_unseen_prompts(stories: Any, method: st
 def test_real_pairs_are_read_and_trained_on(stories: Any, anchors: Path) -> None:
     config = AlignConfig.model_validate({"data": str(anchors / "corpora" / "preference" / "dpo_en_demo.json")})
     records, left_out = read_records(config)
-    assert len(records) + len(left_out) == 300
+    assert (len(records), left_out) == (295, [])  # of 300 rows five repeat others
     summary = stories(records, steps=6, too_long="drop", batch_sequences=4)
     assert summary["details"]["too_long"] > 0
     losses = [each["loss"] for each in summary["records"] if each["kind"] == "train"]

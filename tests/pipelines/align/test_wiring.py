@@ -65,7 +65,7 @@ def test_a_reward_model_is_neither_evaluated_nor_served(tmp_path: Path, rows: Pa
 
 def test_a_model_from_elsewhere_is_aligned_alone(tmp_path: Path, rows: Path, chat_model: Path) -> None:
     nodes = build_graph(recipe(tmp_path, f"align: {{model: {chat_model}, data: {rows}}}\nevals:\n"))
-    assert [node.name for node in nodes] == ["align-base", "align", "evals-align"]
+    assert [node.name for node in nodes] == ["align-base", "align", "evals-align", "evals-align-base"]
     assert nodes[1].inputs == {"model": "align-base"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from cluster.artifact import Artifact, local_copy, verify_artifact
 from cluster.config import parse_document
 from cluster.errors import UserError
 from cluster.progress import Progress
-from cluster.stage import StageContext, execute
+from cluster.stage import Stage, StageContext, execute, identify
 from cluster.store_local import LocalStore
 from pipelines.graph import build_graph, identities
 from pipelines.recipe import validate_recipe
@@ -77,6 +78,44 @@ def test_an_adapter_on_a_model_from_elsewhere(bases: dict[str, Path], store: Loc
     assert "Held-out questions" in page and "LoRA of rank 8" in page
     record = json.dumps([each.model_dump(mode="json", exclude={"provenance"}) for each in made.values()])
     assert str(tmp_path) not in record and str(bases["gpt2"]) not in record
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_the_demos_way_from_curated_docstrings(
+    bases: dict[str, Path],
+    corpus_rows: list[dict[str, str]],
+    publish: Callable[..., Artifact],
+    store: LocalStore,
+    tmp_path: Path,
+) -> None:
+    from pipelines.finetune import FinetuneConfig, stage_of
+    from pipelines.models.existing import STAGE as BASE
+    from pipelines.models.existing import ExistingModelConfig
+    from pipelines.models.export import export_model
+    from pipelines.models.llama import build_llama
+    from pipelines.models.shapes import Shape
+
+    shape = Shape(hidden=32, layers=1, heads=1, kv_heads=1, intermediate=48)
+    model = build_llama(shape, vocab_size=300, max_positions=256, bos_id=0, eos_id=1, pad_id=2)
+    export_model(model, bases["llama"], tmp_path / "model", torch.randint(3, 300, (1, 8)))
+
+    def make(stage: Stage, config: Any, inputs: dict[str, Artifact]) -> Artifact:
+        parents = {role: each.fingerprint for role, each in inputs.items()}
+        with Progress().track(stage.name) as tracker:
+            return execute(stage, identify(stage, config, parents), config, inputs, store, tracker).artifact
+
+    base = make(BASE, ExistingModelConfig(source=str(tmp_path / "model")), {})
+    corpus = publish(store, corpus_rows[:40])
+    config = FinetuneConfig(method="lora", steps=3, workers=1, batch_sequences=4, examples_shown=1)
+    adapter = make(stage_of(config), config, {"model": base, "corpus": corpus})
+    assert adapter.kind == "Adapter" and adapter.licences == corpus.licences
+    # Longer ones are left out and counted; nothing is refused that the user did not write.
+    assert 0 < adapter.counts["examples_too_long"] < adapter.counts["examples"]
+    settings = json.loads(store.read(adapter.key("adapter_config.json")))
+    matrices = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert (settings["peft_type"], settings["r"], settings["target_modules"]) == ("LORA", 8, matrices)
+    question = json.loads(store.read(adapter.key("examples/train.jsonl")).splitlines()[0])
+    assert [message["role"] for message in question["messages"]] == ["user", "assistant"]
 
 
 @pytest.mark.usefixtures("without_ray")

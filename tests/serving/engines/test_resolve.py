@@ -128,3 +128,25 @@ def test_an_interpreter_is_looked_for_on_the_node(tmp_path):
     assert resolve.interpreter(EngineConfig(python=str(program))) == str(program)
     with pytest.raises(UserError, match="no interpreter"):
         resolve.interpreter(EngineConfig(python=str(tmp_path / "nowhere" / "python")))
+
+
+@pytest.mark.parametrize(
+    ("settings", "architectures", "reason", "advice"),
+    [
+        ({"peft_type": "LORA", "r": 8}, ["GPT2LMHeadModel"], "no adapters beside GPT2LMHeadModel", "merge it"),
+        ({"peft_type": "LORA", "r": 8, "use_dora": True}, ["LlamaForCausalLM"], "DoRA's magnitudes", "merge it"),
+        ({"peft_type": "PREFIX_TUNING"}, ["LlamaForCausalLM"], "keys and values", "use it with transformers"),
+    ],
+)
+def test_an_adapter_that_vllm_cannot_put_beside_its_base_is_refused_with_the_reason(
+    store, publish, folders, settings, architectures, reason, advice
+):
+    model = publish("Model", "pretrain", "config.json", {"architectures": architectures})
+    publish("Adapter", "finetune", "adapter_config.json", settings, model=model)
+    base, lora = folders
+    (base / "config.json").write_text(json.dumps({"architectures": architectures}))
+    (lora / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": str(base)}))
+    for reference in ("finetune", str(lora)):
+        with pytest.raises(UserError, match=rf"cannot be served beside its base: .*{reason}") as caught:
+            resolve.find_source(store, reference)
+        assert caught.value.next_step.startswith(advice)
