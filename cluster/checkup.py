@@ -26,11 +26,9 @@ OPEN_BY_DESIGN = {
     "metricsAgentPort": "takes the node's own metrics; on Kubernetes closed by NetworkPolicy",
 }
 """Ports of a node on which Ray has no authentication, and why that is borne."""
-GRPC_PORTS = {
-    "nodeManagerPort": "/ray.rpc.NodeManagerService/GetSystemConfig",
-    "objectManagerPort": "/ray.rpc.ObjectManagerService/FreeObjects",
-}
-"""Ports of a node that speak gRPC, with a call that says whether a token is asked for."""
+GRPC_PORTS = {"nodeManagerPort": "/ray.rpc.NodeManagerService/GetSystemConfig"}
+"""Ports of a node that speak gRPC, with a call that changes nothing where no token is asked for. The object manager is
+in the same process, with the same mode, and has no such call."""
 GCS_CALL = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
 
 
@@ -155,9 +153,9 @@ def ports(node: Mapping[str, Any]) -> Iterator[Finding]:
         if kind in OPEN_BY_DESIGN:
             continue
         if kind == "dashboardAgentListenPort":
-            open_to_all = _http_is_open(f"http://{host}:{port}/api/job_agent/jobs/none/logs")
+            open_to_all = http_is_open(f"http://{host}:{port}/api/job_agent/jobs/none/logs")
         else:
-            open_to_all = _grpc_is_open(f"{host}:{port}", GRPC_PORTS.get(kind, GCS_CALL))
+            open_to_all = grpc_is_open(f"{host}:{port}", GRPC_PORTS.get(kind, GCS_CALL))
         if open_to_all:
             problems.append(f"{kind} {port}")
     if problems:
@@ -200,12 +198,8 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def is_open(host: str, port: int) -> bool:
-    """Whether a listening port of any kind answers a call without a token, by HTTP or by gRPC."""
-    return _http_is_open(f"http://{host}:{port}/api/none") or _grpc_is_open(f"{host}:{port}", GCS_CALL)
-
-
-def _http_is_open(url: str) -> bool:
+def http_is_open(url: str) -> bool:
+    """Whether an address answers without a token."""
     try:
         with urllib.request.urlopen(url, timeout=PROBE_SECONDS):
             return True
@@ -215,7 +209,7 @@ def _http_is_open(url: str) -> bool:
         return False
 
 
-def _grpc_is_open(target: str, method: str) -> bool:
+def grpc_is_open(target: str, method: str) -> bool:
     """Whether a call without a token gets further than the check of tokens."""
     import grpc
 
@@ -229,5 +223,6 @@ def _grpc_is_open(target: str, method: str) -> bool:
                 grpc.StatusCode.PERMISSION_DENIED,
                 grpc.StatusCode.UNAVAILABLE,
                 grpc.StatusCode.DEADLINE_EXCEEDED,
+                grpc.StatusCode.UNIMPLEMENTED,  # another service's port: Ray looks for the call before the token
             )
     return True

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from cluster.errors import RaymillError, UserError
+from cluster.job_record import read_job
 from cluster.jobs import RECIPE_FILE, Submission
 from cluster.package import Package, pack
 from cluster.progress import table
@@ -133,8 +134,15 @@ def plan_submission(
     if "://" not in store:
         plan.notes.append("the store is a folder: every node must see it at this very path")
     try:
+        where = open_store(store)
+        running = read_job(where, plan.submission.id)
+        if running is not None and not running.over and not running.lost():
+            plan.notes.append(
+                f"attempt {running.attempt} of this run is at work on {running.host or 'some host'}; submitted to"
+                " another cluster, a new one takes the run over and that one ends"
+            )
         nodes = build_graph(recipe)
-        plan.stages = plan_stages(open_store(store), nodes, identities(nodes))
+        plan.stages = plan_stages(where, nodes, identities(nodes))
     except (RaymillError, OSError) as error:
         plan.notes.append(f"what is published cannot be told from here: {error}".replace("\n ", ";"))
     return plan

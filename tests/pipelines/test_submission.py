@@ -12,8 +12,10 @@ import pytest
 
 from cluster.config import parse_document
 from cluster.errors import UserError
+from cluster.job_record import Holding
 from cluster.jobs import RECIPE_FILE
 from cluster.secrecy import leaves, secret_in
+from cluster.store_local import LocalStore
 from pipelines.cli import run_command
 from pipelines.commands import job_arguments
 from pipelines.recipe import RECIPES, dump_recipe, load_recipe, validate_recipe
@@ -61,6 +63,18 @@ def test_the_same_again_is_the_same_run_and_a_change_of_code_is_not(place: Path)
     assert plan_submission(arguments()).submission.id == first
     (place / "mine.py").write_text("def keep(text): return False\n")
     assert plan_submission(arguments()).submission.id != first
+
+
+def test_a_run_that_is_at_work_elsewhere_is_told(place: Path) -> None:
+    def notes() -> str:
+        return "\n".join(plan_submission(arguments()).notes)
+
+    run = plan_submission(arguments()).submission.id
+    assert "is at work" not in notes()
+    holding = Holding.take(LocalStore(place / "raymill-store"), run, "small", host="node-7")
+    assert "attempt 1 of this run is at work on node-7" in notes()
+    holding.write(state="failed")
+    assert "is at work" not in notes()
 
 
 def test_without_code_the_recipe_travels_alone() -> None:
