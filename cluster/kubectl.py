@@ -13,7 +13,15 @@ from cluster.errors import InfraError, RaymillError, UserError
 
 ANSWER_S = 60
 MANAGER = "raymill"
-_AWAY = ("connection refused", "no route to host", "i/o timeout", "unable to connect", "tls handshake timeout", "eof")
+_AWAY = (
+    "connection refused",
+    "the connection to the server",
+    "no route to host",
+    "i/o timeout",
+    "unable to connect",
+    "tls handshake timeout",
+    "unexpected eof",
+)
 _LOG_LINE = re.compile(r"[EWI]\d{4} ")
 """kubectl repeats itself in its log's format before it says what is wrong."""
 
@@ -114,7 +122,10 @@ class Kubectl:
     def _run(self, arguments: list[str], given: str | None = None) -> str:
         command = self._command(arguments)
         try:
-            done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=ANSWER_S)
+            # Without input kubectl may ask for a password, of nobody: it gets an empty answer and says so.
+            done = subprocess.run(
+                command, input=given or "", capture_output=True, text=True, check=False, timeout=ANSWER_S
+            )
         except FileNotFoundError:
             raise self._missing() from None
         except subprocess.TimeoutExpired:

@@ -93,6 +93,7 @@ def plan_submission(
     environment: dict[str, str] | None = None,
     overrides: Sequence[str] = (),
     with_package: bool = True,
+    mounted: bool = False,
 ) -> SubmissionPlan:
     """What the arguments of `raymill submit` ask for.
 
@@ -101,6 +102,7 @@ def plan_submission(
         environment: further variables of the job.
         overrides: further changes of the recipe, before those of the command line.
         with_package: whether a package is made even of the recipe alone (Kubernetes mounts it instead).
+        mounted: the store is a folder of the cluster's pods, which this machine does not see.
 
     Raises:
         UserError: a mistake in the recipe, too much code, or something that looks like a secret.
@@ -131,6 +133,9 @@ def plan_submission(
     if plan.submission.package and plan.submission.package.secret:
         left = ", ".join(plan.submission.package.secret)
         plan.notes.append(f"left out, since they look like secrets: {left}")
+    if mounted:
+        plan.notes.append("the store is a volume of the cluster: what is published there cannot be told from here")
+        return plan
     if "://" not in store:
         plan.notes.append("the store is a folder: every node must see it at this very path")
     try:

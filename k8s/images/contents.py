@@ -90,7 +90,20 @@ def problems(version: Callable[[str], str] = metadata.version) -> list[str]:
         if have is None or have.partition("+")[0] != wanted.partition("+")[0]:
             found.append(f"{name}: {wanted} is locked, {have or 'nothing'} is installed")
     found += [f"{name} must not be installed" for name in UNWANTED if _version(name, version)]
+    if kind == "cpu" and accelerated():
+        found.append("torch: an accelerator build is installed; point pip at PyTorch's CPU wheels")
     return found
+
+
+def accelerated() -> bool:
+    """Whether the installed torch was built for CUDA or ROCm, by its own word and without loading it."""
+    from importlib.util import find_spec
+
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    return bool(re.search(r"^(?:cuda|hip)\b.*=\s*['\"]", text, re.MULTILINE))
 
 
 def _version(name: str, version: Callable[[str], str]) -> str | None:

@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1.10
 # Head, workers and jobs on CPUs. Built from the repository's root:
 #   docker build -f k8s/images/cpu.Dockerfile -t raymill:0.1.0-cpu .
-# Where packages come from other servers: --secret id=pip,src=pip.conf (it stays out of the image).
+# pip must find PyTorch's CPU wheels: --secret id=pip,src=pip.conf with extra-index-url (it stays out of the image).
 ARG BASE=docker.io/library/python:3.11.14-slim-bookworm
 
 FROM ${BASE} AS build
@@ -23,7 +23,7 @@ LABEL org.opencontainers.image.title="raymill" \
       org.opencontainers.image.licenses="Apache-2.0"
 # libnuma1: vLLM on CPUs. wget: KubeRay's probe of a RayService's workers.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libnuma1=2.0.16-1 wget=1.21.3-1+deb12u1 \
+    && apt-get install --yes --no-install-recommends "libnuma1=2.0.16-*" "wget=1.21.3-*" \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 raymill \
     && useradd --uid 1000 --gid 1000 --create-home --shell /usr/sbin/nologin raymill

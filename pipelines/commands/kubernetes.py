@@ -87,11 +87,8 @@ def _plan(arguments: Namespace, profile: Profile) -> SubmissionPlan:
         )
     arguments.no_code = arguments.no_code or arguments.working_dir is None
     overrides = [] if arguments.store else [f"store={json.dumps(profile.store)}"]
-    plan = plan_submission(arguments, image=profile.image, overrides=overrides, with_package=False)
-    if profile.claim:
-        plan.stages = []
-        plan.notes = ["the store is a volume of the cluster: what is published there cannot be told from here"]
-    return plan
+    mounted = profile.claim is not None and not arguments.store
+    return plan_submission(arguments, image=profile.image, overrides=overrides, with_package=False, mounted=mounted)
 
 
 def _attempt(kubectl: Kubectl, run_id: str) -> tuple[int, KubernetesJob | None]:

@@ -16,6 +16,9 @@ from k8s.rules import require_valid
 from pipelines.graph import serves
 from pipelines.recipe import read_recipe, validate_recipe
 
+NAME_LETTERS = 47 - len("raymill-")
+"""KubeRay refuses longer names of RayServices than 47."""
+
 
 def manifests(arguments: Namespace) -> int:
     """Print the manifests; nothing is applied."""
@@ -41,5 +44,5 @@ def served_recipe(path: str, store: str) -> tuple[str, str]:
     if not serves(recipe):
         raise UserError("it has no `serving` section", where=path, next_step="add one with `variants:`")
     refuse_secrets(dict(leaves(document.data)), f"recipe {recipe.name}")
-    name = re.sub(r"[^a-z0-9]+", "-", recipe.name)[:40].strip("-")
-    return f"raymill-{name}"[:47], yaml.safe_dump(document.data, sort_keys=False, allow_unicode=True)
+    name = re.sub(r"[^a-z0-9]+", "-", recipe.name)[:NAME_LETTERS].strip("-")
+    return f"raymill-{name}", yaml.safe_dump(document.data, sort_keys=False, allow_unicode=True)

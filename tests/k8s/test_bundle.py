@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,18 +84,6 @@ def test_the_demo_needs_nothing_from_outside() -> None:
     from pipelines.commands.bundle import pieces_of_recipe
 
     assert pieces_of_recipe("demo.yaml") == []
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_the_demos_data_stages_fetch_nothing(tmp_path: Path) -> None:
-    """In a network namespace of its own, with no way out but loopback, they run to their end."""
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rn", "true"], check=False).returncode:
-        pytest.skip("this machine makes no network namespaces")
-    run = [sys.executable, "-m", "pipelines.cli", "run", "demo.yaml", "--until", "tokenizer", "--store", str(tmp_path)]
-    up = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
-    done = subprocess.run([*up, *run], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_the_dev_profile_needs_no_redis() -> None:

