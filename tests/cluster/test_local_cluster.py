@@ -97,6 +97,7 @@ def test_a_recipe_is_submitted_followed_and_found_again(place: Place) -> None:
     assert "everything about the run" in log
 
 
+@pytest.mark.slow
 def test_a_job_that_waits_and_one_that_failed_are_explained(place: Place) -> None:
     waiting = place.raymill("submit", "small.yaml", "--driver-cpus", "64", "--set", "name=waits", "--json").stdout
     deadline = time.monotonic() + 60  # Ray takes a job up a moment after it has said yes
