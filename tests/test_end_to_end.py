@@ -307,6 +307,7 @@ def test_second_run_makes_nothing_anew(demo: Demo) -> None:
 
 
 @real
+@pytest.mark.slow
 def test_cached_model_that_vllm_refuses_is_one_message(demo: Demo, tmp_path: Path) -> None:
     """A copy of the model whose configuration asks for something vLLM cannot do."""
     import shutil

@@ -58,7 +58,7 @@ def test_a_start_below_an_earlier_one_is_seen_at_once(store: Store, monkeypatch:
             writer = Journal(store, prefix)
             writer.write({"kind": "start", "step": 20, "steps": 60})
             writer.close()
-            seen.append(progress.began.wait(20))
+            seen.append(progress.began.wait(120))
 
     monkeypatch.setattr(launch, "_Fit", Fit)
     monkeypatch.setattr(launch, "POLL_S", 0.01)

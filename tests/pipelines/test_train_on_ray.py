@@ -231,6 +231,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_workers(
     assert records(store, artifact) == pytest.approx(records(inputs.store, undisturbed), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_diverging_run_ends_with_the_users_error(inputs: Inputs) -> None:
     config = PretrainConfig(**(CONFIG | {"learning_rate": 1e30, "steps": 20, "gradient_clip": 1e30}))
     with pytest.raises(UserError, match=r"(the loss|the gradient's norm) became (nan|inf) at step") as raised:
