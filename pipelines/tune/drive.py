@@ -200,7 +200,13 @@ class _Fit(threading.Thread):
                 time_budget_s=self._left_s,
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(name="search", storage_path=str(self._folder), callbacks=[follower], verbose=0),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=str(self._folder),
+                callbacks=[follower],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # stages keep their own
+                verbose=0,
+            ),
         )
         try:
             tuner.fit()
