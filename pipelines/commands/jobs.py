@@ -15,7 +15,6 @@ from cluster.local_cluster import find_cluster
 from cluster.pending import explain_demands, explain_pending
 from cluster.progress import duration, table
 from cluster.store import open_store
-from pipelines.commands import kubernetes
 from pipelines.commands.following import detachable, follow_job, log_of, record_of
 
 STOP_SECONDS = 60.0
@@ -25,6 +24,8 @@ PENDING_SECONDS = 5.0
 def show_list(arguments: Namespace) -> int:
     """Every job of a cluster, or every run of a store."""
     if arguments.kubernetes:
+        from pipelines.commands import kubernetes
+
         return kubernetes.show_list(arguments)
     if arguments.store and not arguments.address:
         rows = [_stored_row(record) for record in list_jobs(open_store(arguments.store))]
@@ -40,6 +41,8 @@ def show_list(arguments: Namespace) -> int:
 def logs(arguments: Namespace) -> int:
     """What a job said; with ``--follow`` on to its end, and its exit code."""
     if arguments.kubernetes:
+        from pipelines.commands import kubernetes
+
         return kubernetes.logs(arguments)
     if arguments.store and not arguments.address:
         print(log_of(arguments.store, _stored(arguments)), end="")
@@ -56,6 +59,8 @@ def logs(arguments: Namespace) -> int:
 def stop(arguments: Namespace) -> int:
     """End a job; what it has published stays, and submitting it again continues from there."""
     if arguments.kubernetes:
+        from pipelines.commands import kubernetes
+
         return kubernetes.stop(arguments)
     client, job = _find(arguments)
     if job.over:
@@ -79,6 +84,8 @@ def stop(arguments: Namespace) -> int:
 def why(arguments: Namespace) -> int:
     """Why a job waits or failed."""
     if arguments.kubernetes:
+        from pipelines.commands import kubernetes
+
         return kubernetes.why(arguments)
     if arguments.store and not arguments.address:
         record = _stored(arguments)
