@@ -220,7 +220,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_workers(
     store = open_store(tmp_path / "store")
     copy_inputs(inputs, store)
     with driver(store, inputs, CONFIG, tmp_path / "first.log") as process:
-        wait_for_step(process, store, 165, tmp_path / "first.log")
+        wait_for_step(process, store, 100, tmp_path / "first.log")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) != 0
         left = [each for each in psutil.process_iter(["pid"]) if session_of(each.pid) == process.pid]
@@ -228,7 +228,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_workers(
     config = PretrainConfig(**(CONFIG | {"workers": 1}))
     artifact = run(STAGE, config, {"tokens": inputs.tokens, "tokenizer": inputs.tokenizer}, store).artifact
     assert artifact.id == undisturbed.id
-    assert records(store, artifact) == pytest.approx(records(inputs.store, undisturbed), abs=1e-5)
+    assert records(store, artifact) == pytest.approx(records(inputs.store, undisturbed), abs=1e-4)
 
 
 @pytest.mark.slow

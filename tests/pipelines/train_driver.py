@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,15 +101,10 @@ def driver(
     *,
     address: str = "local",
     environment: Mapping[str, str] | None = None,
-    within: Sequence[str] = (),
 ) -> Iterator[psutil.Popen]:
-    """A process of its own that runs the stage; it and everything it started are gone at the end.
-
-    Args:
-        within: a command to put before it.
-    """
+    """A process of its own that runs the stage; it and everything it started are gone at the end."""
     arguments = [store.url, inputs.tokens.id, inputs.tokenizer.id, json.dumps(config), address]
-    command = [*within, sys.executable, "-c", SCRIPT, *arguments]
+    command = [sys.executable, "-c", SCRIPT, *arguments]
     with log.open("w") as output:
         process = psutil.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment
@@ -133,9 +128,9 @@ def session_of(pid: int) -> int | None:
         return None
 
 
-def journal_lines(store: Store, root: Path | None = None) -> list[dict[str, Any]]:
-    """What ran so far in a local store, in the order written; ``root`` is where it is seen from here."""
-    root = root or Path(store.url)
+def journal_lines(store: Store) -> list[dict[str, Any]]:
+    """What ran so far in a local store, in the order written."""
+    root = Path(store.url)
     lines = [
         line
         for path in sorted(root.glob("Model/*/*/resume/train/journal/*.jsonl"), key=lambda path: path.stat().st_mtime)
@@ -153,11 +148,11 @@ def wait_until(condition: Callable[[], bool], process: psutil.Popen, log: Path, 
         time.sleep(0.02)
 
 
-def wait_for_step(process: psutil.Popen, store: Store, step: int, log: Path, root: Path | None = None) -> None:
+def wait_for_step(process: psutil.Popen, store: Store, step: int, log: Path) -> None:
     """Return when the workers took a step."""
 
     def reached() -> bool:
-        return any(each["kind"] == "train" and each["step"] >= step for each in journal_lines(store, root))
+        return any(each["kind"] == "train" and each["step"] >= step for each in journal_lines(store))
 
     wait_until(reached, process, log)
 
