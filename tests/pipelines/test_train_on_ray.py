@@ -16,7 +16,6 @@ import pytest
 from cluster.artifact import Artifact, local_copy, read_json
 from cluster.errors import UserError
 from cluster.store import Store, open_store
-from pipelines.align.config import AlignConfig, align_stage
 from pipelines.pretrain import STAGE, PretrainConfig
 from pipelines.tokens.config import TOKENS_STAGE, TokensConfig
 from tests.pipelines.train_driver import (
@@ -307,34 +306,3 @@ def test_a_run_in_an_s3_store_continues_after_a_kill(
         assert process.wait(timeout=240) == 0, (tmp_path / "second.log").read_text()[-3000:]
     assert "continues at step" in (tmp_path / "second.log").read_text()
     assert_same_run(s3_store, artifact_of(s3_store), inputs.store, undisturbed)
-
-
-@pytest.mark.slow
-def test_preferences_become_a_model_with_its_report(
-    inputs: Inputs, chat_model: Path, publish_model: Any, preference_rows: dict[str, str], tmp_path: Path
-) -> None:
-    rows = [json.loads(line) for part in preference_rows.values() for line in part.splitlines()]
-    (tmp_path / "rows.jsonl").write_text(
-        "".join(json.dumps({name: row[name] for name in ("prompt", "chosen", "rejected")}) + "\n" for row in rows)
-    )
-    base = publish_model(inputs.store, chat_model, "Model", "chat")
-    config = AlignConfig.model_validate(
-        {"data": str(tmp_path / "rows.jsonl"), "steps": 8, "batch_sequences": 4, "rank": 4, "alpha": 8}
-        | {"learning_rate": 5e-3, "workers": 2}
-    )
-    made = run(align_stage(config), config, {"model": base}, inputs.store).artifact
-    assert made.kind == "Model"
-    assert made.counts["pairs"] == len(rows)
-    assert made.metrics["validation.accuracy"] >= made.metrics["validation.accuracy_before"] == 0.5
-    lines = [json.loads(line) for line in inputs.store.read(made.key("metrics.jsonl")).decode().splitlines()]
-    steps = [each for each in lines if each["kind"] == "train"]
-    assert [each["step"] for each in steps] == list(range(1, 9))
-    assert {"accuracy", "margin", "kl_per_token", "entropy"} <= steps[0].keys()
-    page = inputs.store.read(made.key("report.html")).decode()
-    for title in ("accuracy of preferences", "KL divergence from the reference", "Held-out examples"):
-        assert title in page
-    with pytest.raises(UserError, match=r"rows\.jsonl:2: rejected is missing or empty: a preference has two sides"):
-        lines_of = (tmp_path / "rows.jsonl").read_text().splitlines()
-        spoiled = json.loads(lines_of[1]) | {"rejected": ""}
-        (tmp_path / "rows.jsonl").write_text("\n".join([lines_of[0], json.dumps(spoiled)]))
-        run(align_stage(config), config, {"model": base}, inputs.store)

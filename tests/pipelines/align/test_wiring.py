@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import UserError
+from cluster.store import Store
 from pipelines.align.config import AlignConfig, resolve
 from pipelines.align.records import pairs_of_ratings, read_records
 from pipelines.align.sources import reward_identity
@@ -165,3 +166,18 @@ def test_the_plan_says_what_comes_of_it(tmp_path: Path, rows: Path, capsys: pyte
     assert "align trains adapters, merged at the end; it makes a whole model" in capsys.readouterr().out
     assert run_command(["plan", str(path), "--set", "align.method=reward"]) == 0
     assert "RewardModel/align-" in capsys.readouterr().out
+
+
+def test_tasks_travel_to_the_workers(publish_model: Any, chat_model: Path, store: Store) -> None:
+    import cloudpickle
+
+    from pipelines.align.sources import Base
+    from pipelines.align.task import PairTask, RolloutTask
+    from pipelines.train.task import OwnObjective
+
+    base = Base(publish_model(store, chat_model, "Model", "pretrain"))
+    paid = AlignConfig.model_validate({"method": "grpo", "reward": "a:b"})
+    for task in (PairTask(AlignConfig(), base, {"train": "t"}), RolloutTask(paid, base, {"train": "t"}, "plain")):
+        again = cloudpickle.loads(cloudpickle.dumps(task))
+        assert again == task
+        assert isinstance(again, OwnObjective)
