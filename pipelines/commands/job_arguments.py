@@ -37,7 +37,7 @@ def submit(parser: ArgumentParser) -> None:
         metavar="N",
         type=count,
         default=0,
-        help="CPUs that the job's own process reserves: it may then run on a worker node, and outlive the head",
+        help="CPUs that the job's own process reserves: it may then run on a worker node",
     )
     parser.add_argument("--follow", action="store_true", help="show its log to the end; the exit code is the job's")
     parser.add_argument(

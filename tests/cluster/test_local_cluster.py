@@ -21,7 +21,7 @@ from cluster.checkup import GCS_CALL, GRPC_PORTS, OPEN_BY_DESIGN, grpc_is_open, 
 from cluster.jobs_api import JobsClient
 from cluster.local_cluster import ClusterRecord, find_cluster
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 RECIPE = """
 name: small
 corpus: {sources: [{kind: text, path: words, licence: MIT}]}
@@ -97,7 +97,6 @@ def test_a_recipe_is_submitted_followed_and_found_again(place: Place) -> None:
     assert "everything about the run" in log
 
 
-@pytest.mark.slow
 def test_a_job_that_waits_and_one_that_failed_are_explained(place: Place) -> None:
     waiting = place.raymill("submit", "small.yaml", "--driver-cpus", "64", "--set", "name=waits", "--json").stdout
     deadline = time.monotonic() + 60  # Ray takes a job up a moment after it has said yes
