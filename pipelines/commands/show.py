@@ -29,7 +29,7 @@ def show(arguments: Namespace) -> int:
         print(json.dumps({"artifacts": [each.model_dump() for each in artifacts], "runs": runs}, indent=1))
         return 0
     rows = [
-        {"artifact": each.id, "finished": each.provenance.get("finished"), "content": headline(each)}
+        {"artifact": each.id, "finished": str(each.provenance.get("finished", ""))[:19], "content": headline(each)}
         for each in artifacts
     ]
     print(table(rows) if rows else f"{store.url}: no artifacts yet")

@@ -328,7 +328,7 @@ def test_serve_passes_its_reason_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("serving.control.deploy.deploy", deploy)
     monkeypatch.setattr("pipelines.lifecycle.served_models", lambda *_: {})
-    monkeypatch.setattr("pipelines.lifecycle.Lifecycle._need_ray", lambda self: None)
+    monkeypatch.setattr("pipelines.lifecycle.Lifecycle.need_ray", lambda self: None)
     words = ["serve", "/models/a", "--port", "0", "--store", str(tmp_path / "store"), "--reason", "a new node"]
     assert run_command(words) == 2
     assert given == ["a new node"]

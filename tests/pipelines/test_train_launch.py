@@ -65,7 +65,7 @@ def test_a_start_below_an_earlier_one_is_seen_at_once(store: Store, monkeypatch:
     monkeypatch.setattr(launch, "require_resources", lambda *arguments, **more: None)
     output = SimpleNamespace(resume_key=lambda folder: f"Model/m/try/{folder}", earlier=list, prefix="Model/m/try")
     task: Any = SimpleNamespace(config=TrainConfig(), where="pretrain")
-    context: Any = SimpleNamespace(store=store, output=output, progress=progress)
+    context: Any = SimpleNamespace(store=store, output=output, progress=progress, watch=None)
     training = launch.run_training(task, context)
     assert seen == [True]
     assert progress.notes == ["continues at step 20 of 60, where an earlier run was stopped"]

@@ -71,7 +71,7 @@ def test_the_simulation_can_fail() -> None:
     assert found.harm > 90
 
 
-POWER_USERS, POWER_RUNS = 1000, 400
+POWER_USERS, POWER_RUNS = 1000, 60
 DESIGN = Design(share=0.5, alpha=ALPHA, power=0.8, minimum_units=500, units_per_second=1.0)
 
 
@@ -91,5 +91,5 @@ def alarms_for_means(effect: float) -> int:
 def test_harm_of_the_size_that_a_plan_names_raises_the_alarm(typical: Tally | Moments, alarms: Alarms) -> None:
     """Minimum detectable effect: as often as the wanted power says, and a third of it hardly ever."""
     effect = detectable_harm(typical, POWER_USERS, DESIGN)
-    assert alarms(effect) >= (DESIGN.power - 0.06) * POWER_RUNS  # three standard errors
+    assert alarms(effect) >= (DESIGN.power - 0.15) * POWER_RUNS  # three standard errors
     assert alarms(effect / 3) < 0.4 * POWER_RUNS
