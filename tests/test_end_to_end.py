@@ -345,6 +345,7 @@ def test_cached_model_that_vllm_refuses_is_one_message(demo: Demo, tmp_path: Pat
 
 
 @real
+@pytest.mark.slow
 def test_serve_stays_up_at_the_recipes_weights_until_ctrl_c(demo: Demo) -> None:
     import openai
 

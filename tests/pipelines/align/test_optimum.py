@@ -157,7 +157,8 @@ def test_a_bandit_is_played_as_its_closed_form_says(method: str, more: dict[str,
     assert np.abs(found - best).sum(1).max() / 2 < 0.12 < np.abs(reference - best).sum(1).max() / 2
 
 
-@pytest.mark.parametrize("method", [pytest.param("grpo", marks=pytest.mark.slow), "ppo"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
 def test_a_token_is_said_as_often_as_possible(method: str) -> None:
     toy = Toy(
         config(method, answer_tokens=6, beta=0.0, updates_per_rollout=2), lambda context, answer: answer.count(5) / 6
