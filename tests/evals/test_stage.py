@@ -177,6 +177,7 @@ def test_an_adapter_equals_the_stock_harness(
 
 
 @pytest.mark.anchor
+@pytest.mark.slow
 def test_a_real_model_on_real_questions_equals_the_stock_harness(
     ray_session: None, evals_store: Store, anchors: Path, tmp_path: Path
 ) -> None:
