@@ -156,7 +156,7 @@ def measure(
 
 def main() -> None:
     """Measure, print a table, end with a line of JSON."""
-    shared = Path(os.environ.get("RAYMILL_ANCHORS") or ROOT / ".." / "shared" / "data")
+    shared = Path(os.environ.get("RAYMILL_ANCHORS") or ROOT / ".." / "shared") / "data"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=shared / "models" / "stories260K-hd32")
     parser.add_argument("--data", type=Path, default=shared / "corpora" / "tinyshakespeare" / "input.txt")

@@ -69,7 +69,7 @@ def any_store(request: pytest.FixtureRequest) -> Store:
 @pytest.fixture(scope="session")
 def anchors() -> Path:
     """The folder of real data sets and models, or a skip that says where it was looked for."""
-    place = Path(os.environ.get("RAYMILL_ANCHORS") or Path(__file__).resolve().parents[1] / ".." / "shared" / "data")
+    place = Path(os.environ.get("RAYMILL_ANCHORS") or Path(__file__).resolve().parents[1] / ".." / "shared") / "data"
     if not place.is_dir():
-        pytest.skip(f"no real data at {place} (set RAYMILL_ANCHORS to a folder that has it)")
+        pytest.skip(f"no real data at {place} (set RAYMILL_ANCHORS to the folder above it)")
     return place.resolve()

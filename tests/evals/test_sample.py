@@ -1,7 +1,6 @@
 """The shipped `sample` questions: counts, schemas, one right answer each, no give-aways, nothing from the real sets."""
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -213,12 +212,8 @@ def test_length_does_not_give_the_right_answer_away(suite: str, extreme: Any) ->
 
 
 @pytest.fixture(scope="module")
-def real_sets() -> Path:
-    shared = Path(os.environ.get("RAYMILL_ANCHORS") or REPOSITORY.parent / "shared")
-    folder = shared / "data" / "benchmarks"
-    if not folder.is_dir():
-        pytest.skip("needs the real benchmark sets (RAYMILL_ANCHORS)")
-    return folder
+def real_sets(anchors: Path) -> Path:
+    return anchors / "benchmarks"
 
 
 @pytest.mark.anchor
