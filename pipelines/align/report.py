@@ -6,7 +6,7 @@ from cluster.report import Page
 from cluster.stage import Outcome
 from pipelines.align.config import AlignConfig
 from pipelines.train.launch import Training
-from pipelines.train.results import training_outcome
+from pipelines.train.results import tell_events, training_outcome
 
 RESULTS = ("accuracy", "margin", "reward", "kl", "kl_per_token", "length", "cut", "distinct", "entropy")
 """Figures of the last validation that an artifact's record has, as far as the method measures them."""
@@ -63,13 +63,7 @@ def align_page(training: Training, config: AlignConfig, base: str, outcome: Outc
             "tokens trained on": outcome.counts["tokens"],
         }
     )
-    for record in training.records:
-        if record["kind"] == "event":
-            page.paragraph(f"Step {record['step']:,}: {record['text']}")
-    starts = [record for record in training.records if record["kind"] == "start" and record["step"] > 0]
-    if starts:
-        steps = ", ".join(f"{record['step']:,}" for record in starts)
-        page.paragraph(f"The run was interrupted and continued from its checkpoints at step {steps}.")
+    tell_events(training, page)
     page.heading("Curves")
     curves = {"training": training.curve("train", "loss"), "validation": training.curve("validation", "loss")}
     if config.on_policy:  # training minimises a surrogate, validation measures what it stands for

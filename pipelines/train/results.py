@@ -76,13 +76,7 @@ def write_report(training: Training, title: str, subtitle: str, more: Mapping[st
             "tokens a second": outcome.metrics["tokens_per_second"],
         }
     )
-    for record in training.records:
-        if record["kind"] == "event":
-            page.paragraph(f"Step {record['step']:,}: {record['text']}")
-    starts = [record for record in training.records if record["kind"] == "start" and record["step"] > 0]
-    if starts:
-        steps = ", ".join(f"{record['step']:,}" for record in starts)
-        page.paragraph(f"The run was interrupted and continued from its checkpoints at step {steps}.")
+    tell_events(training, page)
     page.heading("Curves")
     curves = {"training": training.curve("train", "loss"), "validation": training.curve("validation", "loss")}
     page.line_chart("loss", curves, "step", "nats per token")
@@ -94,3 +88,14 @@ def write_report(training: Training, title: str, subtitle: str, more: Mapping[st
     page.heading("Start-up")
     page.table([{"part": part, "seconds": seconds} for part, seconds in training.summary["start_seconds"].items()])
     return page
+
+
+def tell_events(training: Training, page: Page) -> None:
+    """What happened on the way, and where it was interrupted, in words."""
+    for record in training.records:
+        if record["kind"] == "event":
+            page.paragraph(f"Step {record['step']:,}: {record['text']}")
+    starts = [record for record in training.records if record["kind"] == "start" and record["step"] > 0]
+    if starts:
+        steps = ", ".join(f"{record['step']:,}" for record in starts)
+        page.paragraph(f"The run was interrupted and continued from its checkpoints at step {steps}.")
