@@ -21,6 +21,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = 10
 WORKERS = 2
+PART_BYTES = 512 << 10
+"""In both corpora; by default a small one is cut in as many parts as it has to be for many workers."""
 
 
 def scale10x(small: Path, large: Path, rounds: int) -> dict[str, Any]:
@@ -29,7 +31,8 @@ def scale10x(small: Path, large: Path, rounds: int) -> dict[str, Any]:
 
     pairs: list[tuple[Run, Run]] = []
     for _ in range(rounds):
-        pairs.append((run_stages(small, WORKERS), run_stages(large, WORKERS)))
+        few, many = (run_stages(each, WORKERS, part_bytes=PART_BYTES) for each in (small, large))
+        pairs.append((few, many))
         for each in pairs[-1]:
             print(f"  {each.documents:,} documents: {each.seconds:.1f} s", file=sys.stderr)
     few, many = pairs[0]

@@ -29,9 +29,6 @@ SEED = 10
 WARM_DOCUMENTS = 400
 LONG_WORD = re.compile(r"\b[a-z]{5,}\b")
 
-
-PART_BYTES = 512 << 10
-"""Parts of a corpus in proportion to its size: with the default, one of some dozen MB would be a few parts only."""
 RULES = {"language": ["en"]}
 """What is switched on beside the defaults: normalise, Gopher, C4, redaction, deduplication."""
 
@@ -91,10 +88,13 @@ def write_sources(documents: Sequence[str], folder: Path, files: int) -> None:
         (folder / f"{number:04d}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def run_stages(folder: Path, workers: int) -> Run:
-    """Both stages over a folder of JSON Lines in a new process, on two cores at most."""
+def run_stages(folder: Path, workers: int, cores: int = 2, part_bytes: int | None = None) -> Run:
+    """Both stages over a folder of JSON Lines in a new process, which has these many cores; parts as by default."""
+    asked = [str(folder), str(workers), "--cores", str(cores)]
+    if part_bytes:
+        asked += ["--part-bytes", str(part_bytes)]
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), str(folder), str(workers)],
+        [sys.executable, str(Path(__file__).resolve()), *asked],
         capture_output=True,
         text=True,
         check=False,
@@ -150,12 +150,12 @@ class Watch:
                 self.workers.add(process.pid)
 
 
-def run_here(folder: Path, workers: int) -> Run:
-    """Both stages in this process, on an embedded Ray."""
+def run_here(folder: Path, workers: int, cores: int, part_bytes: int | None) -> Run:
+    """Both stages in this process, on an embedded Ray. Driver, Ray and workers share the cores."""
     from cluster.session import ClusterConfig, connect
 
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-2:])
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
     with tempfile.TemporaryDirectory(prefix="raymill-benchmark-") as place, connect(ClusterConfig()):
         lines = (folder / "0000.jsonl").read_text(encoding="utf-8").splitlines()
         few = [json.loads(line)["text"] for line in lines[:WARM_DOCUMENTS]]
@@ -163,7 +163,7 @@ def run_here(folder: Path, workers: int) -> Run:
         _both_stages(Path(place) / "few", Path(place) / "warm", workers, part_bytes=1 << 16)
         watch = Watch()
         began = time.perf_counter()
-        corpus, curated, seconds = _both_stages(folder, Path(place) / "store", workers, PART_BYTES)
+        corpus, curated, seconds = _both_stages(folder, Path(place) / "store", workers, part_bytes)
         took = time.perf_counter() - began
         watch.stop()
     files = [(each.path, each.sha256) for made in (corpus, curated) for each in made.files]
@@ -181,7 +181,9 @@ def run_here(folder: Path, workers: int) -> Run:
     )
 
 
-def _both_stages(folder: Path, place: Path, workers: int, part_bytes: int) -> tuple[Any, Any, dict[str, float]]:
+def _both_stages(
+    folder: Path, place: Path, workers: int, part_bytes: int | None
+) -> tuple[Any, Any, dict[str, float]]:
     from cluster.progress import Progress
     from cluster.stage import execute, identify
     from cluster.store_local import LocalStore
@@ -192,7 +194,8 @@ def _both_stages(folder: Path, place: Path, workers: int, part_bytes: int) -> tu
 
     store = LocalStore(place)
     source = {"kind": "jsonl", "path": str(folder), "licence": "PSF-2.0"}
-    corpus_config = CorpusConfig.model_validate({"sources": [source], "workers": workers, "part_bytes": part_bytes})
+    parts = {"part_bytes": part_bytes} if part_bytes else {}
+    corpus_config = CorpusConfig.model_validate({"sources": [source], "workers": workers} | parts)
     curate_config = CurateConfig.model_validate({"workers": workers} | RULES)
     with Progress(sys.stderr, live=False).track("benchmark") as tracker:
         made = execute(CORPUS, identify(CORPUS, corpus_config, {}), corpus_config, {}, store, tracker)
@@ -213,8 +216,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a folder of .jsonl files with the field text")
     parser.add_argument("workers", type=int)
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--part-bytes", type=int)
     options = parser.parse_args()
-    print(json.dumps(vars(run_here(options.folder, options.workers))))
+    print(json.dumps(vars(run_here(options.folder, options.workers, options.cores, options.part_bytes))))
     return 0
 
 

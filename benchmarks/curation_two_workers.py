@@ -1,9 +1,10 @@
-"""Both curation stages with two workers against one: the same documents, the same two cores, the same bytes out.
+"""Both curation stages with two workers on two cores against one on one: the same documents, the same bytes out.
 
 Each side is `corpus.workers` and `curate.workers` of a recipe, in a process and on a Ray of its own; sides take turns.
-Driver, Ray and workers have the same two cores on both sides, so that with two workers they must share them.
+Driver and Ray have no core of their own on either side. `--cores 2` gives the one worker both cores, and driver and Ray
+then work beside it.
 
-    python benchmarks/curation_two_workers.py [--data FOLDER] [--documents N] [--rounds N] [--quick]
+    python benchmarks/curation_two_workers.py [--data FOLDER] [--documents N] [--rounds N] [--cores N] [--quick]
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 SIDES = (1, 2)
 
 
-def two_workers(folder: Path, rounds: int) -> dict[str, Any]:
+def two_workers(folder: Path, rounds: int, cores: int) -> dict[str, Any]:
     """The result named ``two_workers``."""
     from benchmarks.curation_stages import Run, run_stages
 
     taken: dict[int, list[Run]] = {side: [] for side in SIDES}
     for number in range(rounds):
         for side in sorted(SIDES, reverse=number % 2 == 1):
-            taken[side].append(run_stages(folder, side))
+            taken[side].append(run_stages(folder, side, max(side, cores)))
             print(f"  {side}: {taken[side][-1].seconds:.1f} s", file=sys.stderr)
     one, two = taken[1], taken[2]
     seconds, peer_seconds = (statistics.median(each.seconds for each in side) for side in (two, one))
@@ -36,7 +37,7 @@ def two_workers(folder: Path, rounds: int) -> dict[str, Any]:
     return {
         "name": "two_workers",
         "ours": first.documents / seconds,
-        "peer": "one worker",
+        "peer": f"one worker on {cores} core{'s' if cores > 1 else ''}",
         "peer_value": first.documents / peer_seconds,
         "unit": "documents/s",
         "ratio": statistics.median(a.seconds / b.seconds for a, b in zip(one, two, strict=True)),
@@ -62,6 +63,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="folder of .txt and .jsonl files, read before Python's documentation")
     parser.add_argument("--documents", type=int, default=24_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cores", type=int, choices=SIDES, default=1, help="of the one worker")
     parser.add_argument("--quick", action="store_true", help="1,000 documents, one round")
     options = parser.parse_args()
     count = 1_000 if options.quick else options.documents
@@ -69,7 +71,8 @@ def main() -> int:
     documents = list(vary(texts, -(-count // len(texts))))[:count]
     with tempfile.TemporaryDirectory(prefix="raymill-benchmark-") as folder:
         write_sources(documents, Path(folder) / "documents", 40)
-        result = two_workers(Path(folder) / "documents", 1 if options.quick else options.rounds)
+        rounds = 1 if options.quick else options.rounds
+        result = two_workers(Path(folder) / "documents", rounds, options.cores)
     print(f"{'':<14}{'documents/s':>12}{'MB/s':>8}{'CPU s':>8}{'peak MB':>9}")
     print(f"{'one worker':<14}{result['peer_value']:>12,.0f}{result['peer_mb_per_s']:>8.2f}", end="")
     print(f"{result['peer_cpu_seconds']:>8.1f}{result['peer_peak_mb']:>9,.0f}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cluster.errors import find_raymill_error
 from cluster.machine import available_cores
+from pipelines.corpus.pace import quicken
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,6 +41,7 @@ def map_parts(
     from ray.data import DataContext, TaskPoolStrategy
     from ray.exceptions import RayError
 
+    quicken()
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
