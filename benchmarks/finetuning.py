@@ -11,12 +11,10 @@ memory of LoRA against that of full fine-tuning on a model of some size, each in
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,14 +26,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, VOCABULARY, CONTEXT = 8, 2048, 256
-SETTLE = 3
-"""Steps of each side before anything is measured."""
 SMALL = {"hidden": 256, "layers": 6, "heads": 4, "kv_heads": 4, "intermediate": 688}
 LARGE = {"hidden": 768, "layers": 8, "heads": 12, "kv_heads": 12, "intermediate": 2048}
-
-
-class Enough(Exception):
-    """All turns were taken."""
 
 
 def build(shape: dict[str, Any]) -> Any:
@@ -116,66 +108,53 @@ def measure(method: str, turns: int, steps: int) -> dict[str, Any]:
     """Turns of both sides: tokens a second and the median ratio."""
     import torch
 
+    from benchmarks.turns import SETTLE, Turns, compare, most_steps
     from cluster.store import open_store
     from pipelines.finetune.examples.samples import ExampleSamples
     from pipelines.finetune.methods import adapt
     from pipelines.train.group import Group
-    from pipelines.train.journal import Journal
-    from pipelines.train.keeper import Keeper
     from pipelines.train.loop import train
 
     found = examples(BATCH * (SETTLE + (turns + 1) * steps))
     peer = peer_steps(method, found)
     peer(SETTLE)
-    ours: list[float] = []
-    theirs: list[float] = []
-    read = [0]
+    read = 0
+    ours: list[int] = []
+    theirs: list[int] = []
 
     class Counting(ExampleSamples):
         """Counts the tokens that were read."""
 
         def batch(self, indices: Any) -> Any:
-            read[0] += sum(len(found[int(each) % len(found)]) for each in indices)
+            nonlocal read
+            read += sum(len(found[int(each) % len(found)]) for each in indices)
             return super().batch(indices)
 
-    class Turns(Keeper):
-        """Lets the peer take its turn after each of ours."""
+    def begins() -> None:
+        nonlocal read
+        read = 0
 
-        began = 0.0
+    def take_turn() -> float:
+        ours.append(read)
+        seconds, tokens = peer(steps)
+        theirs.append(tokens)
+        return seconds
 
-        def tell(self, step: int) -> None:
-            super().tell(step)
-            if step < SETTLE or (step - SETTLE) % steps:
-                return
-            if step > SETTLE:
-                ours.append(read[0] / (time.perf_counter() - self.began))
-                seconds, tokens = peer(steps)
-                theirs.append(tokens / seconds)
-            if len(ours) == turns:
-                raise Enough
-            self.began = time.perf_counter()
-            read[0] = 0
-
-    most = SETTLE + turns * steps + 1
+    most = most_steps(turns, steps)
     config = settings(method, most)
     model = adapt(build(SMALL), config)
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(folder)
-        keeper = Turns(store, "checkpoints", (), Group(), Journal(store, "journal"), 2)
-        with contextlib.suppress(Enough):
+        keeper = Turns(open_store(folder), turns, steps, take_turn, begins)
+        with keeper.until_enough():
             samples = Counting(found, 2)
             train(model, samples, ExampleSamples(found[:BATCH], 2), most, config, Group(), keeper, "finetune")
     torch.set_grad_enabled(True)
-    ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
-    return {
-        "name": method,
-        "ours": statistics.median(ours),
-        "peer": "bare peft loop" if method == "lora" else "bare transformers loop",
-        "peer_value": statistics.median(theirs),
-        "unit": "tokens/s",
-        "ratio": statistics.median(ratios),
-        "middle_half": [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]],
-    }
+    return compare(
+        method,
+        [tokens / seconds for tokens, seconds in zip(ours, keeper.ours_s, strict=True)],
+        "bare peft loop" if method == "lora" else "bare transformers loop",
+        [tokens / seconds for tokens, seconds in zip(theirs, keeper.peers_s, strict=True)],
+    )
 
 
 def peak_bytes(method: str) -> int:

@@ -10,11 +10,9 @@ other, so that whatever else the machine does meets both; the ratio is the media
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
-import statistics
 import sys
 import tempfile
 import time
@@ -25,12 +23,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK, BATCH, VOCABULARY = 64, 12, 65
-SETTLE = 3
-"""Steps of each side before anything is measured; compiled code is made in them."""
-
-
-class Enough(Exception):
-    """All turns were taken."""
 
 
 class Sequences:
@@ -96,37 +88,17 @@ def measure(compiled: bool, turns: int, steps: int) -> dict[str, Any]:
     """Turns of both sides: tokens a second and the median ratio."""
     import torch
 
+    from benchmarks.turns import SETTLE, Turns, compare, most_steps
     from cluster.store import open_store
     from pipelines.models.gpt2 import build_gpt2
     from pipelines.models.shapes import Shape
     from pipelines.train.config import TrainConfig
     from pipelines.train.group import Group
-    from pipelines.train.journal import Journal
-    from pipelines.train.keeper import Keeper
     from pipelines.train.loop import train
 
     peer = peer_steps(compiled)
     peer(SETTLE)
-    ours: list[float] = []
-    theirs: list[float] = []
-
-    class Turns(Keeper):
-        """Lets the peer take its turn after each of ours."""
-
-        began = 0.0
-
-        def tell(self, step: int) -> None:
-            super().tell(step)
-            if step < SETTLE or (step - SETTLE) % steps:
-                return
-            if step > SETTLE:
-                ours.append(time.perf_counter() - self.began)
-                theirs.append(peer(steps))
-            if len(ours) == turns:
-                raise Enough
-            self.began = time.perf_counter()
-
-    most = SETTLE + turns * steps + 1
+    most = most_steps(turns, steps)
     config = TrainConfig(
         steps=most, batch_sequences=BATCH, workers=1, validation_sequences=BATCH, compile=compiled,
         validation_every_steps=most, checkpoint_every_steps=most,
@@ -135,22 +107,16 @@ def measure(compiled: bool, turns: int, steps: int) -> dict[str, Any]:
     shape = Shape(hidden=128, layers=4, heads=4, kv_heads=4, intermediate=512)
     model = build_gpt2(shape, vocab_size=VOCABULARY, max_positions=BLOCK, bos_id=0, eos_id=0, pad_id=None)
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(folder)
-        keeper = Turns(store, "checkpoints", (), Group(), Journal(store, "journal"), 2)
-        with contextlib.suppress(Enough):
+        keeper = Turns(open_store(folder), turns, steps, lambda: peer(steps))
+        with keeper.until_enough():
             train(model, Sequences(), Sequences(), most, config, Group(), keeper, "steps")
     tokens = steps * BATCH * BLOCK
-    name = "gpt2_compiled" if compiled else "gpt2_eager"
-    ratios = sorted(b / a for a, b in zip(ours, theirs, strict=True))
-    return {
-        "name": name,
-        "ours": tokens / statistics.median(ours),
-        "peer": "transformers GPT-2, bare loop" + (", torch.compile" if compiled else ""),
-        "peer_value": tokens / statistics.median(theirs),
-        "unit": "tokens/s",
-        "ratio": statistics.median(ratios),
-        "middle_half": [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]],
-    }
+    return compare(
+        "gpt2_compiled" if compiled else "gpt2_eager",
+        [tokens / each for each in keeper.ours_s],
+        "transformers GPT-2, bare loop" + (", torch.compile" if compiled else ""),
+        [tokens / each for each in keeper.peers_s],
+    )
 
 
 def main() -> None:

@@ -105,11 +105,12 @@ def find_cluster(name: str | None) -> ClusterRecord:
     for record in known:
         if record.name == name:
             return record
-    names = ", ".join(record.name for record in known) or "none"
+    names = ", ".join(record.name for record in known)
     what = (
         "no local cluster runs" if not known else f"no local cluster {name}" if name else "several local clusters run"
     )
-    raise UserError(what, where="raymill cluster", next_step=f"clusters here: {names}; `raymill cluster up` starts one")
+    choose = f"name one of {names}" if known else "start one with `raymill cluster up`"
+    raise UserError(what, next_step=f"{choose}; `submit` and `jobs` reach any other by --address")
 
 
 def cluster_at(address: str) -> ClusterRecord | None:

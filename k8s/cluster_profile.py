@@ -261,8 +261,7 @@ def load_profile(name: str, overrides: Iterable[str] = ()) -> Profile:
         path = PROFILES / f"{name}.yaml"
         if not path.is_file():
             raise UserError(
-                f"no profile {name!r}",
-                where="--kubernetes",
+                f"no profile of that name is shipped: {name}",
                 next_step=f"shipped are {', '.join(shipped())}; a profile of your own is named by its .yaml file",
             )
     return validate(Profile, apply_overrides(load_document(path), overrides))

@@ -151,8 +151,12 @@ def _find(arguments: Namespace) -> tuple[JobsClient, JobDetails]:
         or [job for job in jobs if job.id.startswith(name)]
     )
     if not fits:
-        known = ", ".join(job.id for job in jobs[-5:]) or "none"
-        raise UserError(f"no such job: {name}", where=client.address, next_step=f"the newest here: {known}")
+        known = ", ".join(job.id for job in jobs[-5:])
+        raise UserError(
+            f"no such job: {name}",
+            where=client.address,
+            next_step=f"there are: {known}" if known else "none was submitted there yet",
+        )
     return client, fits[-1]
 
 
@@ -167,8 +171,12 @@ def _stored(arguments: Namespace) -> JobRecord:
         if arguments.job in (record.recipe, record.submission) or record.id.startswith(arguments.job)
     ]
     if not fits:
-        known = ", ".join(record.id for record in records[-5:]) or "none"
-        raise UserError(f"no such run: {arguments.job}", where=arguments.store, next_step=f"the newest: {known}")
+        known = ", ".join(record.id for record in records[-5:])
+        raise UserError(
+            f"no such run: {arguments.job}",
+            where=arguments.store,
+            next_step=f"there are: {known}" if known else "the store has no run yet",
+        )
     return fits[-1]
 
 

@@ -49,7 +49,7 @@ def test_a_run_is_explained_when_its_cluster_is_long_gone(
     assert run_command(["jobs", "logs", "demo", "--store", store.url]) == 0
     assert capsys.readouterr().out.startswith("[curate]")
     assert run_command(["jobs", "why", "other", "--store", store.url]) == 2
-    assert f"the newest: {RUN}" in capsys.readouterr().err
+    assert f"there are: {RUN}" in capsys.readouterr().err
 
 
 def test_a_run_that_fell_silent_is_lost(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
