@@ -35,7 +35,9 @@ def gradient_norm(runner: Runner) -> torch.Tensor:
 
 
 def clip(runner: Runner, norm: torch.Tensor, largest: float) -> None:
-    """Scale all gradients so that their norm is at most ``largest``."""
+    """Scale all gradients so that their norm is at most ``largest``; a smaller one is left as it is."""
+    if float(norm) + 1e-6 <= largest:
+        return
     parts = [local(each.grad) for each in runner.parameters.values() if each.grad is not None]
     factor = torch.clamp(largest / (norm + 1e-6), max=1.0)  # as torch.nn.utils.clip_grad_norm_ has it
     torch._foreach_mul_(parts, factor)
