@@ -66,6 +66,20 @@ def test_there_and_back_is_the_same_model(
         assert torch.allclose(other.eval()(probe).logits, model(probe).logits, atol=1e-5)
 
 
+def test_an_unfinished_artifacts_folder_means_the_try_that_got_furthest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, steps in (("20260101T000000-aa", 4), ("20260102T000000-bb", 2)):
+        model = build_gpt2(SHAPE, vocab_size=50, max_positions=16, bos_id=0, eos_id=1, pad_id=2)
+        place = f"Model/pretrain-0/{name}/resume/train/checkpoints"
+        keeper = Keeper(LocalStore(tmp_path), place, (), Group(), None, 2)
+        train(model, Random(), Random(), steps, CONFIG, Group(), keeper, "here")
+    for folder, step in (("Model/pretrain-0", 4), ("Model/pretrain-0/20260102T000000-bb", 2)):
+        assert run_command(["convert", folder, f"step {step}", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["step"] == step
+
+
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     for words, message in (
