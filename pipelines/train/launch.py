@@ -52,7 +52,7 @@ ELASTIC_PLACING_S = 15
 asked for anew only after this."""
 
 SILENT_POLLS = 10
-"""Looks at a journal without news after which the cluster is asked whether it still has room for the workers."""
+"""After so many looks at a journal without news the cluster is asked whether it still has room for the workers."""
 
 START_PATIENCE_S = 540
 """How long in all that may fail in a run; Ray Train's own default is for ever."""
@@ -110,8 +110,8 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
             records = follower.poll()
             seen, silent = len(records), silent + 1 if len(records) == seen else 0
             _show(tracker, records, done, noted)
-            if silent == SILENT_POLLS:
-                _tell_missing(tracker, task)
+            if silent and silent % SILENT_POLLS == 0:
+                _tell_missing(tracker, task, noted)
             if context.watch:
                 context.watch(records)
     summary = _outcome(fit, job)
@@ -222,12 +222,15 @@ def _starts(records: list[Record]) -> list[tuple[int, int]]:
     return [(int(each["steps"]), int(each["step"])) for each in records if each["kind"] == "start"]
 
 
-def _tell_missing(tracker: Tracker, task: TrainTask) -> None:
-    """Say so where training waits because the cluster lost what it had at the start."""
+def _tell_missing(tracker: Tracker, task: TrainTask, noted: set[str]) -> None:
+    """Say so, once, where training waits because the cluster lost what it had at the start."""
     try:
         require_resources(task.config.workers, task.where, gpus=task.config.gpus_per_worker)
     except UserError as error:
-        tracker.note(f"{error.what}: training waits for nodes; interrupted, the same command continues")
+        text = f"{error.what}: training waits for nodes; interrupted, the same command continues"
+        if text not in noted:
+            noted.add(text)
+            tracker.note(text)
 
 
 def _show(tracker: Tracker, records: list[Record], before: int, noted: set[str]) -> None:

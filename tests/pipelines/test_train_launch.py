@@ -96,8 +96,9 @@ def test_a_run_that_waits_for_nodes_says_what_the_cluster_lacks_once(
 
     def require(workers: int, where: str, **more: Any) -> None:
         asked.append(workers)
-        if len(asked) > 1:
+        if len(asked) == 5:
             done.set()
+        if len(asked) > 2:  # at first Ray does not know yet that the node is gone
             raise UserError(f"{workers} workers need {workers} CPUs, the cluster has 1", where=where)
 
     monkeypatch.setattr(launch, "_Fit", Fit)
@@ -110,4 +111,4 @@ def test_a_run_that_waits_for_nodes_says_what_the_cluster_lacks_once(
     assert progress.notes == [
         "3 workers need 3 CPUs, the cluster has 1: training waits for nodes; interrupted, the same command continues"
     ]
-    assert asked == [3, 3]
+    assert len(asked) >= 5
