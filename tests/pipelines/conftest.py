@@ -116,12 +116,12 @@ def training_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, corpus_rows: list[dict[str, str]]) -> Uninterrupted:
     """What the runs that something happens to are compared with."""
     from cluster.session import ClusterConfig, connect
-    from tests.pipelines.train_driver import CONFIG, Uninterrupted, artifact_of, driver, end_well, publish_inputs
+    from tests.pipelines.train_driver import GENTLE, Uninterrupted, artifact_of, driver, end_well, publish_inputs
 
     folder = tmp_path_factory.mktemp("uninterrupted")
     with connect(ClusterConfig()):
         inputs = publish_inputs(open_store(folder / "store"), corpus_rows[:60], publish_corpus)
-    with driver(inputs.store, inputs, CONFIG, folder / "log") as process:
+    with driver(inputs.store, inputs, GENTLE, folder / "log") as process:
         end_well(process, folder / "log")
     return Uninterrupted(inputs, artifact_of(inputs.store))
 

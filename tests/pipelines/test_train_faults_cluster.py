@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.pipelines.train_driver import (
-    CONFIG,
+    GENTLE,
     LIMIT_S,
     STEPS,
     Uninterrupted,
@@ -127,7 +127,7 @@ def test_a_node_killed_at_a_random_step_changes_no_bit(uninterrupted: Uninterrup
     store, log = uninterrupted.fresh_store(tmp_path / "store"), tmp_path / "log"
     with (
         nodes(3) as made,
-        driver(store, uninterrupted.inputs, CONFIG, log, address=made.address, environment=made.environment) as process,
+        driver(store, uninterrupted.inputs, GENTLE, log, address=made.address, environment=made.environment) as process,
     ):
         wait_for_step(process, store, draw.randrange(1, LAST), log)
         made.kill_one_that_trains(draw, of=2)
@@ -141,7 +141,7 @@ def test_an_elastic_run_begins_below_its_maximum_and_goes_on_with_the_nodes_that
 ) -> None:
     draw = random.Random(3)
     store, log = uninterrupted.fresh_store(tmp_path / "store"), tmp_path / "log"
-    elastic = CONFIG | {"workers": 1, "max_workers": 3}
+    elastic = GENTLE | {"workers": 1, "max_workers": 3}
     with (
         nodes(2) as made,
         driver(
@@ -163,7 +163,7 @@ def test_an_elastic_run_below_its_minimum_says_so_and_goes_on_when_a_node_comes(
 ) -> None:
     draw = random.Random(4)
     store, log = uninterrupted.fresh_store(tmp_path / "store"), tmp_path / "log"
-    elastic = CONFIG | {"workers": 2, "max_workers": 3}
+    elastic = GENTLE | {"workers": 2, "max_workers": 3}
     with (
         nodes(2) as made,
         driver(
