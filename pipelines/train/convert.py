@@ -56,8 +56,14 @@ def to_hugging_face(store: Store, checkpoint: Checkpoint, folder: Path, tokenize
     """Write a checkpoint's model as a Hugging Face folder; the number of parameters.
 
     Raises:
-        UserError: the checkpoint does not hold a whole model of transformers' classes.
+        UserError: the checkpoint does not hold a whole model of transformers' classes, or there is no tokenizer.
     """
+    if tokenizer is not None and not (tokenizer / TOKENIZER_FILES[0]).is_file():
+        raise UserError(
+            f"there is no tokenizer here (no {TOKENIZER_FILES[0]})",
+            where=str(tokenizer),
+            next_step="name the folder of the tokenizer's files; in a store it is below Tokenizer/, in that of its try",
+        )
     described: Mapping[str, Any] = checkpoint.memory.get(DESCRIBED) or {}
     kind = getattr(transformers, str(described.get("class")), None)
     if kind is None:
@@ -70,6 +76,8 @@ def to_hugging_face(store: Store, checkpoint: Checkpoint, folder: Path, tokenize
     wanted = {f"{MODEL}{name}": each.detach() for name, each in model.named_parameters()}
     load(store, checkpoint, wanted)
     model.save_pretrained(folder, safe_serialization=True)
+    for weights in folder.glob("*.safetensors"):  # written for their owner only
+        weights.chmod((folder / "config.json").stat().st_mode)
     for name in TOKENIZER_FILES:
         if tokenizer is not None and (tokenizer / name).exists():
             shutil.copyfile(tokenizer / name, folder / name)

@@ -50,6 +50,7 @@ def test_there_and_back_is_the_same_model(
 
     assert run_command(["convert", "run/checkpoints", "hf", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["step"] == 3
+    assert len({path.stat().st_mode for path in (tmp_path / "hf").iterdir()}) == 1  # who may read one may read all
     copy = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     probe = torch.arange(10)[None]
     with torch.no_grad():
@@ -75,6 +76,9 @@ def test_an_unfinished_artifacts_folder_means_the_try_that_got_furthest(
         place = f"Model/pretrain-0/{name}/resume/train/checkpoints"
         keeper = Keeper(LocalStore(tmp_path), place, (), Group(), None, 2)
         train(model, Random(), Random(), steps, CONFIG, Group(), keeper, "here")
+    assert run_command(["convert", "Model/pretrain-0", "none", "--tokenizer", "Model"]) == 2
+    assert "Model: there is no tokenizer here" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
     for folder, step in (("Model/pretrain-0", 4), ("Model/pretrain-0/20260102T000000-bb", 2)):
         assert run_command(["convert", folder, f"step {step}", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["step"] == step
