@@ -58,14 +58,19 @@ class Attempt:
         self._heart.start()
         return self
 
-    def __exit__(self, *failure: object) -> None:
+    def __exit__(self, kind: object, failure: BaseException | None, trace: object) -> None:
         self._stop.set()
         self._heart.join(timeout=5)
-        if not self.published and not self._may_be_published():
-            self.discard(keep_resume=True)
-        self.store.delete(f"{self.prefix}/{LEASE}")
         if self._staging is not None:
             shutil.rmtree(self._staging, ignore_errors=True)
+        try:
+            if not self.published and not self._may_be_published():
+                self.discard(keep_resume=True)
+            self.store.delete(f"{self.prefix}/{LEASE}")
+        except (OSError, RaymillError):
+            if failure is None:
+                raise
+            # The user must read why the try failed. What could not be removed is garbage that no record names.
 
     def _may_be_published(self) -> bool:
         """Whether the record names this try although publishing was cut off before it could say so.

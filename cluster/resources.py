@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from cluster.errors import UserError
 
 
 def require_resources(
-    workers: int, where: str, *, cpus: float = 1, gpus: float = 0, gpu_advice: str | None = None
+    workers: int,
+    where: str,
+    *,
+    cpus: float = 1,
+    gpus: float = 0,
+    gpu_advice: str | None = None,
+    has: Mapping[str, float] | None = None,
 ) -> None:
     """Refuse more workers than the cluster that is connected to can ever hold at once.
 
@@ -15,15 +24,17 @@ def require_resources(
         cpus: logical CPUs of one worker.
         gpus: GPUs of one worker.
         gpu_advice: what else helps where there are too few GPUs; by default to add nodes.
+        has: what a cluster that is not connected to will have; resources that it does not name are not looked at.
 
     Raises:
         UserError: saying what the cluster has.
     """
-    import ray
+    if has is None:
+        import ray
 
-    has = ray.cluster_resources()
+        has = {"CPU": 0.0, "GPU": 0.0} | ray.cluster_resources()
     for resource, each, advice in (("CPU", cpus, None), ("GPU", gpus, gpu_advice)):
-        needed, available = workers * each, float(has.get(resource, 0.0))
+        needed, available = workers * each, float(has.get(resource, math.inf))
         if needed > available:
             raise UserError(
                 f"{workers} workers need {needed:g} {resource}s, the cluster has {available:g}",

@@ -62,6 +62,11 @@ class ClusterConfig(StrictModel):
     )
 
 
+def declared_cpus(config: ClusterConfig) -> int:
+    """The CPUs that an embedded Ray declares."""
+    return config.logical_cpus or max(MIN_LOGICAL_CPUS, available_cores())
+
+
 @contextmanager
 def connect(config: ClusterConfig, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """A Ray to work with, for as long as the context lasts.
@@ -90,7 +95,7 @@ def _embedded(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[Non
     with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **{reaper.MARK: mark}):
         guard = reaper.start(mark, folder)
         cores = available_cores()
-        cpus = config.logical_cpus or max(MIN_LOGICAL_CPUS, cores)
+        cpus = declared_cpus(config)
         try:
             _initialise(
                 "local",  # said in so many words: Ray would otherwise join what RAY_ADDRESS or `ray start` left behind

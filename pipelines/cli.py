@@ -116,7 +116,9 @@ def _serve(parser: argparse.ArgumentParser) -> None:
 
 def _convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source", metavar="SOURCE", help="a folder of checkpoints, one of them, or a Hugging Face model"
+        "source",
+        metavar="SOURCE",
+        help="a folder of checkpoints, one of them, an unfinished artifact's folder, or a Hugging Face model",
     )
     parser.add_argument("destination", metavar="DESTINATION", help="a new folder")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="copy this tokenizer's files beside the model")

@@ -30,6 +30,7 @@ def misfits(recipe: Recipe) -> Iterator[str]:
             f"pretrain: max_positions {positions:,} is shorter than the tokens' blocks of {length:,}. "
             f"Set pretrain.max_positions: {length} or more, or lower tokens.sequence_length"
         )
+    yield from _too_long(recipe, positions or length)
     if "finetune" in written and recipe.finetune.model is None and name not in DECODERS:
         yield (
             f"finetune: it adapts models that predict next tokens and that transformers loads, not {name}. Leave "
@@ -53,6 +54,21 @@ def misfits(recipe: Recipe) -> Iterator[str]:
     served = [variant.name for variant in recipe.serving.variants if variant.model in TRAINED]
     if "serving" in written and served:
         yield f"serving: vLLM serves no {name} (variant {served[0]}). Leave serving out, or train {decoders}"
+
+
+def _too_long(recipe: Recipe, context: int) -> Iterator[str]:
+    """Examples that may be longer than what the model that is pretrained here will take."""
+    foreign = False
+    for section, config in (("finetune", recipe.finetune), ("align", recipe.align)):
+        if section not in recipe.written:
+            continue
+        foreign = config.model is not None or foreign  # align begins with what finetune made
+        if not foreign and config.sequence_length is not None and config.sequence_length > context:
+            yield (
+                f"{section}: sequence_length {config.sequence_length:,} is longer than the model's context of "
+                f"{context:,}. Set {section}.sequence_length: {context} or less, or pretrain.max_positions: "
+                f"{config.sequence_length} or more"
+            )
 
 
 def _unknown_sources(recipe: Recipe) -> Iterator[str]:

@@ -16,7 +16,8 @@ from cluster.artifact import Artifact, Identity, find_artifact, load_artifact
 from cluster.errors import RaymillError, UserError
 from cluster.job_record import guard_of
 from cluster.progress import Progress, duration, table
-from cluster.session import connect
+from cluster.resources import require_resources
+from cluster.session import connect, declared_cpus
 from cluster.stage import execute, load_entry
 from cluster.store import Store, open_store
 from pipelines.graph import Node, build_graph, identities, select, serves
@@ -24,6 +25,7 @@ from pipelines.headlines import metric_label
 from pipelines.objective import TargetResult
 from pipelines.recipe import Recipe
 from pipelines.runs import RunRecord, StageLine, new_run, publish_run, stage_line, target_rows
+from pipelines.train.config import TrainConfig
 from serving.config import AuthConfig, ServingConfig
 from serving.control.ports import require_free
 
@@ -75,8 +77,22 @@ class Lifecycle:
 
     def check(self, node: Node, identity: Identity, *, force: bool) -> None:
         """Raise UserError for what a stage would refuse once its turn came, where it is going to run."""
-        if node.stage.check and (force or load_artifact(self.store, identity.id) is None):
+        if not force and load_artifact(self.store, identity.id) is not None:
+            return
+        if node.stage.check:
             load_entry(node.stage.check)(node.config, self.store)
+        if isinstance(node.config, TrainConfig):
+            self._require_workers(node.config, node.section)
+
+    def _require_workers(self, config: TrainConfig, section: str) -> None:
+        """Refuse more training workers than there is room for: without starting Ray where that can be known."""
+        if self.recipe.cluster.address == "local":
+            require_resources(config.workers, section, has={"CPU": declared_cpus(self.recipe.cluster)})
+            if not config.gpus_per_worker:
+                return
+        self.need_ray()
+        advice = f"or set {section}.gpus_per_worker: 0"
+        require_resources(config.workers, section, gpus=config.gpus_per_worker, gpu_advice=advice)
 
     def make(self, node: Node, identity: Identity, *, force: bool) -> StageLine:
         """One stage's artifact, published before or made now."""

@@ -29,8 +29,11 @@ def convert(arguments: Namespace) -> int:
 
 
 def _to_model(source: str, destination: str, tokenizer: str | None) -> dict[str, object]:
+    from transformers.utils import logging
+
     from pipelines.train.convert import find_checkpoint, to_hugging_face
 
+    logging.disable_progress_bar()
     if "://" in destination:
         raise UserError("is not a local folder", where=destination, next_step="name one: it can be uploaded afterwards")
     parent, _, name = source.rpartition("/")
@@ -41,8 +44,11 @@ def _to_model(source: str, destination: str, tokenizer: str | None) -> dict[str,
 
 
 def _to_checkpoint(source: str, destination: str) -> dict[str, object]:
+    from transformers.utils import logging
+
     from pipelines.train.convert import from_hugging_face
 
+    logging.disable_progress_bar()
     parent, _, name = destination.rpartition("/")
     store = open_store(parent or ".")
     checkpoint, count = from_hugging_face(Path(source), store, name)

@@ -10,31 +10,39 @@ from typing import Any
 import torch
 import transformers
 
+from cluster.attempt import RESUME
 from cluster.errors import UserError
 from cluster.store import Store
 from pipelines.train.checkpoint import COMPLETE, DESCRIBED, MODEL, WEIGHTS_ONLY, Checkpoint, damage, find, load
 from pipelines.train.course import Course
 from pipelines.train.describe import describe
 from pipelines.train.group import Group
+from pipelines.train.launch import FOLDER
 from pipelines.train.saver import Saver
+from pipelines.train.worker import CHECKPOINTS
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 
 
 def find_checkpoint(store: Store, folder: str) -> Checkpoint:
-    """The sound checkpoint in a folder of the store, or the newest one of those below it.
+    """The sound checkpoint in a folder of the store, or the newest one of those that it holds.
+
+    Args:
+        folder: of a checkpoint, of checkpoints, of a try at an artifact, or of an artifact that was never finished: its
+            tries' checkpoints then count as they do for a run that continues.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
     parent, _, name = folder.rpartition("/")
     exact = [each for each in find(store, [parent]) if each.key == folder] if name.startswith("step-") else []
-    found = exact or find(store, [folder])
+    tries = [folder, *(f"{folder}/{name}" for name in sorted(store.folders(folder), reverse=True))]
+    found = exact or find(store, [folder, *(f"{each}/{RESUME}/{FOLDER}/{CHECKPOINTS}" for each in tries)])
     if not found:
         raise UserError(
             f"there is no complete checkpoint here (no {COMPLETE})",
             where=store.uri(folder),
-            next_step="name a folder step-… of a run's checkpoints, or the folder that holds them",
+            next_step="name a folder step-…, the folder that holds such, or Model/… of a run that was not finished",
         )
     problems = damage(store, found[0])
     if problems:
@@ -48,8 +56,14 @@ def to_hugging_face(store: Store, checkpoint: Checkpoint, folder: Path, tokenize
     """Write a checkpoint's model as a Hugging Face folder; the number of parameters.
 
     Raises:
-        UserError: the checkpoint does not hold a whole model of transformers' classes.
+        UserError: the checkpoint does not hold a whole model of transformers' classes, or there is no tokenizer.
     """
+    if tokenizer is not None and not (tokenizer / TOKENIZER_FILES[0]).is_file():
+        raise UserError(
+            f"there is no tokenizer here (no {TOKENIZER_FILES[0]})",
+            where=str(tokenizer),
+            next_step="name the folder of the tokenizer's files; in a store it is below Tokenizer/, in that of its try",
+        )
     described: Mapping[str, Any] = checkpoint.memory.get(DESCRIBED) or {}
     kind = getattr(transformers, str(described.get("class")), None)
     if kind is None:
@@ -62,6 +76,8 @@ def to_hugging_face(store: Store, checkpoint: Checkpoint, folder: Path, tokenize
     wanted = {f"{MODEL}{name}": each.detach() for name, each in model.named_parameters()}
     load(store, checkpoint, wanted)
     model.save_pretrained(folder, safe_serialization=True)
+    for weights in folder.glob("*.safetensors"):  # written for their owner only
+        weights.chmod((folder / "config.json").stat().st_mode)
     for name in TOKENIZER_FILES:
         if tokenizer is not None and (tokenizer / name).exists():
             shutil.copyfile(tokenizer / name, folder / name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from cluster.stage import StageContext
 from pipelines.train.journal import Follower, Record, carry_over
 from pipelines.train.mlflow_log import log_run, require_mlflow
 from pipelines.train.task import TrainTask
-from pipelines.train.worker import CHECKPOINTS, FAILURE, JOURNAL, Job, work
+from pipelines.train.worker import CHECKPOINTS, FAILED, FAILURE, JOURNAL, Job, work
 
 if TYPE_CHECKING:
     from cluster.progress import Tracker
@@ -31,17 +32,30 @@ RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # how soon a lost worker, or the end, is noticed
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",  # a laptop under load needs more than the default of 60
 }
 WORKER_ENVIRONMENT = {"RAY_worker_niceness": "0"}
 """Ray's workers are nicer by 15 than what starts them: beside anything else at all, training would hardly run."""
 
 OUT_OF_MEMORY = "lower micro_batch_sequences, set recompute: full or spread the model with parallel.shard"
+MEMORY_WORDS = re.compile(r"out of memory|low on memory|\bOOM\b", re.IGNORECASE)
+"""In Ray's words for a worker that it, or Linux, ended for want of memory."""
+
 SHOWN = ("accuracy", "reward", "kl", "length")
 """Figures of some kinds of training that are shown while it runs."""
 
-START_RETRIES = 2
-"""Times that workers may not find their place or not start in time; Ray Train's own default is for ever."""
+PLACING = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+PLACING_S = 180
+"""How long Ray Train waits for the CPUs and GPUs of its workers; on a busy machine its default of 60 is too little."""
+
+ELASTIC_PLACING_S = 15
+"""The same for an elastic run. After a loss its number of workers still counts the lost node for half a minute, and is
+asked for anew only after this."""
+
+SILENT_POLLS = 10
+"""After so many looks at a journal without news the cluster is asked whether it still has room for the workers."""
+
+START_PATIENCE_S = 540
+"""How long in all that may fail in a run; Ray Train's own default is for ever."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +104,14 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
         context.progress.note(f"continues at step {done:,} of {total:,}, where an earlier run was stopped")
     with context.progress.step("train", total - done, "steps") as tracker:
         noted: set[str] = set()
+        seen, silent = 0, 0
         while fit.is_alive():
             fit.join(POLL_S)
             records = follower.poll()
+            seen, silent = len(records), silent + 1 if len(records) == seen else 0
             _show(tracker, records, done, noted)
+            if silent and silent % SILENT_POLLS == 0:
+                _tell_missing(tracker, task, noted)
             if context.watch:
                 context.watch(records)
     summary = _outcome(fit, job)
@@ -124,12 +142,14 @@ class _Fit(threading.Thread):
 
 
 def _trainer(job: Job) -> Any:
+    config = job.task.config
+    placing = ELASTIC_PLACING_S if config.max_workers else PLACING_S
+    os.environ[PLACING] = str(placing)  # of this run: an earlier one of this process may have had another
     for name, value in RAY_TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    config = job.task.config
     filesystem, path = job.store.arrow(f"{job.resume}/ray")
     resources: dict[str, float] = {"CPU": 1}
     if config.gpus_per_worker:
@@ -147,7 +167,8 @@ def _trainer(job: Job) -> Any:
             storage_filesystem=filesystem,
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
             failure_config=ray.train.FailureConfig(
-                max_failures=config.max_worker_failures, controller_failure_limit=START_RETRIES
+                max_failures=config.max_worker_failures,
+                controller_failure_limit=START_PATIENCE_S // placing - 1,
             ),
         ),
     )
@@ -172,7 +193,7 @@ def _outcome(fit: _Fit, job: Job) -> dict[str, Any]:
             raise known from fit.error
         reason = str(fit.error).strip().splitlines()
         next_step = "repeat the command; it continues from the newest checkpoint"
-        if any("out of memory" in line.lower() or "oom" in line.lower() for line in reason):
+        if MEMORY_WORDS.search(str(fit.error)):
             next_step = f"{OUT_OF_MEMORY}, then {next_step}"
         raise InfraError(
             f"training failed: {reason[-1] if reason else type(fit.error).__name__}",
@@ -182,6 +203,8 @@ def _outcome(fit: _Fit, job: Job) -> dict[str, Any]:
         ) from fit.error
     if fit.summary is None:
         raise InternalError("the first worker gave no summary", where=job.task.where)
+    if FAILED in fit.summary:
+        raise fit.summary[FAILED]
     return fit.summary
 
 
@@ -197,6 +220,17 @@ def _recorded_failure(job: Job) -> RaymillError | None:
 def _starts(records: list[Record]) -> list[tuple[int, int]]:
     """(steps in all, steps already done) of every start of the run, also those that a later one took back."""
     return [(int(each["steps"]), int(each["step"])) for each in records if each["kind"] == "start"]
+
+
+def _tell_missing(tracker: Tracker, task: TrainTask, noted: set[str]) -> None:
+    """Say so, once, where training waits because the cluster lost what it had at the start."""
+    try:
+        require_resources(task.config.workers, task.where, gpus=task.config.gpus_per_worker)
+    except UserError as error:
+        text = f"{error.what}: training waits for nodes; interrupted, the same command continues"
+        if text not in noted:
+            noted.add(text)
+            tracker.note(text)
 
 
 def _show(tracker: Tracker, records: list[Record], before: int, noted: set[str]) -> None:

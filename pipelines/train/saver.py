@@ -2,7 +2,8 @@
 
 Each process has one thread for it, and all these threads a process group of their own, so their messages cannot meet
 those of training. A checkpoint that cannot be written (a full disk, an S3 server that refuses) does not end the run:
-the next one is tried, and only so many failures in a row, or a last checkpoint that cannot be written, are an error.
+the next one is tried, and only so many failures in a row over so long, or a last checkpoint that cannot be written, are
+an error.
 Any other error in the thread is a mistake in the code or a lost process: the next call raises it.
 """
 
@@ -27,12 +28,16 @@ from pipelines.train.runner import local
 from pipelines.train.storage import writer
 
 FAILURES = 3
-"""Checkpoints in a row that may fail."""
+"""Checkpoints in a row that fail before a run ends."""
 
 PATIENCE_S = 120.0
-"""How long the last checkpoint is tried again."""
+"""How long they fail before it does, and how long the last checkpoint is tried again."""
 
 PAUSE_S = 3.0
+
+
+class CheckpointsFailed(InfraError):
+    """Checkpoints cannot be written, again and again. Every process of the group sees it and raises it at one step."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Saver:
     Args:
         prefix: the folder of the checkpoints.
         keep: newest ones to keep.
-        patience_s: how long :meth:`finish` tries.
+        patience_s: how long checkpoints fail before that is an error.
     """
 
     def __init__(self, store: Store, prefix: str, group: Group, keep: int, patience_s: float = PATIENCE_S) -> None:
@@ -59,6 +64,7 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._news: list[Saved] = []
         self._failures = 0
+        self._failing_at = 0.0  # when the first of them began
         self._last_problem = ""
         self._unexpected: BaseException | None = None
         self._pending: tuple[int, State, Mapping[str, Any], int | None] | None = None
@@ -73,7 +79,7 @@ class Saver:
             best: the step of a checkpoint to keep although newer ones come.
 
         Raises:
-            InfraError: too many in a row failed.
+            CheckpointsFailed: too many in a row.
         """
         self.wait()
         if self._pending is not None and self._pending[0] == best:
@@ -89,17 +95,17 @@ class Saver:
         """Return when nothing is being written.
 
         Raises:
-            InfraError: too many in a row failed.
+            CheckpointsFailed: too many in a row.
         """
         self._join()
-        if self._failures >= FAILURES:
+        if self._failures >= FAILURES and self._group.agree(time.monotonic() - self._failing_at >= self._patience_s):
             raise self._error(f"{self._failures} checkpoints in a row could not be written")
 
     def finish(self) -> None:
         """Return when the last checkpoint counts; where it failed, try again for a while.
 
         Raises:
-            InfraError: it cannot be written.
+            CheckpointsFailed: it cannot be written.
         """
         self._join()
         began = time.monotonic()
@@ -126,8 +132,8 @@ class Saver:
         if self._unexpected is not None:
             raise self._unexpected
 
-    def _error(self, what: str) -> InfraError:
-        return InfraError(
+    def _error(self, what: str) -> CheckpointsFailed:
+        return CheckpointsFailed(
             what,
             where=self._store.uri(self._prefix),
             next_step="free space or restore the store, then repeat the command; it continues from the last good one",
@@ -143,6 +149,8 @@ class Saver:
         except BaseException as error:  # noqa: BLE001 - raised where training waits for this thread
             self._unexpected = error
             return
+        if problem and not self._failures:
+            self._failing_at = began
         self._failures = self._failures + 1 if problem else 0
         self._last_problem = problem
         if not problem:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 CHECKPOINTS = "checkpoints"
 JOURNAL = "journal"
 FAILURE = "failure.json"
+FAILED = "failed"
+"""In place of a summary: what ended the run, where the store cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,19 @@ def work(settings: dict[str, Any]) -> dict[str, Any] | None:
     """Train as one of the workers; the first one's summary of the run.
 
     Ray Train starts a failed worker group again, which helps against lost processes and never against a mistake in
-    the recipe. Such an error is written down, so that the restarted group ends at once and the driver raises it.
+    the recipe. Such an error is written down, so that the restarted group ends at once and the driver raises it. Nor
+    does it help against a store that takes no checkpoints; that is returned, since the store takes no note either.
     """
     job: Job = settings["job"]
     if job.store.exists(f"{job.resume}/{FAILURE}"):
         return None
     from pipelines.train.loop import Diverged
+    from pipelines.train.saver import CheckpointsFailed
 
     try:
         return _train(job)
+    except CheckpointsFailed as error:  # every worker returns, as with Diverged
+        return {FAILED: InfraError(error.what, where=error.where, next_step=error.next_step, attempts=error.attempts)}
     except InfraError:
         raise
     except Diverged as error:

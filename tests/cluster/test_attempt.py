@@ -13,7 +13,7 @@ import pytest
 
 from cluster.artifact import Artifact, Identity, load_artifact, verify_artifact
 from cluster.attempt import LEASE, LEASE_SECONDS, Attempt, collect_garbage, is_alive
-from cluster.errors import InternalError
+from cluster.errors import InfraError, InternalError
 from cluster.store import Store
 from cluster.store_local import LocalStore
 
@@ -85,6 +85,23 @@ def test_a_failed_try_leaves_nothing_but_what_resumes(any_store: Store) -> None:
         assert any_store.read(f"{earlier}/resume/step-5") == b"state"
         following.publish(record_of(following))
     assert [item.key for item in any_store.files()] == [f"{IDENTITY.id}/artifact.json"]
+
+
+def test_a_store_that_fails_while_a_failed_try_is_tidied_does_not_hide_why_it_failed(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: LocalStore, key: str) -> None:
+        raise InfraError("the S3 store failed")
+
+    with pytest.raises(InfraError, match="the last checkpoint could not be written"), Attempt(store, IDENTITY.id):
+        monkeypatch.setattr(LocalStore, "delete", refuse)
+        raise InfraError("the last checkpoint could not be written")
+    assert load_artifact(store, IDENTITY.id) is None
+    with pytest.raises(InfraError, match="the S3 store failed"), Attempt(store, IDENTITY.id):
+        pass
+    monkeypatch.undo()
+    assert collect_garbage(store, age_s=0, now=time.time() + LEASE_SECONDS + 1) > 0
+    assert list(store.files()) == []
 
 
 def test_earlier_tries_come_newest_first(store: LocalStore) -> None:

@@ -27,6 +27,13 @@ def test_too_many_workers_are_refused_with_what_there_is() -> None:
     assert raised.value.next_step == "lower pretrain.workers, or set pretrain.gpus_per_worker: 0"
 
 
+def test_a_cluster_that_is_not_there_yet_is_asked_for_what_is_known_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ray, "cluster_resources")
+    require_resources(4, "pretrain", gpus=1, has={"CPU": 4})
+    with pytest.raises(UserError, match="5 workers need 5 CPUs, the cluster has 4"):
+        require_resources(5, "pretrain", gpus=1, has={"CPU": 4})
+
+
 def test_a_cluster_without_gpus_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
     with pytest.raises(UserError, match="the cluster has 0"):

@@ -8,12 +8,16 @@ import json
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from cluster.artifact import Artifact, Identity
 from cluster.attempt import Attempt
 from cluster.store import Store, open_store
+
+if TYPE_CHECKING:
+    from tests.pipelines.train_driver import Uninterrupted
 
 
 def docstring_document(path: Path, module: str) -> str | None:
@@ -106,6 +110,20 @@ def training_ray() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def training_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return open_store(tmp_path_factory.mktemp("training") / "store")
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, corpus_rows: list[dict[str, str]]) -> Uninterrupted:
+    """What the runs that something happens to are compared with."""
+    from cluster.session import ClusterConfig, connect
+    from tests.pipelines.train_driver import GENTLE, Uninterrupted, artifact_of, driver, end_well, publish_inputs
+
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with connect(ClusterConfig()):
+        inputs = publish_inputs(open_store(folder / "store"), corpus_rows[:60], publish_corpus)
+    with driver(inputs.store, inputs, GENTLE, folder / "log") as process:
+        end_well(process, folder / "log")
+    return Uninterrupted(inputs, artifact_of(inputs.store))
 
 
 def publish_folder(store: Store, folder: Path, kind: str, name: str) -> Artifact:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import session
 from cluster.config import parse_document
 from cluster.errors import UserError
 from cluster.progress import Progress
@@ -38,6 +39,11 @@ def recipe(text: str) -> Recipe:
             "pretrain: {max_positions: 128}\ntokens: {sequence_length: 256}",
             "max_positions 128 is shorter than the tokens' blocks of 256",
         ),
+        (
+            "tokens: {sequence_length: 64}\nfinetune: {sequence_length: 65}",
+            "65 is longer than the model's context of 64",
+        ),
+        ("pretrain: {max_positions: 512}\nalign: {sequence_length: 513}", "align.sequence_length: 512 or less"),
         (BERT + "evals:", "bert predicts no next token"),
         (T5 + "evals:", "t5 predicts no next token"),
         (BERT + "finetune:", "that transformers loads, not bert"),
@@ -62,10 +68,26 @@ def test_what_does_not_go_together(text: str, message: str) -> None:
         "pretrain: {architecture: bert}\ntokenizer: {source: /some/tokenizer}",
         "pretrain: {architecture: gpt2}\nfinetune:\n",
         "finetune: {model: /models/llama, data: chats.jsonl}",
+        "tokens: {sequence_length: 16}\nfinetune: {model: /a/b, sequence_length: 17}\nalign: {sequence_length: 17}",
+        "tokens: {sequence_length: 64}\npretrain: {max_positions: 65}\nfinetune: {sequence_length: 65}",
     ],
 )
 def test_what_goes_together(text: str) -> None:
     assert recipe(text).written
+
+
+@pytest.mark.parametrize("section", ["pretrain", "finetune"])
+def test_more_workers_than_an_embedded_ray_has_are_refused_before_the_first_stage(
+    section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "_initialise", lambda *arguments, **more: pytest.fail("Ray was started"))
+    Path("a.txt").write_text("A text.", encoding="utf-8")
+    text = "corpus: {sources: [{kind: text, path: a.txt}]}\ncluster: {logical_cpus: 9}\n"
+    written = recipe(text + f"{section}: {{workers: 10, batch_sequences: 10}}")
+    with pytest.raises(UserError, match=rf"{section}\.workers: 10 workers need 10 CPUs, the cluster has 9"):
+        run_recipe(written, Progress(io.StringIO(), live=False))
+    assert not list(Path("raymill-store").glob("*/*"))
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,17 @@ import torch
 
 from cluster.artifact import Artifact, FileEntry, InputEntry
 from cluster.errors import UserError
+from cluster.progress import Progress
+from cluster.stage import execute, identify
 from cluster.store import Store, open_store
-from pipelines.pretrain import PretrainConfig, PretrainTask, check_inputs
+from pipelines import cli
+from pipelines.pretrain import STAGE, PretrainConfig, PretrainTask, check_inputs
 from pipelines.tokens.folder import corpus_encoder, write_folder
 from pipelines.tokens.learn import learn_bpe
 from pipelines.tokens.marks import read_marks
 from pipelines.tokens.packing import Packer
 from pipelines.tokens.special import special_tokens
+from pipelines.train import launch
 from pipelines.train.worker import Job, train_job
 
 LENGTH = 64
@@ -172,3 +176,42 @@ def test_inputs_that_do_not_fit_are_refused_with_one_message(inputs: Inputs) -> 
 def test_what_fits_is_taken(inputs: Inputs) -> None:
     for kind in KINDS.values():
         check_inputs(PretrainConfig(**kind), inputs.tokens, inputs.tokenizer, inputs.store)
+
+
+REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {"fingerprint": "1" * 64}, "made with another tokenizer"),
+    ({}, {"counts": {"vocab_size": 601}}, "have a vocabulary of 600, the tokenizer one of 601"),
+    ({"max_positions": 32}, {}, "max_positions 32 is shorter than the tokens' blocks of 64"),
+    ({"workers": 5}, {}, "5 workers need 5 CPUs, the cluster has 4"),
+]
+
+
+@pytest.mark.parametrize(("settings", "tokenizer", "message"), REFUSALS)
+def test_the_command_line_says_one_thing_and_starts_nothing(
+    inputs: Inputs,
+    settings: dict[str, Any],
+    tokenizer: dict[str, Any],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray
+
+    def command(argv: list[str]) -> int:
+        config = PretrainConfig(**SMALL, kv_heads=2, steps=1, **settings)
+        both = {"tokens": inputs.tokens, "tokenizer": changed(inputs.tokenizer, **tokenizer)}
+        identity = identify(STAGE, config, {role: each.fingerprint for role, each in both.items()})
+        with Progress().track("pretrain") as tracker:
+            execute(STAGE, identity, config, both, inputs.store, tracker)
+        return 0
+
+    monkeypatch.setattr(cli, "_dispatch", command)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(launch, "_Fit", lambda job: pytest.fail("workers were started"))
+    before = [item.key for item in inputs.store.files()]
+    assert cli.run_command(["run"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 1 and "Traceback" not in said
+    reason, _, advice = said.partition("error: ")[2].strip().partition("\n")
+    assert message in reason and advice.strip()
+    assert [item.key for item in inputs.store.files()] == before

@@ -160,6 +160,21 @@ def test_too_many_failures_in_a_row_or_a_last_one_stop_the_run_cleanly(
         made.save(4, state, {})
 
 
+def test_failures_that_are_over_soon_do_not_end_a_run_however_many_they_are(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Failing(monkeypatch, InfraError("the S3 store does not answer"))
+    made = Saver(store, "run", Group(), keep=2)
+    for step in range(1, 8):
+        made.save(step, trained(1), {})
+    made.wait()
+    assert [bool(each.problem) for each in made.news()] == [True] * 7
+    disk.broken = False
+    made.save(8, trained(1), {})
+    made.finish()
+    assert [each.step for each in checkpoint.find(store, ["run"])] == [8]
+
+
 def test_the_last_checkpoint_is_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Failing(monkeypatch, InfraError("the S3 store does not answer"))
     monkeypatch.setattr(saver, "PAUSE_S", 0.01)

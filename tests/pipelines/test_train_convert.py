@@ -50,6 +50,7 @@ def test_there_and_back_is_the_same_model(
 
     assert run_command(["convert", "run/checkpoints", "hf", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["step"] == 3
+    assert len({path.stat().st_mode for path in (tmp_path / "hf").iterdir()}) == 1  # who may read one may read all
     copy = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     probe = torch.arange(10)[None]
     with torch.no_grad():
@@ -64,6 +65,23 @@ def test_there_and_back_is_the_same_model(
     assert finished.resumed_at == 0
     with torch.no_grad():
         assert torch.allclose(other.eval()(probe).logits, model(probe).logits, atol=1e-5)
+
+
+def test_an_unfinished_artifacts_folder_means_the_try_that_got_furthest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, steps in (("20260101T000000-aa", 4), ("20260102T000000-bb", 2)):
+        model = build_gpt2(SHAPE, vocab_size=50, max_positions=16, bos_id=0, eos_id=1, pad_id=2)
+        place = f"Model/pretrain-0/{name}/resume/train/checkpoints"
+        keeper = Keeper(LocalStore(tmp_path), place, (), Group(), None, 2)
+        train(model, Random(), Random(), steps, CONFIG, Group(), keeper, "here")
+    assert run_command(["convert", "Model/pretrain-0", "none", "--tokenizer", "Model"]) == 2
+    assert "Model: there is no tokenizer here" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    for folder, step in (("Model/pretrain-0", 4), ("Model/pretrain-0/20260102T000000-bb", 2)):
+        assert run_command(["convert", folder, f"step {step}", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["step"] == step
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

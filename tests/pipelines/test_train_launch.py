@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cluster.errors import UserError
 from cluster.store import Store
 from pipelines.train import launch
 from pipelines.train.config import TrainConfig
@@ -71,3 +72,43 @@ def test_a_start_below_an_earlier_one_is_seen_at_once(store: Store, monkeypatch:
     assert progress.notes == ["continues at step 20 of 60, where an earlier run was stopped"]
     assert progress.totals == [40]
     assert [each["step"] for each in training.records] == [0, 20]
+
+
+def test_a_run_that_waits_for_nodes_says_what_the_cluster_lacks_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = f"Model/m/try/{launch.FOLDER}/{launch.JOURNAL}"
+    progress = Progress()
+    asked: list[int] = []
+    done = threading.Event()
+
+    class Fit(threading.Thread):
+        summary, error = {"start_seconds": {}}, None
+
+        def __init__(self, job: Any) -> None:
+            super().__init__(daemon=True)
+
+        def run(self) -> None:
+            writer = Journal(store, prefix)
+            writer.write({"kind": "start", "step": 0, "steps": 60})
+            writer.close()
+            done.wait(120)
+
+    def require(workers: int, where: str, **more: Any) -> None:
+        asked.append(workers)
+        if len(asked) == 5:
+            done.set()
+        if len(asked) > 2:  # at first Ray does not know yet that the node is gone
+            raise UserError(f"{workers} workers need {workers} CPUs, the cluster has 1", where=where)
+
+    monkeypatch.setattr(launch, "_Fit", Fit)
+    monkeypatch.setattr(launch, "POLL_S", 0.01)
+    monkeypatch.setattr(launch, "require_resources", require)
+    output = SimpleNamespace(resume_key=lambda folder: f"Model/m/try/{folder}", earlier=list, prefix="Model/m/try")
+    task: Any = SimpleNamespace(config=TrainConfig(workers=3), where="pretrain")
+    context: Any = SimpleNamespace(store=store, output=output, progress=progress, watch=None)
+    launch.run_training(task, context)
+    assert progress.notes == [
+        "3 workers need 3 CPUs, the cluster has 1: training waits for nodes; interrupted, the same command continues"
+    ]
+    assert len(asked) >= 5

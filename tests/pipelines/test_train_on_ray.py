@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from cluster.artifact import Artifact, local_copy, read_json
@@ -29,7 +28,6 @@ from tests.pipelines.train_driver import (
     publish_inputs,
     records,
     run,
-    session_of,
     starts,
     wait_for_restart,
     wait_for_step,
@@ -208,25 +206,6 @@ def test_a_killed_worker_and_then_a_killed_driver_change_nothing(
     assert 0 < begun[1] < begun[2] < STEPS
     # The killed try's own leftovers stay until its lease has run out.
     assert not any("resume" in item.key for item in store.files(f"{artifact.data_prefix}/"))
-
-
-@pytest.mark.slow  # the order of the data for any number of workers is tested without Ray, too
-def test_a_checkpoint_goes_on_with_another_number_of_workers(
-    inputs: Inputs, undisturbed: Artifact, tmp_path: Path
-) -> None:
-    """Ctrl-C with two workers, on with one: the losses stay, to rounding."""
-    store = open_store(tmp_path / "store")
-    copy_inputs(inputs, store)
-    with driver(store, inputs, CONFIG, tmp_path / "first.log") as process:
-        wait_for_step(process, store, 100, tmp_path / "first.log")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) != 0
-        left = [each for each in psutil.process_iter(["pid"]) if session_of(each.pid) == process.pid]
-        assert [each for each in left if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
-    config = PretrainConfig(**(CONFIG | {"workers": 1}))
-    artifact = run(STAGE, config, {"tokens": inputs.tokens, "tokenizer": inputs.tokenizer}, store).artifact
-    assert artifact.id == undisturbed.id
-    assert records(store, artifact) == pytest.approx(records(inputs.store, undisturbed), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +14,9 @@ from cluster.store import Store
 from cluster.store_local import LocalStore
 from pipelines.train import worker
 from pipelines.train.config import TrainConfig
-from pipelines.train.launch import _recorded_failure
+from pipelines.train.launch import _outcome, _recorded_failure
 from pipelines.train.loop import Diverged
+from pipelines.train.saver import CheckpointsFailed
 from pipelines.train.worker import Job, train_job, work
 
 ADVICE = {"where": "pretrain", "next_step": "lower learning_rate"}
@@ -57,6 +61,37 @@ def test_what_may_pass_is_left_to_a_restart(job: Job, monkeypatch: pytest.Monkey
     with pytest.raises(InfraError):
         work({"job": job})
     assert _recorded_failure(job) is None
+
+
+def test_a_store_that_takes_no_checkpoints_ends_every_worker_without_a_restart(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes no note either: the reason comes back as the result, and the driver raises it."""
+    failed = CheckpointsFailed("the last checkpoint could not be written", where="s3://b", attempts=("SlowDown",))
+    fails(monkeypatch, failed)
+    result = work({"job": job})
+    assert result is not None and list(job.store.files()) == []
+    fit: Any = SimpleNamespace(error=None, summary=pickle.loads(pickle.dumps(result)))
+    with pytest.raises(InfraError) as raised:
+        _outcome(fit, job)
+    assert type(raised.value) is InfraError and str(raised.value) == str(failed)
+
+
+@pytest.mark.parametrize(
+    ("words", "knobs"),
+    [
+        ("Task was killed due to the node running low on memory.\nMemory on the node was 15 GB / 16 GB", True),
+        ("The worker died. (1) The process was killed by SIGKILL by the OOM killer", True),
+        ("The actor died: its node had no room for it", False),
+    ],
+)
+def test_a_worker_that_was_ended_for_want_of_memory_says_which_knobs_help(job: Job, words: str, knobs: bool) -> None:
+    job = dataclasses.replace(job, task=SimpleNamespace(where="pretrain"))  # type: ignore[arg-type]
+    fit: Any = SimpleNamespace(error=RuntimeError(words), summary=None)
+    with pytest.raises(InfraError, match="training failed") as raised:
+        _outcome(fit, job)
+    assert ("parallel.shard" in raised.value.next_step) is knobs
+    assert "repeat the command" in raised.value.next_step
 
 
 class TooLarge:
