@@ -7,8 +7,12 @@ products are cut into other blocks. A batch's answers depend on the batch alone,
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from evals.scorer import Answer, SharedBatch, pad, positions_read, read_answers
 
@@ -35,18 +39,16 @@ class PrefixScorer:
 
     def score(self, batch: SharedBatch) -> list[list[Answer]]:
         """Answers by group and continuation."""
-        import torch
-
         prefix = batch.groups[0].inputs[: batch.prefix]
         rests = [group._replace(inputs=group.inputs[batch.prefix :]) for group in batch.groups]
         with torch.inference_mode():
             if prefix != self._prefix:
                 self._prefix, self._cache = [], None  # never two at a time
-                self._cache = compute_prefix(self._model, prefix, self._device)
+                self._cache = read_only(compute_prefix(self._model, prefix, self._device))
                 self._prefix = prefix
             logits = self._model(
                 pad(rests).to(self._device),
-                past_key_values=repeat(self._cache, len(rests)),
+                past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=positions_read(rests),
             ).logits
@@ -55,22 +57,36 @@ class PrefixScorer:
 
 def compute_prefix(model: Any, tokens: list[int], device: str) -> Any:
     """The keys and values of a text's beginning: transformers' cache for one row."""
-    import torch
-
     return model(torch.tensor([tokens], device=device), use_cache=True, logits_to_keep=1).past_key_values
 
 
-def repeat(cache: Any, rows: int) -> Any:
-    """A cache for so many rows that begin with the same tokens.
+class _Beginning(DynamicLayer):
+    """One layer's keys and values of a prefix: read by every row of a batch, and never added to.
 
-    A forward pass puts new tensors into it, and leaves the original alone. Until then no row takes memory of its own.
+    So a batch's own keys and values last as long as their layer is computed, and not for all layers at a time.
     """
-    wide = copy.copy(cache)
-    wide.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in wide.layers:
-        layer.keys = layer.keys.expand(rows, -1, -1, -1)
-        layer.values = layer.values.expand(rows, -1, -1, -1)
-    return wide
+
+    def __init__(self, layer: DynamicLayer) -> None:
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self.keys, self.values = layer.keys, layer.values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_arguments: Any, **_options: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prefix's, then these: (rows, heads, prefix and rest, size of a head)."""
+        rows = len(key_states)
+        return (
+            torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2),
+            torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2),
+        )
+
+
+def read_only(cache: Any) -> Any:
+    """A prefix's cache, for batches of any size after it."""
+    fixed = copy.copy(cache)
+    fixed.layers = [_Beginning(layer) for layer in cache.layers]
+    return fixed
 
 
 def without_wrapper(model: Any) -> Any:
@@ -83,17 +99,13 @@ def why_not_shared(model: Any, device: str) -> str:
 
     What can be known is asked for; then a few tokens are computed whole and in two parts, which has to agree.
     """
-    import inspect
-
-    import torch
-
     adapter = getattr(model, "active_peft_config", None)
     if adapter is not None and (adapter.is_prompt_learning or adapter.is_adaption_prompt):
         return "its adapter adds to the prompt"
     model = without_wrapper(model)
     missing = {"past_key_values", "use_cache", "logits_to_keep"} - set(inspect.signature(model.forward).parameters)
     if missing:
-        return "it takes no cache of keys and values"
+        return f"its class takes no {', '.join(sorted(missing))}"
     kinds = json.dumps(getattr(model.config, "rope_parameters", None) or {}, default=str)
     if any(f'"{kind}"' in kinds for kind in MOVING_ROTATIONS):
         return "its rotary positions depend on the length of the whole prompt"
@@ -105,7 +117,7 @@ def why_not_shared(model: Any, device: str) -> str:
         if not _is_plain(cache, half):
             return "not every layer attends to the whole prompt"
         rest = torch.tensor([tokens[half:], tokens[half:]], device=device)
-        parts = model(rest, past_key_values=repeat(cache, 2), use_cache=True).logits[1]
+        parts = model(rest, past_key_values=read_only(cache), use_cache=True).logits[1]
         whole = model(torch.tensor([tokens], device=device), use_cache=False).logits[0, half:]
         far = (torch.log_softmax(parts.double(), -1) - torch.log_softmax(whole.double(), -1)).abs().max()
     allowed = max(TOLERANCE, 30 * torch.finfo(whole.dtype).eps)
@@ -116,8 +128,6 @@ def why_not_shared(model: Any, device: str) -> str:
 
 def _is_plain(cache: Any, tokens: int) -> bool:
     """Whether every layer keeps every token's keys and values, and nothing else."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
     return (
         type(cache) is DynamicCache
         and bool(cache.layers)
