@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from evals.prefixes import fold
 from evals.scorer import Answer, SharedBatch, pad, positions_read, read_answers
 
 PROBE_TOKENS = 8
@@ -46,13 +47,15 @@ class PrefixScorer:
                 self._prefix, self._cache = [], None  # never two at a time
                 self._cache = read_only(compute_prefix(self._model, prefix, self._device))
                 self._prefix = prefix
+            rows = fold(batch.groups)
             logits = self._model(
-                pad(rests).to(self._device),
+                pad([rests[row[0]] for row in rows]).to(self._device),
                 past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=positions_read(rests),
             ).logits
-            return read_answers(logits, rests)
+            place = {index: number for number, row in enumerate(rows) for index in row}
+            return read_answers(logits, rests, [place[index] for index in range(len(rests))])
 
 
 def compute_prefix(model: Any, tokens: list[int], device: str) -> Any:

@@ -25,15 +25,10 @@ class Run(NamedTuple):
 
     Attributes:
         members: their indices, the longest sequence first.
-        saved: tokens that are computed once instead of with every member.
     """
 
     prefix: int
     members: list[int]
-
-    @property
-    def saved(self) -> int:
-        return self.prefix * (len(self.members) - 1)
 
 
 @dataclass
@@ -83,13 +78,38 @@ def find_runs(groups: Sequence[Group]) -> list[Run]:
     return sorted(runs, key=lambda run: (-len(groups[run.members[0]].inputs), groups[run.members[0]].inputs))
 
 
+def fold(groups: Sequence[Group]) -> list[list[int]]:
+    """Indices of groups that one row answers, the longest sequences first: the others are its beginning.
+
+    Where some letters are one token after a blank and some are two, a question's choices are two such sequences.
+    """
+    rows: list[list[int]] = []
+    for index in sorted(range(len(groups)), key=lambda index: (groups[index].inputs, index), reverse=True):
+        inputs = groups[index].inputs
+        # Of all sequences, the next in order is the first that can begin like this one.
+        if rows and groups[rows[-1][0]].inputs[: len(inputs)] == inputs:
+            rows[-1].append(index)
+        else:
+            rows.append([index])
+    return sorted(rows, key=lambda row: (-len(groups[row[0]].inputs), groups[row[0]].inputs))
+
+
 def cut_runs(groups: Sequence[Group], runs: Sequence[Run], batch_size: int) -> list[tuple[SharedBatch, list[int]]]:
-    """Runs cut into batches, each with the indices of its groups."""
-    return [
-        (SharedBatch(run.prefix, [groups[index] for index in members]), members)
-        for run in runs
-        for members in (run.members[start : start + batch_size] for start in range(0, len(run.members), batch_size))
-    ]
+    """Runs cut into batches of so many rows, each with the indices of its groups."""
+    batches = []
+    for run in runs:
+        rows = [[run.members[place] for place in row] for row in fold([groups[index] for index in run.members])]
+        for start in range(0, len(rows), batch_size):
+            members = [index for row in rows[start : start + batch_size] for index in row]
+            batches.append((SharedBatch(run.prefix, [groups[index] for index in members]), members))
+    return batches
+
+
+def computed_tokens(batches: Sequence[SharedBatch]) -> int:
+    """Tokens that are computed for batches of runs: each run's prefix once, and every row's rest."""
+    heads = {tuple(batch.groups[0].inputs[: batch.prefix]) for batch in batches}
+    rests = sum(len(batch.groups[row[0]].inputs) - batch.prefix for batch in batches for row in fold(batch.groups))
+    return sum(map(len, heads)) + rests
 
 
 def _join(left: _Span, right: _Span, common: int) -> _Span:

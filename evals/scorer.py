@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -168,21 +169,22 @@ def positions_read(groups: list[Group]) -> int:
     return max(width - len(group.inputs) + max(map(len, group.continuations)) for group in groups)
 
 
-def read_answers(logits: torch.Tensor, groups: list[Group]) -> list[list[Answer]]:
+def read_answers(logits: torch.Tensor, groups: list[Group], rows: Sequence[int] | None = None) -> list[list[Answer]]:
     """Answers by group and continuation.
 
     Args:
-        logits: (groups, positions, vocabulary), the last positions of the padded rows.
+        logits: (rows, positions, vocabulary), the last positions of the padded rows.
+        rows: of each group, the row that begins with its sequence; by default each has its own.
     """
     import torch
 
     added = logits.shape[1] - max(len(group.inputs) for group in groups)
     # Below 0: positions left out; above: the virtual tokens of prompt tuning.
     answers = []
-    for group, each in zip(groups, logits, strict=True):
+    for group, row in zip(groups, range(len(groups)) if rows is None else rows, strict=True):
         end = len(group.inputs) + added
         length = max(map(len, group.continuations))
-        rows = torch.log_softmax(each[end - length : end], dim=-1)
+        rows = torch.log_softmax(logits[row][end - length : end], dim=-1)
         answers.append([_read_answer(rows, tokens) for tokens in group.continuations])
     return answers
 

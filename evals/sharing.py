@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.progress import Tracker
 from evals.pool import ScorerPool
-from evals.prefixes import cut_runs, find_runs
+from evals.prefixes import computed_tokens, cut_runs, find_runs
 from evals.scorer import Answer, Group
 
 
@@ -49,9 +49,11 @@ class Sharing:
         candidates = [groups[index] for index in whole]
         runs = find_runs(candidates)
         self.sequences += sum(len(run.members) for run in runs)
-        self.saved_tokens += sum(run.saved for run in runs)
         cut = cut_runs(candidates, runs, self._batch_size)
-        answered = self._pool.score_shared([batch for batch, _ in cut], on_done)
+        batches = [batch for batch, _ in cut]
+        whole_tokens = sum(len(group.inputs) for batch in batches for group in batch.groups)
+        self.saved_tokens += whole_tokens - computed_tokens(batches)
+        answered = self._pool.score_shared(batches, on_done)
         return {
             whole[place]: answers
             for (_, members), given in zip(cut, answered, strict=True)

@@ -98,6 +98,19 @@ def test_answers_are_those_of_whole_sequences(scorer: Scorer, prefix: int, size:
     assert_near(answers, scorer.score([groups])[0])
 
 
+def test_a_sequence_that_begins_another_is_answered_by_its_row(scorer: Scorer) -> None:
+    chance = random.Random(9)
+    head = [chance.randrange(2, VOCABULARY) for _ in range(100)]
+    long, other = made(chance, head, 9, 2), made(chance, head, 5, 1)
+    groups = [Group(long.inputs[:-1], [[3], [4]]), other, long, Group(long.inputs[:-4], [[*long.inputs[-6:-4], 9]])]
+    seen: list[int] = []
+    hook = scorer._model.get_input_embeddings().register_forward_hook(lambda _m, _i, out: seen.append(len(out)))
+    answers = scorer.score_shared([SharedBatch(100, groups)])[0]
+    hook.remove()
+    assert seen == [1, 2]
+    assert_near(answers, [oracle(scorer._model, group) for group in groups])
+
+
 def test_answers_do_not_depend_on_what_was_asked_before(scorer: Scorer) -> None:
     """So neither on how batches are dealt to workers: equal to the bit."""
     chance = random.Random(1)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals import prefixes
-from evals.prefixes import cut_runs, find_runs
+from evals.prefixes import computed_tokens, cut_runs, find_runs, fold
 from evals.scorer import Group
 
 
@@ -37,7 +37,7 @@ def test_runs_share_what_they_say_and_leave_what_is_read(groups: list[Group], le
     members = [index for run in runs for index in run.members]
     assert len(members) == len(set(members)) and set(members) <= set(range(len(groups)))
     for run in runs:
-        assert run.prefix > 0 and run.saved > least
+        assert run.prefix > 0 and run.prefix * (len(run.members) - 1) > least
         first = groups[run.members[0]]
         for index in run.members:
             assert groups[index].inputs[: run.prefix] == first.inputs[: run.prefix]
@@ -59,7 +59,7 @@ def test_no_single_run_would_save_more_than_all_that_were_found(groups: list[Gro
     """Brute force over all sets of sequences; several runs may save more together, never less than one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefixes, "LEAST_SAVED", least)
-        found = sum(run.saved - least for run in find_runs(groups))
+        found = sum(run.prefix * (len(run.members) - 1) - least for run in find_runs(groups))
     best = 0
     for size in range(2, len(groups) + 1):
         for chosen in combinations(groups, size):
@@ -91,6 +91,30 @@ def test_subjects_with_worked_examples_are_a_run_each_and_short_ones_none() -> N
     batches = cut_runs(groups, runs, 2)
     assert [len(batch.groups) for batch, _ in batches] == [2, 2, 1] * 3
     assert all(batch.groups == [groups[index] for index in members] for batch, members in batches)
+
+
+@given(GROUPS)
+def test_a_row_answers_all_that_it_begins_with_and_no_fewer_rows_would_do(groups: list[Group]) -> None:
+    rows = fold(groups)
+    assert sorted(index for row in rows for index in row) == list(range(len(groups)))
+    for head, *others in rows:
+        assert all(groups[head].inputs[: len(groups[index].inputs)] == groups[index].inputs for index in others)
+    longest = [
+        one.inputs
+        for one in groups
+        if not any(
+            len(other.inputs) > len(one.inputs) and other.inputs[: len(one.inputs)] == one.inputs for other in groups
+        )
+    ]
+    assert len(rows) == len(longest)
+
+
+def test_a_batch_is_so_many_rows_with_all_that_they_answer() -> None:
+    head = list(range(1000))
+    groups = [group([*head, 5000 + number, *([7] * extra)], 1 + extra) for number in range(3) for extra in range(2)]
+    batches = cut_runs(groups, find_runs(groups), 2)
+    assert [len(batch.groups) for batch, _ in batches] == [4, 2]
+    assert computed_tokens([batch for batch, _ in batches]) == 1000 + 3 * 2
 
 
 def test_nothing_is_found_among_nothing_and_among_one() -> None:
