@@ -311,7 +311,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=PARTS, default=[])
     parser.add_argument("--limit", type=int, help="only the first N questions of each task")
-    parser.add_argument("--context", type=int, default=2048, help="tokens, for mmlu and mmlu_exact")
+    parser.add_argument("--context", type=int, default=8192, help="tokens, for mmlu and mmlu_exact")
     parser.add_argument("--quick", action="store_true", help="one round, few questions: a smoke test")
     parser.add_argument("--side", choices=("ours", "stock"), help=argparse.SUPPRESS)
     parser.add_argument("--part", help=argparse.SUPPRESS)
