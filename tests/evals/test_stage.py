@@ -145,6 +145,7 @@ def shared(ray_session: None, evals_store: Store, questions: Path, model: Artifa
     return evaluate(evals_store, config, {"model": model})
 
 
+@pytest.mark.slow
 def test_shared_prefixes_give_the_exact_answers_within_rounding(
     shared: Artifact, evals_store: Store, questions: Path, model: Artifact
 ) -> None:
