@@ -4,16 +4,20 @@ Every measurement is a fresh process; the sides take turns. `startup` ends when 
 are loaded, imports included, on a machine whose cache of prepared datasets is empty (`startup_warm`: it is full);
 `build` is making the requests of MMLU 5-shot and ARC-Challenge 25-shot; of these also the ratio of CPU times is given,
 which a busy machine changes least. `arc_easy` and `mmlu` are whole commands, from
-start to exit, with both sides on the same two cores. `two_workers` is the scoring of arc_easy by two workers against
-one, each on a core of its own (the peer is Raymill itself).
+start to exit, with both sides on the same two cores; scores have to be equal, and log-probabilities within 1e-4. For
+MMLU 5-shot both sides read one copy of the model whose context is --context tokens, so that the worked examples fit;
+`mmlu` runs with --share-prefixes, `mmlu_exact` without. `two_workers` is the scoring of arc_easy by two workers
+against one, each on a core of its own (the peer is Raymill itself).
 
-    python benchmarks/evals.py [--model FOLDER] [--data FOLDER] [--rounds N] [--only NAME]... [--limit N] [--quick]
+    python benchmarks/evals.py [--model FOLDER] [--data FOLDER] [--rounds N] [--only NAME]... [--limit N] [--context N]
+        [--quick]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import resource
@@ -23,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -32,10 +36,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 SUITES = ("arc_easy", "arc_challenge", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2")
-PARTS = ("startup", "startup_warm", "build", "arc_easy", "mmlu", "two_workers")
+PARTS = ("startup", "startup_warm", "build", "arc_easy", "mmlu", "mmlu_exact", "two_workers")
 SHOTS = {"mmlu": 5, "arc_challenge": 25, "arc_easy": 0}
 BATCH_SIZE = 8
 CORES = 2
+NEAR = 1e-4
+"""How far two log-probabilities of the same answer may be apart."""
+
+Answers = dict[tuple[str, int], list[float]]
+"""(hash of the question, its number) -> log-probabilities of its choices."""
 
 
 def stock_overlay(root: Path, folder: Path) -> Path:
@@ -132,21 +141,26 @@ def run(words: list[str]) -> str:
     return done.stdout
 
 
-def whole_ours(suite: str, model: Path, data: Path, limit: int | None) -> tuple[float, dict[str, float]]:
-    """`raymill eval` into an empty store: seconds, and its scores."""
+def whole_ours(
+    suite: str, model: Path, data: Path, limit: int | None, share: bool
+) -> tuple[float, dict[str, float], Answers]:
+    """`raymill eval` into an empty store: seconds, its scores, and what it answered."""
     with tempfile.TemporaryDirectory(prefix="raymill-benchmark-") as store:
         words = [sys.executable, "-m", "pipelines.cli", "eval", str(model), "--suite", suite, "--store", store]
         words += ["--benchmarks", str(data), "--batch-size", str(BATCH_SIZE), "--workers", str(CORES), "--json"]
         words += ["--shots", str(SHOTS[suite])] + (["--limit", str(limit)] if limit else [])
+        words += ["--share-prefixes"] if share else []
         began = time.perf_counter()
         output = run(words)
         seconds = time.perf_counter() - began
+        rows = json_lines(Path(store).rglob(f"samples/{suite}.jsonl"))
+    answers = {(row["doc_hash"], row["doc_id"]): [each["logprob"] for each in row["answers"]] for row in rows}
     scores = json.loads(output)["tasks"][suite]
-    return seconds, {metric: figures["score"] for metric, figures in scores.items()}
+    return seconds, {metric: figures["score"] for metric, figures in scores.items()}, answers
 
 
-def whole_stock(suite: str, model: Path, overlay: Path, limit: int | None) -> tuple[float, dict[str, float]]:
-    """`lm_eval run`: seconds, and its scores."""
+def whole_stock(suite: str, model: Path, overlay: Path, limit: int | None) -> tuple[float, dict[str, float], Answers]:
+    """`lm_eval run`: seconds, its scores, and what it answered."""
     with tempfile.TemporaryDirectory(prefix="raymill-benchmark-") as folder:
         words = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={model}"]
         words += ["--tasks", suite, "--include_path", str(overlay), "--batch_size", str(BATCH_SIZE), "--device", "cpu"]
@@ -156,10 +170,33 @@ def whole_stock(suite: str, model: Path, overlay: Path, limit: int | None) -> tu
         run(words)
         seconds = time.perf_counter() - began
         results = json.loads(next(Path(folder).rglob("results_*.json")).read_text(encoding="utf-8"))
+        rows = json_lines(Path(folder).rglob("samples_*.jsonl"))
+    answers = {(row["doc_hash"], row["doc_id"]): [float(each[0]) for each in row["filtered_resps"]] for row in rows}
     row = results["results"][suite]
-    return seconds, {
+    scores = {
         key.partition(",")[0]: value for key, value in row.items() if key.endswith(",none") and "_stderr" not in key
     }
+    return seconds, scores, answers
+
+
+def json_lines(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """The rows of some files."""
+    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def largest_difference(own: Answers, other: Answers) -> float:
+    """Between log-probabilities of the same answers; infinite where it is not the same questions."""
+    if own.keys() != other.keys():
+        return math.inf
+    return max(abs(one - two) for key, each in own.items() for one, two in zip(each, other[key], strict=True))
+
+
+def long_context(model: Path, folder: Path, tokens: int) -> Path:
+    """A copy of a model's folder whose configuration allows so many tokens; rotary positions need no weights."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": tokens}), encoding="utf-8")
+    return folder
 
 
 def scoring_seconds(model: Path, data: Path, limit: int | None) -> Iterator[tuple[int, float]]:
@@ -219,6 +256,7 @@ def measure(part: str, arguments: argparse.Namespace, model: Path, data: Path, o
     ours: list[float] = []
     peer: list[float] = []
     equal = True
+    far = 0.0
     processor: list[float] = []
     for _ in range(arguments.rounds):
         if part == "two_workers":
@@ -236,14 +274,18 @@ def measure(part: str, arguments: argparse.Namespace, model: Path, data: Path, o
             processor.append(theirs["cpu_seconds"] / own["cpu_seconds"])
             equal = equal and own["sha256"] == theirs["sha256"]
         else:
-            own_seconds, own_scores = whole_ours(part, model, data, arguments.limit)
-            peer_seconds, peer_scores = whole_stock(part, model, overlay, arguments.limit)
+            suite = part.removesuffix("_exact")
+            own_seconds, own_scores, own_answers = whole_ours(suite, model, data, arguments.limit, part == "mmlu")
+            peer_seconds, peer_scores, peer_answers = whole_stock(suite, model, overlay, arguments.limit)
             ours.append(own_seconds)
             peer.append(peer_seconds)
+            far = max(far, largest_difference(own_answers, peer_answers))
             equal = equal and all(abs(peer_scores[metric] - score) < 1e-12 for metric, score in own_scores.items())
+            equal = equal and far <= NEAR
     if part == "two_workers":
         return result(part, ours, peer, "raymill, one worker")
-    more = {"cpu_ratio": round(statistics.median(processor), 2)} if processor else {}
+    more: dict[str, float] = {"cpu_ratio": round(statistics.median(processor), 2)} if processor else {}
+    more |= {"largest_difference": far} if part in ("arc_easy", "mmlu", "mmlu_exact") else {}
     return result(part, ours, peer, f"lm_eval {version('lm-eval')}", equal=equal, **more)
 
 
@@ -269,6 +311,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=PARTS, default=[])
     parser.add_argument("--limit", type=int, help="only the first N questions of each task")
+    parser.add_argument("--context", type=int, default=8192, help="tokens, for mmlu and mmlu_exact")
     parser.add_argument("--quick", action="store_true", help="one round, few questions: a smoke test")
     parser.add_argument("--side", choices=("ours", "stock"), help=argparse.SUPPRESS)
     parser.add_argument("--part", help=argparse.SUPPRESS)
@@ -287,7 +330,10 @@ def main() -> None:
         overlay = stock_overlay(data, Path(folder) / "overlay")
         os.environ["HF_DATASETS_CACHE"] = str(Path(folder) / "cache")
         for part in arguments.only or PARTS:
-            measured = measure(part, arguments, model, data, overlay)
+            used = model
+            if part.startswith("mmlu"):
+                used = long_context(model, Path(folder) / f"{part}-model", arguments.context)
+            measured = measure(part, arguments, used, data, overlay)
             results.append(measured)
             print(
                 f"{part:12} {measured['ours']:9.2f} s  {measured['peer']}: {measured['peer_value']:9.2f} s"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from evals.encoding import encode_pairs, encode_texts
 from evals.endpoint import EndpointPool
 from evals.pool import ScorerPool
 from evals.scorer import Answer, Group, Prompt
+from evals.sharing import Sharing
 from evals.tokenizer import load_tokenizer, longest_sequence
 from evals.usage import Meter
 
@@ -38,6 +40,8 @@ class ClusterLM(TemplateLM):
     Args:
         base: the folder of its tokenizer, and of the model unless ``max_length`` is given.
         max_length: the longest sequence, in tokens.
+        share_prefixes: compute what prompts begin with in common once, where the model can; answers are then lm-eval's
+            within 1e-4, and not to the bit. For a :class:`ScorerPool`.
 
     Attributes:
         requests: how many continuations were scored, and texts generated, so far.
@@ -46,6 +50,7 @@ class ClusterLM(TemplateLM):
         versions: task -> its version; answers are kept by both.
         unanswered: (task, number of the question) of requests that an endpoint did not answer.
         usage: time and tokens so far, by task.
+        sharing: what ``share_prefixes`` has come to so far; None without it.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class ClusterLM(TemplateLM):
         batch_size: int,
         tracker: Tracker,
         max_length: int | None = None,
+        share_prefixes: bool = False,
     ) -> None:
         super().__init__()
         self.tokenizer = load_tokenizer(base)
@@ -67,6 +73,7 @@ class ClusterLM(TemplateLM):
         self.versions: dict[str, str] = {}
         self.unanswered: set[tuple[str, int]] = set()
         self.usage = Meter()
+        self.sharing = Sharing(pool, tracker, batch_size, max_length) if share_prefixes else None  # type: ignore[arg-type]
         self._pool = pool
         self._tracker = tracker
         self._prefix = self.tokenizer.decode(self.prefix_token_id)
@@ -187,11 +194,7 @@ class ClusterLM(TemplateLM):
                 self.truncated += 1
                 self.truncated_by_task[str(asker).partition("@")[0]] += 1
         self.requests += len(requests)
-        groups = _group(requests)
-        batches = [
-            [self._wire(requests, members) for members in groups[start : start + self.batch_size]]
-            for start in range(0, len(groups), self.batch_size)
-        ]
+        members = _group(requests)
         asked = [
             (str(asker or "text").partition("@")[0], len(before) + len(after)) for asker, before, after in requests
         ]
@@ -199,17 +202,28 @@ class ClusterLM(TemplateLM):
             self._tracker.step(f"scoring {label}", total=len(requests), unit=label) as progress,
             self.usage.call(asked),
         ):
-            answered = self._pool.score(batches, lambda done: progress.update(advance=done))
+            answered = self._score(requests, members, lambda done: progress.update(advance=done))
         results: list[Answer | None] = [None] * len(requests)
-        by_group = (
-            answers
-            for batch, given in zip(batches, answered, strict=True)
-            for answers in (given if given is not None else [None] * len(batch))
-        )
-        for members, answers in zip(groups, by_group, strict=True):
-            for index, answer in zip(members, answers or (), strict=answers is not None):
+        for each, answers in zip(members, answered, strict=True):
+            for index, answer in zip(each, answers or (), strict=answers is not None):
                 results[index] = (answer[0], answer[1])  # a kept answer comes from JSON, as a list
         return results
+
+    def _score(
+        self, requests: list[TokenRequest], members: list[list[int]], on_done: Callable[[int], None]
+    ) -> list[list[Answer] | None]:
+        """Each group's answers, in order; None for one that an endpoint did not answer."""
+        groups = [self._wire(requests, each) for each in members]
+        answered: dict[int, list[Answer] | None] = {}
+        if self.sharing is not None:
+            fits = [sum(map(len, requests[each[0]][1:])) <= self.max_length + 1 for each in members]
+            answered.update(self.sharing.score(groups, fits, on_done))
+        rest = [index for index in range(len(groups)) if index not in answered]
+        batches = [rest[start : start + self.batch_size] for start in range(0, len(rest), self.batch_size)]
+        given = self._pool.score([[groups[index] for index in batch] for batch in batches], on_done)
+        for batch, answers in zip(batches, given, strict=True):
+            answered.update(zip(batch, answers if answers is not None else [None] * len(batch), strict=True))
+        return [answered[index] for index in range(len(groups))]
 
     def _wire(self, requests: list[TokenRequest], members: list[int]) -> Group:
         longest = max(members, key=lambda index: len(requests[index][2]))

@@ -10,7 +10,7 @@ from typing import Any
 from cluster.errors import InfraError
 from cluster.resources import require_resources
 from evals.answers import AnswerBook, key_of
-from evals.scorer import Answer, Group, Prompt, Scorer
+from evals.scorer import Answer, Group, Prompt, Scorer, SharedBatch
 
 CHUNK_TOKENS = 16_384
 """A call is as many batches as have so many tokens: what is asked again at most, for each worker, after kill -9."""
@@ -41,6 +41,25 @@ class ScorerPool:
         sizes = [sum(len(group.continuations) for group in batch) for batch in batches]
         tokens = [len(batch) * max((len(group.inputs) for group in batch), default=0) for batch in batches]
         return self._answer("score", batches, sizes, tokens, on_done)
+
+    def score_shared(self, batches: list[SharedBatch], on_done: Callable[[int], None]) -> list[list[list[Answer]]]:
+        """As :meth:`score`. The answers are kept as those of another method: they are not equal to the bit."""
+        sizes = [sum(len(group.continuations) for group in batch.groups) for batch in batches]
+        tokens = [
+            batch.prefix + len(batch.groups) * (max(len(group.inputs) for group in batch.groups) - batch.prefix)
+            for batch in batches
+        ]
+        return self._answer("score_shared", batches, sizes, tokens, on_done)
+
+    def why_not_shared(self) -> str:
+        """Why the model cannot :meth:`score_shared`; empty where it can."""
+        import ray
+
+        try:
+            ray.get(self._loading)
+            return str(ray.get(self._actors[0].why_not_shared.remote()))
+        except ray.exceptions.RayActorError as error:
+            raise _died(error) from error
 
     def generate(self, batches: list[list[Prompt]], on_done: Callable[[int], None]) -> list[list[str]]:
         """Texts for every batch of prompts, in order."""
@@ -105,14 +124,18 @@ class ScorerPool:
                 on_done(index)
                 submit(actor)
         except ray.exceptions.RayActorError as error:
-            raise InfraError(
-                "an evaluation worker died",
-                where="evals",
-                next_step="check the machine's free memory, lower evals.batch_size or evals.workers, and repeat: what"
-                " was answered is kept",
-                attempts=(str(error).strip().splitlines()[0],),
-            ) from error
+            raise _died(error) from error
         return results
+
+
+def _died(error: Exception) -> InfraError:
+    return InfraError(
+        "an evaluation worker died",
+        where="evals",
+        next_step="check the machine's free memory, lower evals.batch_size or evals.workers, and repeat: what was"
+        " answered is kept",
+        attempts=(str(error).strip().splitlines()[0],),
+    )
 
 
 def _chunks(indices: list[int], tokens: list[int], workers: int) -> list[list[int]]:

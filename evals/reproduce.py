@@ -27,6 +27,8 @@ def stock_command(results: Mapping[str, Any]) -> str:
         if settings.get("limit"):
             words += ["--limit", str(settings["limit"])]
         lines.append(shlex.join(words))
+    if settings.get("share_prefixes"):
+        lines.insert(0, "# equal within 1e-4: Raymill computed what prompts begin with in common once")
     if settings.get("sample"):
         lines.insert(0, f"# every question; Raymill asked {settings['sample']} of each suite, drawn with the seed")
     if "fingerprint" in model:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,6 +37,13 @@ class Group(NamedTuple):
     inputs: list[int]
     continuations: list[list[int]]
     tasks: tuple[str, ...] = ()
+
+
+class SharedBatch(NamedTuple):
+    """A batch whose sequences have their first ``prefix`` tokens in common. No continuation is read off these."""
+
+    prefix: int
+    groups: list[Group]
 
 
 class Prompt(NamedTuple):
@@ -73,6 +81,7 @@ class Scorer:
         self._source = source
         self._tokenizer: Any = None
         self._generator: Any = None
+        self._sharing: Any = None
 
     def load(self) -> None:
         """Load the model. A call of its own, because an error in an actor's constructor reaches nobody as itself."""
@@ -113,39 +122,80 @@ class Scorer:
     def _score_batch(self, batch: list[Group]) -> list[list[Answer]]:
         import torch
 
-        width = max(len(group.inputs) for group in batch)
-        # Continuations are at the ends of their sequences: logits of what lies before them all are not computed.
-        wanted = max(width - len(group.inputs) + max(map(len, group.continuations)) for group in batch)
-        kept = min(width, max(wanted, math.ceil(FEWEST_ROWS / len(batch))))
+        padded = pad(batch)
+        kept = min(padded.shape[1], max(positions_read(batch), math.ceil(FEWEST_ROWS / len(batch))))
         options = {"use_cache": False, "logits_to_keep": kept}
-        padded = torch.tensor([group.inputs + [0] * (width - len(group.inputs)) for group in batch])
-        answers = []
         with torch.inference_mode():
             logits = self._model(
                 padded.to(self._device), **{name: value for name, value in options.items() if name in self._takes}
             ).logits
-            added = logits.shape[1] - width  # below 0: positions left out; above: the virtual tokens of prompt tuning
-            for group, each in zip(batch, logits, strict=True):
-                end = len(group.inputs) + added
-                length = max(map(len, group.continuations))
-                rows = torch.log_softmax(each[end - length : end], dim=-1)
-                answers.append([self._answer(rows, tokens) for tokens in group.continuations])
-        return answers
+            return read_answers(logits, batch)
 
-    @staticmethod
-    def _answer(rows: torch.Tensor, continuation: list[int]) -> Answer:
-        import torch
+    def why_not_shared(self) -> str:
+        """Why this model cannot :meth:`score_shared`; empty where it can."""
+        from evals.prefix_scoring import why_not_shared
 
-        rows = rows[len(rows) - len(continuation) :]
-        wanted = torch.tensor(continuation, dtype=torch.long, device=rows.device)
-        chosen = torch.gather(rows.unsqueeze(0), 2, wanted.view(1, -1, 1)).squeeze(-1)
-        return float(chosen.sum()), bool((rows.argmax(dim=-1) == wanted).all())
+        return why_not_shared(self._model, self._device)
+
+    def score_shared(self, batches: list[SharedBatch]) -> list[list[list[Answer]]]:
+        """As :meth:`score`, with what a batch's sequences have in common computed once."""
+        from evals.prefix_scoring import PrefixScorer
+
+        if self._sharing is None:
+            self._sharing = PrefixScorer(self._model, self._device)
+        return [self._sharing.score(batch) for batch in batches]
 
     def count_tokens(self, store: Store, key: str, row_groups: list[int]) -> dict[int, int]:
         """See :func:`count_tokens`."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self._base)
         return count_tokens(self._tokenizer, store, key, row_groups)
+
+
+def pad(groups: list[Group]) -> torch.Tensor:
+    """Their inputs, one a row, filled up with zeros on the right."""
+    import torch
+
+    width = max(len(group.inputs) for group in groups)
+    return torch.tensor([group.inputs + [0] * (width - len(group.inputs)) for group in groups])
+
+
+def positions_read(groups: list[Group]) -> int:
+    """The last so many positions of the padded rows hold everything that continuations are read off.
+
+    They are at the ends of their sequences, so logits of what lies before them all are not computed.
+    """
+    width = max(len(group.inputs) for group in groups)
+    return max(width - len(group.inputs) + max(map(len, group.continuations)) for group in groups)
+
+
+def read_answers(logits: torch.Tensor, groups: list[Group], rows: Sequence[int] | None = None) -> list[list[Answer]]:
+    """Answers by group and continuation.
+
+    Args:
+        logits: (rows, positions, vocabulary), the last positions of the padded rows.
+        rows: of each group, the row that begins with its sequence; by default each has its own.
+    """
+    import torch
+
+    added = logits.shape[1] - max(len(group.inputs) for group in groups)
+    # Below 0: positions left out; above: the virtual tokens of prompt tuning.
+    answers = []
+    for group, row in zip(groups, range(len(groups)) if rows is None else rows, strict=True):
+        end = len(group.inputs) + added
+        length = max(map(len, group.continuations))
+        rows = torch.log_softmax(logits[row][end - length : end], dim=-1)
+        answers.append([_read_answer(rows, tokens) for tokens in group.continuations])
+    return answers
+
+
+def _read_answer(rows: torch.Tensor, continuation: list[int]) -> Answer:
+    import torch
+
+    rows = rows[len(rows) - len(continuation) :]
+    wanted = torch.tensor(continuation, dtype=torch.long, device=rows.device)
+    chosen = torch.gather(rows.unsqueeze(0), 2, wanted.view(1, -1, 1)).squeeze(-1)
+    return float(chosen.sum()), bool((rows.argmax(dim=-1) == wanted).all())
 
 
 def count_tokens(tokenizer: Any, store: Store, key: str, row_groups: list[int]) -> dict[int, int]:

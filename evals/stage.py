@@ -40,6 +40,7 @@ class Evaluation:
         requests: continuations scored, and how many of them lost the beginning of their prompt, in all and by task.
         context_tokens: the model's longest sequence.
         unanswered: which questions have no answer, and why; empty where all have.
+        sharing: what ``share_prefixes`` saved, or why it could not; None without it.
     """
 
     scores: dict[str, Any]
@@ -51,6 +52,7 @@ class Evaluation:
     unanswered: str = ""
     usage: Mapping[str, Any] | None = None
     sets: Mapping[str, SetResult] = field(default_factory=dict)
+    sharing: Mapping[str, Any] | None = None
 
 
 def run(config: EvalsConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
@@ -160,7 +162,7 @@ def evaluate_model(
         from evals import heldout
         from evals.harness import ClusterLM
 
-        lm = ClusterLM(base, pool, config.batch_size, tracker)
+        lm = ClusterLM(base, pool, config.batch_size, tracker, share_prefixes=config.share_prefixes)
         evaluation = score_tasks(lm, benchmarks, config, tracker)
         measured = None
         if config.heldout and corpus is not None:
@@ -208,7 +210,8 @@ def score_tasks(
     }
     usage = lm.usage.account(leaves, time.monotonic() - began, config.workers, config.prices)
     by_task = dict(lm.truncated_by_task)
-    return Evaluation(scores, None, lm.requests, lm.truncated, by_task, lm.max_length, unanswered, usage, sets)
+    shared = lm.sharing.record() if lm.sharing is not None else None
+    return Evaluation(scores, None, lm.requests, lm.truncated, by_task, lm.max_length, unanswered, usage, sets, shared)
 
 
 def _shots(scores: Mapping[str, Any], suite: str) -> int | None:
@@ -264,11 +267,14 @@ def describe(evaluation: Evaluation, benchmarks: BenchmarkSet, config: EvalsConf
             "sample": config.sample,
             "backend": config.backend,
             "batch_size": config.batch_size,
+            "share_prefixes": config.share_prefixes,
             "seed": config.seed,
             "lm_eval": metadata.version("lm-eval"),
             "task_versions": {suite: scores["versions"].get(suite) for suite in config.suites},
         },
     }
+    if evaluation.sharing is not None:
+        described["shared_prefixes"] = dict(evaluation.sharing)
     if evaluation.unanswered:
         described["unanswered"] = evaluation.unanswered
     if evaluation.sets:

@@ -52,6 +52,7 @@ def settings_of(arguments: Namespace) -> EvalsConfig:
         "seed": arguments.seed,
         "batch_size": arguments.batch_size,
         "backend": arguments.backend,
+        "share_prefixes": arguments.share_prefixes or None,
         "workers": arguments.workers,
     }
     data: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
@@ -88,6 +89,10 @@ def _work(
 
         if arguments.base:
             raise UserError("a served model has its base already", where="--base", next_step="leave it out")
+        if config.share_prefixes:
+            raise UserError(
+                "what an endpoint computes once is its own affair", where="share_prefixes", next_step="leave it out"
+            )
         own = (arguments.model_name, arguments.tokenizer, arguments.requests, arguments.variant)
         served = ServedConfig.of(config, arguments.model, *own)
         return SERVED_STAGE, served, {}, _name(f"{served.model}-{served.variant}".rstrip("-"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 from pathlib import Path
 
 import pytest
 
-from benchmarks.evals import SUITES, measure, result, stock_overlay
+from benchmarks.evals import SUITES, largest_difference, long_context, measure, result, stock_overlay
 
 SAMPLE = Path(__file__).parents[2] / "evals" / "sample"
 
@@ -25,6 +27,23 @@ def test_the_peer_gets_the_official_files_and_only_another_place(tmp_path: Path)
     assert lines[1:] == ["task: arc_easy", f"dataset_path: {SAMPLE / 'allenai/ai2_arc'}"]
     assert len(list(overlay.iterdir())) == 4 + 57 + 5
     assert len(SUITES) == 5
+
+
+def test_answers_are_held_against_each_other_by_question() -> None:
+    own = {("a", 0): [-1.0, -2.0], ("b", 1): [-3.0]}
+    assert largest_difference(own, {("b", 1): [-3.5], ("a", 0): [-1.0, -2.25]}) == 0.5
+    assert largest_difference(own, {("a", 0): [-1.0, -2.0]}) == math.inf
+    with pytest.raises(ValueError, match="shorter"):
+        largest_difference(own, own | {("a", 0): [-1.0]})
+
+
+def test_only_the_context_of_the_copy_is_another(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"max_position_embeddings": 512, "vocab_size": 9}')
+    (tmp_path / "model" / "weights").write_text("w")
+    copy = long_context(tmp_path / "model", tmp_path / "copy", 2048)
+    assert json.loads((copy / "config.json").read_text()) == {"max_position_embeddings": 2048, "vocab_size": 9}
+    assert (copy / "weights").read_text() == "w"
 
 
 @pytest.mark.slow

@@ -44,6 +44,7 @@ def evaluate(*more: str) -> int:
         (["--suite", "mmlu"], "cais/mmlu/README.md: is missing"),
         (["--suite", "arc_easy", "--base", "model"], "takes no base"),
         (["--suite", "arc_easy", "--variant", "tuned"], "is for a served URL"),
+        (["--suite", "arc_easy", "--share-prefixes", "--backend", "vllm"], "vLLM does it by itself"),
         (["--suite", "arc_easy", "--set", "batch=3"], "unknown key; did you mean batch_size?"),
     ],
 )

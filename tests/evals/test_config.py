@@ -34,7 +34,7 @@ def test_values_that_make_no_sense_are_refused(text: str) -> None:
 def test_the_number_of_workers_is_not_part_of_the_identity_and_the_batch_size_is() -> None:
     fields = identity_fields(EvalsConfig())
     assert "workers" not in fields
-    assert {"batch_size", "seed", "limit", "num_fewshot", "suites"} <= set(fields)
+    assert {"batch_size", "share_prefixes", "seed", "limit", "num_fewshot", "suites"} <= set(fields)
 
 
 def test_planning_imports_nothing_heavy() -> None:

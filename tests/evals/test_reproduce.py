@@ -51,6 +51,7 @@ def test_one_command_for_each_number_of_worked_examples() -> None:
             "# MODEL_FOLDER: the files of Model/pretrain-0123",
         ),
         ({}, {"id": "Model/pretrain-0123", "fingerprint": "0123"}, "pretrained=MODEL_FOLDER,dtype=auto"),
+        ({"share_prefixes": True}, {"id": "/m"}, "# equal within 1e-4"),
         ({"sample": 500}, {"id": "/m"}, "# every question; Raymill asked 500 of each suite"),
     ],
 )

@@ -135,6 +135,51 @@ def test_one_worker_gives_the_same_bytes_and_the_same_identity(
     assert read(evals_store, alone, "results.json") == results
 
 
+SHARED: dict[str, Any] = {"suites": ("arc_easy", "truthfulqa_mc2"), "batch_size": 5, "num_fewshot": {"arc_easy": 3}}
+
+
+@pytest.fixture(scope="module")
+def shared(ray_session: None, evals_store: Store, questions: Path, model: Artifact) -> Artifact:
+    """Prefixes shared, on two workers."""
+    config = EvalsConfig.model_validate({"benchmarks": str(questions), **SHARED, "share_prefixes": True})
+    return evaluate(evals_store, config, {"model": model})
+
+
+@pytest.mark.slow
+def test_shared_prefixes_give_the_exact_answers_within_rounding(
+    shared: Artifact, evals_store: Store, questions: Path, model: Artifact
+) -> None:
+    exact = evaluate(
+        evals_store, EvalsConfig.model_validate({"benchmarks": str(questions), **SHARED}), {"model": model}
+    )
+    assert exact.fingerprint != shared.fingerprint
+    results, exact_results = (read(evals_store, each, "results.json") for each in (shared, exact))
+    assert results["shared_prefixes"]["sequences"] >= 8 and results["shared_prefixes"]["saved_tokens"] > 500
+    assert "shared_prefixes" not in exact_results
+    assert results["settings"] == exact_results["settings"] | {"share_prefixes": True}
+    for suite in SHARED["suites"]:
+        rows, exact_rows = (
+            [json.loads(line) for line in evals_store.read(each.key(f"samples/{suite}.jsonl")).splitlines()]
+            for each in (shared, exact)
+        )
+        assert [[each["logprob"] for each in row["answers"]] for row in rows] == [
+            pytest.approx([each["logprob"] for each in row["answers"]], abs=1e-4) for row in exact_rows
+        ]
+
+
+@pytest.mark.slow
+def test_shared_prefixes_give_the_same_bytes_on_one_worker(
+    shared: Artifact, evals_store: Store, questions: Path, model: Artifact
+) -> None:
+    samples, results = sample_files(evals_store, shared), read(evals_store, shared, "results.json")
+    evals_store.delete_all("answers")
+    config = EvalsConfig.model_validate({"benchmarks": str(questions), **SHARED, "share_prefixes": True, "workers": 1})
+    alone = evaluate(evals_store, config, {"model": model})
+    assert alone.fingerprint == shared.fingerprint
+    assert sample_files(evals_store, alone) == samples
+    assert read(evals_store, alone, "results.json") == results
+
+
 def test_what_is_published(evaluated: Artifact, evals_store: Store, questions: Path) -> None:
     assert {
         "arc_easy.acc",
