@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 from sklearn.utils.class_weight import compute_class_weight
@@ -45,6 +45,7 @@ def load(path: Path, rows: Sequence[dict[str, Any]], **fields: Any) -> LoadedTex
     return load_texts(FinetuneConfig.model_validate(values | fields))
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
 def test_scores_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     true, guessed = [a for a, _ in pairs], [b for _, b in pairs]
@@ -60,6 +61,7 @@ def test_scores_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     assert found.metrics("validation")["validation.f1.c"] == found.by_label[2].f1
 
 
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=30))
 def test_balanced_weights_are_those_of_scikit_learn(labels: list[str]) -> None:
     names = ordered(labels)
@@ -100,7 +102,7 @@ def test_the_loss_is_torchs_weighted_cross_entropy(weights: list[float] | None) 
     expected = torch.nn.CrossEntropyLoss(weight=None if weights is None else torch.tensor(weights))(
         model.logits, labels
     )
-    assert float(mean) == pytest.approx(float(expected), abs=1e-6)
+    assert mean.item() == pytest.approx(expected.item(), abs=1e-6)
     assert float(sums[1]) == float((logits.argmax(-1) == labels).sum())  # each text counts once, whatever its weight
     (theirs,) = torch.autograd.grad(expected, model.logits, retain_graph=True)
     (ours,) = torch.autograd.grad(mean, model.logits)

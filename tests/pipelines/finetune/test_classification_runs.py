@@ -98,6 +98,9 @@ FITTING: list[Any] = [
     pytest.param("bert", {"method": "lora", "learning_rate": 1e-2, "merge": True}, marks=slow),
     pytest.param("bert", {"method": "ia3", "learning_rate": 3e-2}, marks=slow),
     pytest.param("bert", {"method": "lora", "dora": True, "learning_rate": 1e-2}, marks=slow),
+    pytest.param("bert", {"method": "prompt", "virtual_tokens": 4, "learning_rate": 3e-2}, marks=slow),
+    pytest.param("bert", {"method": "p-tuning", "virtual_tokens": 4, "learning_rate": 1e-2}, marks=slow),
+    pytest.param("bert", {"method": "prefix", "virtual_tokens": 4, "learning_rate": 3e-2}, marks=slow),
     pytest.param("llama", {"method": "full", "learning_rate": 5e-3}, marks=slow),
     pytest.param("llama", {"method": "ia3", "learning_rate": 3e-2, "merge": True}, marks=slow),
     pytest.param("llama", {"method": "prefix", "virtual_tokens": 4, "learning_rate": 3e-2}, marks=slow),
@@ -236,6 +239,7 @@ def test_a_run_that_is_broken_off_ends_with_the_same_bytes(
     assert again["details"] == summary["details"]
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best_weights(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench("store", "llama")
     fields = {"method": "lora", "learning_rate": 0.1, "schedule": "constant", "max_rollbacks": 0, "loss_spike": 1e9}
@@ -252,7 +256,6 @@ def test_early_stopping_keeps_the_best_weights(make_bench: Callable[..., Bench])
     [
         ("llama", "prompt", "a classifier on llama reads the padding behind a text"),
         ("gpt2", "p-tuning", "a classifier on gpt2 reads the padding behind a text"),
-        ("bert", "prefix", "method prefix does not fit a classifier on bert"),
     ],
 )
 def test_methods_that_do_not_fit_a_model_are_refused(
