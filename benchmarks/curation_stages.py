@@ -181,9 +181,7 @@ def run_here(folder: Path, workers: int, cores: int, part_bytes: int | None) -> 
     )
 
 
-def _both_stages(
-    folder: Path, place: Path, workers: int, part_bytes: int | None
-) -> tuple[Any, Any, dict[str, float]]:
+def _both_stages(folder: Path, place: Path, workers: int, part_bytes: int | None) -> tuple[Any, Any, dict[str, float]]:
     from cluster.progress import Progress
     from cluster.stage import execute, identify
     from cluster.store_local import LocalStore
