@@ -14,6 +14,9 @@ from pipelines.train.corruption import noise_counts
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
 
+CLASSIFIABLE = (*DECODERS, "bert")
+"""Our architectures that take a classifier's head."""
+
 TRAINED = ("@pretrain", "@finetune", "@align")
 
 
@@ -31,13 +34,16 @@ def misfits(recipe: Recipe) -> Iterator[str]:
             f"Set pretrain.max_positions: {length} or more, or lower tokens.sequence_length"
         )
     yield from _too_long(recipe, positions or length)
-    if "finetune" in written and recipe.finetune.model is None and name not in DECODERS:
+    classifies = recipe.finetune.task == "classification"
+    if "finetune" in written and classifies:
+        yield from _classification(recipe)
+    elif "finetune" in written and recipe.finetune.model is None and name not in DECODERS:
         yield (
             f"finetune: it adapts models that predict next tokens and that transformers loads, not {name}. Leave "
             f"finetune out, train {' or '.join(DECODERS)}, or name another model in finetune.model"
         )
     tuned = [variant.name for variant in recipe.serving.variants if variant.model == "@finetune"]
-    if "serving" in written and tuned:
+    if "serving" in written and tuned and not classifies:
         found = served_as(recipe)
         if found is not None and found.how != "adapter":
             advice = found.advice[0].upper() + found.advice[1:]
@@ -69,6 +75,29 @@ def _too_long(recipe: Recipe, context: int) -> Iterator[str]:
                 f"{context:,}. Set {section}.sequence_length: {context} or less, or pretrain.max_positions: "
                 f"{config.sequence_length} or more"
             )
+
+
+def _classification(recipe: Recipe) -> Iterator[str]:
+    """What a classifier cannot be put on, and what it cannot be used for."""
+    name, written = recipe.pretrain.architecture, recipe.written
+    if recipe.finetune.model is None and name not in CLASSIFIABLE:
+        yield (
+            f"finetune: transformers has no classifier on {name} that Raymill trains. Pretrain "
+            f"{' or '.join(CLASSIFIABLE)}, or name another model in finetune.model"
+        )
+    served = [variant.name for variant in recipe.serving.variants if variant.model == "@finetune"]
+    if "serving" in written and served:
+        yield (
+            f"serving: @finetune is a classifier (variant {served[0]}), and Raymill serves models that write. Load it "
+            "with transformers, or give its folder to `vllm serve --runner pooling`"
+        )
+    if "evals" in written and recipe.finetune.model is not None:
+        yield (
+            "evals: every suite asks a model that writes, and finetune makes a classifier; its own scores on held-out "
+            "texts are in its report. Leave evals out"
+        )
+    if "align" in written and recipe.align.model is None:
+        yield "align: it needs a model that writes, and finetune makes a classifier. Name a model in align.model"
 
 
 def _unknown_sources(recipe: Recipe) -> Iterator[str]:

@@ -66,6 +66,8 @@ def build_graph(recipe: Recipe) -> list[Node]:
     for name in MODELS:
         if name == "align" and not recipe.align.makes_writer:
             continue
+        if name in ("finetune", FINETUNED_BASE) and recipe.finetune.task == "classification":
+            continue
         if name in names and "evals" in wanted:
             inputs = {"model": name}
             if "curate" in wanted:
@@ -111,7 +113,8 @@ def _finetuning(recipe: Recipe) -> list[Node]:
         inputs["corpus"] = "curate"
     nodes = [Node("finetune", "finetune", stage_of(config), config, inputs)]
     if config.model is not None:
-        nodes.insert(0, Node(base, "finetune", BASE, ExistingModelConfig(source=config.model), {}))
+        taken = ExistingModelConfig(source=config.model, causal=config.task == "generation")
+        nodes.insert(0, Node(base, "finetune", BASE, taken, {}))
     return nodes
 
 

@@ -31,6 +31,12 @@ def headline(artifact: Artifact) -> str:
         size = f"{counts['trained_parameters']:,} parameters trained on {counts['tokens']:,} tokens"
         what = "validation perplexity" if artifact.kind == "Model" else "validation perplexity of the answers"
         return f"{size}, {what} {metrics['validation.perplexity']:,.1f}"
+    if artifact.kind in ("Classifier", "ClassifierAdapter") and "validation.accuracy" in metrics:
+        return (
+            f"{counts['labels']} labels, {counts['trained_parameters']:,} parameters trained on "
+            f"{counts['training_sequences']:,} texts, held-out accuracy {metrics['validation.accuracy']:.2f} "
+            f"(always the most frequent label {metrics['validation.majority_accuracy']:.2f})"
+        )
     if "method" in artifact.details and artifact.kind in ("Model", "RewardModel"):
         return _aligned(artifact)
     if artifact.kind == "EvalReport":

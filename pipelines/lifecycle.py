@@ -325,13 +325,22 @@ def _check_force(names: frozenset[str], nodes: list[Node]) -> None:
 
 
 def _check_objective(recipe: Recipe, made: Mapping[str, Artifact]) -> list[TargetResult]:
-    """The targets against the evaluation of the last model the recipe makes; empty where none was evaluated."""
+    """The targets against the evaluation of the last model the recipe makes, or against the stage that they name.
+
+    ``finetune.validation.accuracy`` is a metric of the artifact that ``finetune`` made. A target on an evaluation is
+    left out where none was made.
+    """
     reports = [made[name] for name in ("evals-align", "evals-finetune", "evals-pretrain") if name in made]
-    if not reports:
-        return []
-    report = reports[0]
     results = []
     for target in recipe.objective.parsed():
+        stage, _, metric = target.metric.partition(".")
+        if stage in made:
+            measured = made[stage].metrics
+            results.append(target.check({target.metric: measured[metric]} if metric in measured else {}))
+            continue
+        if not reports:
+            continue
+        report = reports[0]
         on_questions = metric_label(report, target.metric) != target.metric
         measured_on = str(report.details["benchmarks"]) if on_questions else ""
         results.append(replace(target.check(report.metrics), measured_on=measured_on))

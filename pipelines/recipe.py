@@ -34,7 +34,8 @@ class ObjectiveConfig(StrictModel):
     purpose: str = execution("", description="what the model is for, in a sentence")
     targets: dict[str, str] = execution(
         default_factory=dict,
-        description="metric -> condition on the last model's evaluation, for example arc_easy.acc: '>= 0.30'",
+        description="metric -> condition on the last model's evaluation, for example arc_easy.acc: '>= 0.30'; or on "
+        "what a stage made: finetune.validation.accuracy",
     )
     not_worse: dict[str, PositiveFloat] = execution(
         default_factory=dict,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.finetune.config import FinetuneConfig
+from pipelines.finetune.config import MERGEABLE, FinetuneConfig
 from serving.engines.adaptable import Verdict, verdict
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ ARCHITECTURES = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
 
 
 def served_as(recipe: Recipe) -> Verdict | None:
-    """How vLLM can serve the recipe's adapter; None where fine-tuning makes a whole model."""
+    """How vLLM can serve the recipe's adapter; None where fine-tuning makes a whole model, or a classifier."""
     config = recipe.finetune
-    if config.makes_model:
+    if config.makes_model or config.task == "classification":
         return None
     found = verdict(adapter_settings(config), base_architectures(recipe))
     if found.how == "adapter" and config.chat_template not in (None, "plain"):
@@ -58,6 +58,8 @@ def base_architectures(recipe: Recipe) -> list[str]:
 
 def describe(recipe: Recipe) -> str:
     """In a sentence, for plans."""
+    if recipe.finetune.task == "classification":
+        return _describe_classifier(recipe.finetune)
     found = served_as(recipe)
     if found is None:
         return "finetune makes a whole model: vLLM serves it as one"
@@ -65,6 +67,18 @@ def describe(recipe: Recipe) -> str:
         return "finetune makes a LoRA adapter: vLLM serves it beside its base, several on one base"
     how = "must be merged before vLLM serves it" if found.how == "merge" else "cannot be served by vLLM"
     return f"finetune makes an adapter that {how}: {found.reason}. What to do: {found.advice}"
+
+
+def _describe_classifier(config: FinetuneConfig) -> str:
+    if config.makes_model:
+        return (
+            "finetune makes a classifier, which raymill does not serve: transformers loads it "
+            "(AutoModelForSequenceClassification), and `vllm serve FOLDER --runner pooling` where vLLM has its class"
+        )
+    how = "merge it (`raymill merge`, or finetune.merge: true) for a folder that transformers loads alone"
+    if config.method not in MERGEABLE:
+        how = "peft puts it on its base in transformers"
+    return f"finetune makes a classifier's adapter with its head, which neither raymill nor vLLM serves: {how}"
 
 
 def describe_alignment(recipe: Recipe) -> str:

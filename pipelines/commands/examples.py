@@ -26,6 +26,8 @@ def shown_examples(recipe: Recipe, store: Store, found: Mapping[str, Identity], 
         raise UserError(
             "the recipe has no finetune section", where="--examples", next_step="write one, or leave it out"
         )
+    if recipe.finetune.task == "classification":
+        return _labelled(recipe, store, found, count)
     from pipelines.finetune.examples.template import load_template
     from pipelines.finetune.load import encoder_of, load_examples, load_tokenizer
     from pipelines.finetune.preview import preview
@@ -37,6 +39,20 @@ def shown_examples(recipe: Recipe, store: Store, found: Mapping[str, Identity], 
     tokenizer = load_tokenizer(folder)
     encoder = encoder_of(config, tokenizer, load_template(config.chat_template), context)
     return preview(encoder, tokenizer, loaded.train[:count])
+
+
+def _labelled(recipe: Recipe, store: Store, found: Mapping[str, Identity], count: int) -> list[str]:
+    """The same for texts with labels."""
+    from pipelines.finetune.classification.encode import preview
+    from pipelines.finetune.classification.load import load_texts
+    from pipelines.finetune.classification.task import encoder_of
+    from pipelines.finetune.load import load_tokenizer
+
+    folder, context = _tokenizer(recipe, store, found)
+    loaded = load_texts(recipe.finetune)
+    tokenizer = load_tokenizer(folder)
+    encoder = encoder_of(recipe.finetune, tokenizer, loaded.labels, context)
+    return preview(encoder, tokenizer, loaded.labels, loaded.train[:count])
 
 
 def _tokenizer(recipe: Recipe, store: Store, found: Mapping[str, Identity]) -> tuple[Path, int | None]:

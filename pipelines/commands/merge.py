@@ -18,11 +18,12 @@ def merge(arguments: Namespace) -> int:
         raise UserError("is there already", where=str(destination), next_step="name a folder that is new or empty")
     store = open_store(arguments.store)
     adapter, parent = _adapter(store, arguments.adapter)
+    from pipelines.finetune.classification.export import is_classifier, merge_classifier
     from pipelines.finetune.export import merge_folders, refuse_merging
 
     refuse_merging(adapter)
     base = _base(store, arguments.base, adapter, parent)
-    difference = merge_folders(adapter, base, destination)
+    difference = (merge_classifier if is_classifier(adapter) else merge_folders)(adapter, base, destination)
     result = {"adapter": arguments.adapter, "base": str(base), "to": str(destination), "difference": difference}
     if arguments.json:
         print(json.dumps(result, indent=1))
@@ -35,7 +36,7 @@ def _adapter(store: Store, reference: str) -> tuple[Path, Artifact | None]:
     if Path(reference).is_dir():
         return Path(reference), None
     artifact = find_artifact(store, reference)
-    if artifact.kind != "Adapter":
+    if artifact.kind not in ("Adapter", "ClassifierAdapter"):
         raise UserError(
             f"{artifact.id} is a {artifact.kind}, not an adapter", where=reference, next_step="name an adapter"
         )

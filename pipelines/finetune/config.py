@@ -17,6 +17,7 @@ from pipelines.finetune.examples.config import (
     from_place,
     rows_identity,
 )
+from pipelines.finetune.kinds import refuse_for_task
 from pipelines.train.config import Count, TrainConfig, resolve_training
 from pipelines.train.refusals import refuse_adapters
 
@@ -28,6 +29,18 @@ ADAPTER_STAGE = Stage(
 )
 MODEL_STAGE = Stage("finetune", "Model", 3, "pipelines.finetune.stage:run", resolve="pipelines.finetune.config:resolve")
 """The same work where full weights come of it."""
+
+CLASSIFIER_STAGE, CLASSIFIER_ADAPTER_STAGE = (
+    Stage(
+        "finetune",
+        kind,
+        1,
+        "pipelines.finetune.classification.stage:run",
+        resolve="pipelines.finetune.config:resolve",
+    )
+    for kind in ("Classifier", "ClassifierAdapter")
+)
+"""Where the model is to tell classes of texts apart: kinds of their own, which nothing takes for what writes text."""
 
 Method = Literal["full", "lora", "prompt", "prefix", "p-tuning", "ia3", "adapter"]
 LEARNED_PROMPTS = ("prompt", "prefix", "p-tuning")
@@ -81,6 +94,22 @@ class FinetuneConfig(TrainConfig):
         json_schema_extra={"identity": False},  # what it is enters as the input `model`
         description="a Hugging Face folder, hf://organisation/name or a Model's artifact id; by default what pretrain "
         "makes",
+    )
+    task: Literal["generation", "classification"] = Field(
+        "generation",
+        description="generation: the model learns to write the answers; classification: to name a text's label, with "
+        "a head on an encoder (bert) or a decoder (llama, gpt2)",
+    )
+    labels: tuple[str, ...] | None = Field(
+        None,
+        min_length=2,
+        description="classification: the labels that there are, in the order of their numbers; by default those of "
+        "the rows, sorted",
+    )
+    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+        None,
+        description="classification: how much each label counts in the loss: balanced (the rarer, the more), or label "
+        "-> weight, 1 where none is named",
     )
     method: Method = Field(
         "lora",
@@ -188,6 +217,7 @@ class FinetuneConfig(TrainConfig):
         if self.method != "full" and self.optimizer == "muon":
             raise ValueError("muon orthogonalises whole matrices; what is added to a model is small: use adamw")
         refuse_adapters(self)
+        refuse_for_task(self, defaults)
         return self
 
     @property
@@ -221,7 +251,9 @@ class FinetuneConfig(TrainConfig):
 
 
 def stage_of(config: FinetuneConfig) -> Stage:
-    """The stage that makes what the method gives: an adapter, or a model."""
+    """The stage that makes what task and method give: an adapter, or a model."""
+    if config.task == "classification":
+        return CLASSIFIER_STAGE if config.makes_model else CLASSIFIER_ADAPTER_STAGE
     return MODEL_STAGE if config.makes_model else ADAPTER_STAGE
 
 

@@ -40,7 +40,7 @@ def export_adapter(model: Any, base_folder: Path, base_name: str, folder: Path, 
         InternalError: that difference exceeds 1e-4.
     """
     if isinstance(model, PeftModel):
-        _save_peft(model, folder, base_name)
+        save_adapter(model, folder, base_name)
     else:
         bottleneck.save(model, folder, base_name)
     copy_tokenizer(base_folder, folder, longest(model.config))
@@ -48,7 +48,8 @@ def export_adapter(model: Any, base_folder: Path, base_name: str, folder: Path, 
     return _same(model, again, probe, folder, "the exported adapter differs from the trained one")
 
 
-def _save_peft(model: PeftModel, folder: Path, base_name: str) -> None:
+def save_adapter(model: PeftModel, folder: Path, base_name: str) -> None:
+    """Write an adapter in peft's format, the same bytes for the same weights."""
     model.save_pretrained(folder, safe_serialization=True)
     (folder / "README.md").unlink(missing_ok=True)  # an empty form that names the base's path
     path = folder / "adapter_config.json"
@@ -56,9 +57,9 @@ def _save_peft(model: PeftModel, folder: Path, base_name: str) -> None:
     config["base_model_name_or_path"] = base_name
     if config.get("tokenizer_name_or_path"):
         config["tokenizer_name_or_path"] = base_name
-    for name in ("target_modules", "feedforward_modules"):
+    for name in ("target_modules", "feedforward_modules", "modules_to_save"):
         if isinstance(config.get(name), list):
-            config[name] = sorted(config[name])  # peft keeps a set, whose order differs between runs
+            config[name] = sorted(set(config[name]))  # peft keeps a set, whose order differs between runs
     path.write_text(json.dumps(config, indent=1, sort_keys=True), encoding="utf-8")
 
 

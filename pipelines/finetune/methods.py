@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,20 @@ def load_base(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def adapt(base: Any, config: FinetuneConfig, base_folder: Path | None = None) -> Any:
+def adapt(
+    base: Any,
+    config: FinetuneConfig,
+    base_folder: Path | None = None,
+    task: str = CAUSAL,
+    whole: Sequence[str] = (),
+) -> Any:
     """The model as the method trains it: only what is to be trained requires gradients.
 
     An addition changes nothing at first, except learned vectors in front of the text, which cannot.
+
+    Args:
+        task: peft's name of what the model does.
+        whole: names of modules that are trained wholly and kept with the addition, such as a fresh head.
 
     Raises:
         UserError: the model has none of the target modules, or is not built as the method needs.
@@ -53,7 +63,7 @@ def adapt(base: Any, config: FinetuneConfig, base_folder: Path | None = None) ->
         return base
     if config.method == "adapter":
         return bottleneck.add(base, config.bottleneck)
-    settings = peft_settings(base, config, base_folder)
+    settings = peft_settings(base, config, base_folder, task, whole)
     try:
         return get_peft_model(base, settings)
     except (ValueError, AttributeError, NotImplementedError) as error:
@@ -64,12 +74,19 @@ def adapt(base: Any, config: FinetuneConfig, base_folder: Path | None = None) ->
         ) from None
 
 
-def peft_settings(base: Any, config: FinetuneConfig, base_folder: Path | None = None) -> PeftConfig:
-    """peft's own configuration of the method.
+def peft_settings(
+    base: Any,
+    config: FinetuneConfig,
+    base_folder: Path | None = None,
+    task: str = CAUSAL,
+    whole: Sequence[str] = (),
+) -> PeftConfig:
+    """peft's own configuration of the method; see :func:`adapt`.
 
     Raises:
         UserError: the model has none of the target modules.
     """
+    kept: dict[str, Any] = {"task_type": task, "modules_to_save": list(whole) or None}
     if config.method == "lora":
         return LoraConfig(
             r=config.rank,
@@ -78,7 +95,7 @@ def peft_settings(base: Any, config: FinetuneConfig, base_folder: Path | None = 
             use_rslora=config.rslora,
             use_dora=config.dora,
             target_modules=target_modules(base, config.target_modules),
-            task_type=CAUSAL,
+            **kept,
         )
     if config.method == "ia3":
         every = target_modules(base, config.target_modules)
@@ -93,9 +110,9 @@ def peft_settings(base: Any, config: FinetuneConfig, base_folder: Path | None = 
         return IA3Config(
             target_modules=chosen,
             feedforward_modules=[name for name in chosen if name in SECOND_MATRICES],
-            task_type=CAUSAL,
+            **kept,
         )
-    common: dict[str, Any] = {"num_virtual_tokens": config.virtual_tokens, "task_type": CAUSAL}
+    common: dict[str, Any] = {"num_virtual_tokens": config.virtual_tokens, **kept}
     if config.method == "prefix":
         projects = config.encoder_hidden is not None
         return PrefixTuningConfig(**common, prefix_projection=projects, encoder_hidden_size=config.encoder_hidden)

@@ -34,7 +34,7 @@ class ExistingModelConfig(StrictModel):
 
     source: str = execution(min_length=1, description="a folder, a Model's artifact id, or hf://organisation/name")
     where: str = execution("finetune.model", description="the recipe key that names it")
-    causal: bool = Field(True, description="it must predict next tokens (AutoModelForCausalLM)")
+    causal: bool = Field(True, description="it must predict next tokens (AutoModelForCausalLM); else any model")
 
 
 def resolve(config: ExistingModelConfig) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def run(config: ExistingModelConfig, inputs: Mapping[str, Artifact], context: St
     with tempfile.TemporaryDirectory(prefix="raymill-base-") as name:
         target = Path(name)
         take_tokenizer(str(folder), context.store, target)
-        found = [*_weights(folder, target), *target.iterdir()]
+        found = [*_weights(folder, target, settings, causal=config.causal), *target.iterdir()]
         size = _parameters(path for path in found if path.suffix == ".safetensors")
         for path in sorted(found):
             context.store.upload(path, context.output.key(path.name))
@@ -152,15 +152,18 @@ def _settings(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _weights(folder: Path, target: Path) -> list[Path]:
+def _weights(folder: Path, target: Path, settings: Mapping[str, Any], *, causal: bool) -> list[Path]:
     """Files to take besides the tokenizer's; weights that are not safetensors are converted into ``target``."""
     described = [folder / name for name in DESCRIPTIONS[:3] if (folder / name).is_file()]
     tensors = sorted(folder.glob(WEIGHTS[0]))
     if tensors:
         return [*described, *tensors]
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    AutoModelForCausalLM.from_pretrained(folder, dtype="auto").save_pretrained(target, safe_serialization=True)
+    named = settings.get("architectures") or []  # the class that they were written by: other classes leave parts out
+    own = getattr(transformers, str(named[0]), None) if named and not causal else None
+    loader: Any = own or (transformers.AutoModelForCausalLM if causal else transformers.AutoModel)
+    loader.from_pretrained(folder, dtype="auto").save_pretrained(target, safe_serialization=True)
     return []
 
 

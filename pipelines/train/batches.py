@@ -12,7 +12,7 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.layout import micro_batches_of
 from pipelines.train.order import Indices, sample_indices
 from pipelines.train.runner import Runner, pad
-from pipelines.train.task import IGNORED, Batch, Samples
+from pipelines.train.task import IGNORED, Batch, Samples, Weighs
 
 VALIDATION_SEED = 0x5EED
 
@@ -25,10 +25,15 @@ class Measured:
     figures: dict[str, float]
 
     @classmethod
-    def of(cls, runner: Runner, sums: torch.Tensor, targets: int) -> Measured:
-        """From the sums of this process's share; every process gets the same."""
-        loss, *rest = [each / targets for each in runner.group.totals(sums)]
-        return cls(loss, dict(zip(runner.figures, rest, strict=True)))
+    def of(cls, runner: Runner, sums: torch.Tensor, targets: int, weight: float) -> Measured:
+        """From the sums of this process's share; every process gets the same. The loss is over ``weight``."""
+        loss, *rest = runner.group.totals(sums)
+        return cls(loss / weight, dict(zip(runner.figures, [each / targets for each in rest], strict=True)))
+
+
+def weight_of(samples: Samples, indices: Indices) -> float:
+    """What a sum of losses is divided by: the samples' weights, or their targets."""
+    return samples.weight(indices) if isinstance(samples, Weighs) else samples.targets(indices)
 
 
 def accumulate(runner: Runner, samples: Samples, indices: Indices, config: TrainConfig) -> tuple[Measured, int]:
@@ -40,9 +45,9 @@ def accumulate(runner: Runner, samples: Samples, indices: Indices, config: Train
     Returns:
         the means and the targets of the whole batch.
     """
-    targets = samples.targets(indices)
-    total = runner.backward(list(micro_batches(runner, samples, indices, config)), targets)
-    return Measured.of(runner, total, targets), targets
+    targets, weight = samples.targets(indices), weight_of(samples, indices)
+    total = runner.backward(list(micro_batches(runner, samples, indices, config)), weight)
+    return Measured.of(runner, total, targets, weight), targets
 
 
 def evaluate(runner: Runner, samples: Samples, indices: Indices, config: TrainConfig) -> Measured:
@@ -53,7 +58,7 @@ def evaluate(runner: Runner, samples: Samples, indices: Indices, config: TrainCo
     for first in range(0, len(indices), size):
         total = total + runner.losses(list(micro_batches(runner, samples, indices[first : first + size], config)))
     runner.train(True)
-    return Measured.of(runner, total, samples.targets(indices))
+    return Measured.of(runner, total, samples.targets(indices), weight_of(samples, indices))
 
 
 def validation_indices(samples: Samples, config: TrainConfig) -> Indices:

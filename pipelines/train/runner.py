@@ -40,8 +40,8 @@ class Runner(ABC):
     figures: tuple[str, ...] = ()
 
     @abstractmethod
-    def backward(self, batches: Sequence[Batch], targets: int) -> torch.Tensor:
-        """Add the gradients of the mean loss over ``targets`` positions.
+    def backward(self, batches: Sequence[Batch], targets: float) -> torch.Tensor:
+        """Add the gradients of the mean loss over ``targets`` positions, or as much weight.
 
         Returns:
             the sums of this share, float64: the loss, or a vector of it and the figures.
@@ -91,7 +91,7 @@ class WholeRunner(Runner):
         self._autocast = autocast
         self._sums_by_hand = sums_by_hand
 
-    def backward(self, batches: Sequence[Batch], targets: int) -> torch.Tensor:
+    def backward(self, batches: Sequence[Batch], targets: float) -> torch.Tensor:
         """See :class:`Runner`. The averages that DDP and FSDP take over the shares are undone: a sum is wanted."""
         total = torch.zeros((), dtype=torch.float64)
         for number, batch in enumerate(batches):
@@ -174,7 +174,7 @@ class PipelineRunner(Runner):
     def pads(self) -> bool:
         return True
 
-    def backward(self, batches: Sequence[Batch], targets: int) -> torch.Tensor:
+    def backward(self, batches: Sequence[Batch], targets: float) -> torch.Tensor:
         total = self._step(batches, self.group.shares / targets, train=True)
         settle_gradients(self.parameters)
         if self._shared is not None and self._shared.grad is not None:

@@ -85,6 +85,14 @@ class CountsTokens(Protocol):
 
 
 @runtime_checkable
+class Weighs(Protocol):
+    """Samples that do not count alike: the mean loss is their sum, already weighted, over the sum of their weights."""
+
+    def weight(self, indices: Indices) -> float:
+        """The sum of the weights; figures besides the loss are still means over ``targets``."""
+
+
+@runtime_checkable
 class Gathers(Protocol):
     """Samples that the model makes itself: gathered with the weights of one step, used for ``stride`` steps.
 

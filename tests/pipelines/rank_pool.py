@@ -151,7 +151,12 @@ def work_once(rank: int, world: int, ask: dict[str, Any]) -> dict[str, Any]:
 
     settings = CONFIG | {"workers": world, "steps": ask["steps"]} | ask.get("config", {})
     store = open_store(ask["store"])
-    task = aligning(settings, store, ask["align"]) if "align" in ask else TinyTask(TrainConfig(**settings))
+    if "align" in ask:
+        task = aligning(settings, store, ask["align"])
+    elif "classify" in ask:
+        task = classifying(settings, store, ask["classify"])
+    else:
+        task = TinyTask(TrainConfig(**settings))
     if ask.get("kill", {}).get("rank") == rank:
         Keeper.tell = dying_at(Keeper.tell, ask["kill"]["step"])
     if ask.get("refuse"):
@@ -170,6 +175,16 @@ def aligning(settings: dict[str, Any], store: Any, inputs: dict[str, Any]) -> An
     config = AlignConfig(**settings)
     model = load_artifact(store, inputs["model"])
     return (RolloutTask if config.on_policy else PairTask)(config, Base(model), inputs["rows"])
+
+
+def classifying(settings: dict[str, Any], store: Any, inputs: dict[str, Any]) -> Any:
+    """The task of a classifier whose inputs are in the store."""
+    from cluster.artifact import load_artifact
+    from pipelines.finetune.classification.task import ClassificationTask
+    from pipelines.finetune.config import FinetuneConfig
+
+    config = FinetuneConfig(task="classification", data="rows.jsonl", **settings)
+    return ClassificationTask(config, load_artifact(store, inputs["model"]), inputs["rows"], tuple(inputs["labels"]))
 
 
 def refuse_writes(step: int, times: int) -> None:
@@ -269,6 +284,9 @@ if __name__ == "__main__":
     import pipelines.train.loop
 
     for each in requests():
+        if "classify" in each:
+            import pipelines.finetune.classification.export
+            import pipelines.finetune.classification.task
         if "align" in each:  # here, or every process would import it
             import peft  # noqa: F401
             from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: F401

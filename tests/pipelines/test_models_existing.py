@@ -93,3 +93,24 @@ def test_what_is_no_causal_model_is_named(store: LocalStore, tmp_path: Path) -> 
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="transformers cannot read it"):
         take(folder, store)
+
+
+def test_an_encoder_is_taken_whole_where_nothing_has_to_be_written_with_it(tmp_path: Path, store: LocalStore) -> None:
+    """Its weights in torch's format are read by the class that wrote them: no other keeps all of its parts."""
+    from safetensors import safe_open
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder = gpt2(tmp_path / "encoder")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    model = BertForMaskedLM(BertConfig(vocab_size=11, max_position_embeddings=16, **sizes))
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="does not predict next tokens"):
+        take(folder, store)
+    config = ExistingModelConfig(source=str(folder), causal=False)
+    with Progress().track("base") as tracker:
+        taken = execute(STAGE, identify(STAGE, config, {}, "finetune-base"), config, {}, store, tracker).artifact
+    with safe_open(local_copy(store, taken) / "model.safetensors", framework="pt") as file:
+        assert "cls.predictions.transform.dense.weight" in file.keys()  # noqa: SIM118

@@ -289,6 +289,43 @@ def test_alignment_on_two_processes_is_that_of_one(
         assert figures(together, "train", name) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("method", "layout"),
+    [
+        ("lora", {}),
+        pytest.param("full", {}, marks=pytest.mark.slow),
+        pytest.param("full", SHARDED, marks=pytest.mark.slow),
+        pytest.param("lora", SHARDED, marks=pytest.mark.slow),
+        pytest.param("lora", {"class_weights": {"x": 3.0}, "micro_batch_sequences": 3}, marks=pytest.mark.slow),
+        pytest.param("prefix", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_classifier_on_two_processes_is_that_of_one(
+    ask: Ask, chat_model: Path, publish_model: Any, tmp_path: Path, method: str, layout: dict[str, Any]
+) -> None:
+    """Weights of classes: the sums that a batch is divided by differ between the two shares."""
+    from pipelines.finetune.examples.records import Labelled, to_jsonl
+
+    rows = [Labelled(f"a text {'y' * (n % 3)} {n}", None, "xy"[n % 3 > 0], f"r:{n}") for n in range(40)]
+
+    def train(folder: Path, world: int, config: dict[str, Any]) -> list[dict[str, Any]]:
+        store = open_store(folder)
+        model = publish_model(store, chat_model, "Model", "base")
+        keys = {"train": "rows/train.jsonl", "validation": "rows/validation.jsonl"}
+        for key, part in zip(keys.values(), (rows[:31], rows[31:]), strict=True):
+            store.write(key, to_jsonl(part).encode())
+        inputs = {"model": model.id, "rows": keys, "labels": ["x", "y"]}
+        values = {"method": method, "class_weights": "balanced", "learning_rate": 1e-2} | config
+        return ask(folder, world, work=True, steps=6, classify=inputs, config=values)
+
+    whole = {name: value for name, value in layout.items() if name != "parallel"}
+    alone, together = train(tmp_path / "one", 1, whole), train(tmp_path / "two", 2, layout)
+    for kind, name in (("train", "loss"), ("train", "gradient_norm"), ("train", "accuracy"), ("validation", "loss")):
+        expected = figures(alone, kind, name)
+        assert len(set(expected.values())) > 1 or name == "accuracy"
+        assert figures(together, kind, name) == pytest.approx(expected, abs=1e-5)
+
+
 def test_an_alignment_that_is_killed_between_two_updates_gives_the_same_bytes(aligned: Any, tmp_path: Path) -> None:
     """Step 5 is the first of two updates on one drawing of answers, which must be drawn again from step 4's weights."""
     aligned(tmp_path / "whole", "grpo")

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from cluster.config import StrictModel, execution
 
-Form = Literal["auto", "chat", "pairs", "alpaca", "text", "preferences", "ratings", "prompts"]
+Form = Literal["auto", "chat", "pairs", "alpaca", "text", "preferences", "ratings", "prompts", "labelled"]
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 
@@ -20,8 +20,8 @@ class RowData(StrictModel):
     form: Form = Field(
         "auto",
         description="what a row is: chat (messages), pairs (prompt, completion), alpaca (instruction, input, output), "
-        "text, preferences (prompt, chosen, rejected), ratings (prompt, response, rating), prompts (prompt alone); "
-        "auto: by the first row",
+        "text, preferences (prompt, chosen, rejected), ratings (prompt, response, rating), prompts (prompt alone), "
+        "labelled (text, maybe pair, label); auto: by the first row",
     )
     fields: dict[str, str] = Field(
         default_factory=dict,

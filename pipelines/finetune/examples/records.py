@@ -95,9 +95,24 @@ class Prompted:
         return opening_of(self.prompt)
 
 
-Example = Conversation | Text | Preference | Rated | Prompted
+@dataclass(frozen=True)
+class Labelled:
+    """A text, or two of them, and the name of the class that it belongs to."""
+
+    text: str
+    pair: str | None
+    label: str
+    where: str = field(default="", compare=False)
+
+    @property
+    def opening(self) -> str:
+        """The first text."""
+        return self.text
+
+
+Example = Conversation | Text | Preference | Rated | Prompted | Labelled
 KINDS: dict[str, type[Any]] = {
-    kind.__name__.lower(): kind for kind in (Conversation, Text, Preference, Rated, Prompted)
+    kind.__name__.lower(): kind for kind in (Conversation, Text, Preference, Rated, Prompted, Labelled)
 }
 
 

@@ -18,6 +18,7 @@ from pipelines.finetune.examples.records import (
     USER,
     Conversation,
     Example,
+    Labelled,
     Message,
     Messages,
     Preference,
@@ -47,10 +48,15 @@ COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "text": {"text": ("text", "content")},
     "prompts": {"prompt": ("prompt", "question", "instruction")},
+    "labelled": {
+        "text": ("text", "sentence", "sentence1", "premise", "content", "review"),
+        "pair": ("pair", "text_pair", "sentence2", "hypothesis"),
+        "label": ("label", "labels", "class", "category", "sentiment"),
+    },
 }
 """Form -> what it needs -> names that columns have; in the order in which forms are recognised."""
 
-OPTIONAL = {("alpaca", "input"), ("preferences", "prompt")}
+OPTIONAL = {("alpaca", "input"), ("preferences", "prompt"), ("labelled", "pair")}
 SPEAKERS = {"human": USER, "gpt": ASSISTANT, "bot": ASSISTANT, "model": ASSISTANT, "observation": "tool"}
 SHAPES = {
     "chat": '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}',
@@ -60,6 +66,7 @@ SHAPES = {
     "preferences": '{"prompt": "…", "chosen": "…", "rejected": "…"}',
     "ratings": '{"prompt": "…", "response": "…", "rating": 4}',
     "prompts": '{"prompt": "…"}',
+    "labelled": '{"text": "…", "label": "…"}',
 }
 
 
@@ -123,6 +130,7 @@ class RowReader:
             "preferences": self._preference,
             "ratings": self._rated,
             "prompts": self._prompted,
+            "labelled": self._labelled,
         }
         return makers[self._form](row, place)
 
@@ -179,6 +187,22 @@ class RowReader:
         if given is None:
             raise self._bad("prompt is missing")
         return Prompted(self._asked(given), place)
+
+    def _labelled(self, row: Mapping[str, Any], place: str) -> Example:
+        pair = None if self._value(row, "pair") is None else self._text(row, "pair")
+        return Labelled(self._text(row, "text"), pair, self._label(self._value(row, "label")), place)
+
+    def _label(self, value: Any) -> str:
+        """A label's name; whole numbers are names, too."""
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise self._bad("label is missing or empty")
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+            return str(int(value))
+        if not isinstance(value, str):
+            raise self._bad(f"label is {value!r}, neither a name nor a whole number")
+        return clean_unicode(value).strip()
 
     def _side(self, row: Mapping[str, Any], side: str) -> Messages:
         value = self._value(row, side)
