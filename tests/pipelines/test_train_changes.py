@@ -49,8 +49,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("key", [*LATER, "all"])
+@pytest.mark.parametrize(("optimizer", "key"), [*(("adamw", key) for key in (*LATER, "all")), ("muon", "all")])
 def test_a_change_is_what_one_does_by_hand(optimizer: str, key: str) -> None:
     """Train to step 6 with the first values, take its checkpoint, and go on with the second ones: bit for bit."""
     values = LATER if key == "all" else {key: LATER[key]}
@@ -106,7 +105,7 @@ def test_losses_are_those_of_a_plain_loop() -> None:
     assert rates[3] < 3.1e-3 < rates[4]
 
 
-@pytest.mark.parametrize("stop_at", [5, 6, 7, 8, 11])
+@pytest.mark.parametrize("stop_at", [6, 7, 11])
 def test_an_interrupted_run_continues_exactly(stop_at: int) -> None:
     """Before, at and after the change, which is told once."""
     chosen = config({"at_fraction": 0.5, **LATER}, {"at_fraction": 0.8, "weight_decay": 0.0})
@@ -127,12 +126,11 @@ def test_the_journal_tells_each_change_once() -> None:
     from pipelines.train.journal import settle
 
     chosen = config({"at_fraction": 0.5, "learning_rate": 0.009, "weight_decay": 0}, {"at_fraction": 0.8, "z_loss": 1})
-    for stop_at in (None, 7, 8, 11):
+    for stop_at in (7, 8):
         around = Surroundings(stop_at=stop_at)
-        if stop_at:
-            with pytest.raises(KeyboardInterrupt):
-                run(chosen, around)
-            around.stop_at = None
+        with pytest.raises(KeyboardInterrupt):
+            run(chosen, around)
+        around.stop_at = None
         run(chosen, around)
         told = [(each["step"], each["text"]) for each in settle(around.records) if each["kind"] == "event"]
         assert told == [
