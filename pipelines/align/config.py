@@ -118,6 +118,8 @@ class AlignConfig(TrainConfig):
             raise ValueError(f"{self.method} needs a reward: write align.reward, a module:function or a reward model")
         if self.method == "grpo" and self.answers_per_prompt == 1:
             raise ValueError("grpo compares a prompt's answers with each other: set answers_per_prompt: 2 or more")
+        if any(change.z_loss is not None for change in self.changes):
+            raise ValueError("changes.z_loss: align minimises no cross-entropy that it would be added to: leave it out")
         if self.parallel.tensor > 1 or self.parallel.pipeline > 1:
             raise ValueError("align trains with parallel.data or parallel.shard: sequences have different lengths")
         if self.method in ON_POLICY and self.parallel.shard > 1:

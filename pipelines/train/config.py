@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from cluster.config import StrictModel, execution
+from pipelines.train.changes import ChangeConfig, check_changes, plain_changes
 from pipelines.train.layout import ParallelConfig, micro_batches_of, plan_layout
 
 if TYPE_CHECKING:
@@ -50,6 +51,13 @@ class TrainConfig(StrictModel):
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's averages of gradient and squared gradient")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
     z_loss: float = Field(0.0, ge=0, description="weight of the squared log-normaliser of the logits, such as 1e-4")
+    changes: tuple[ChangeConfig, ...] = Field(
+        (),
+        # Part of the identity where there are any: `resolve_training` adds them.
+        json_schema_extra={"identity": False},
+        description="values that change in mid-training, each as {at_fraction: 0.5, learning_rate: 1e-3} with any of "
+        "learning_rate, weight_decay, gradient_clip, z_loss",
+    )
     seed: int = Field(1, ge=0, lt=1 << 32, description="decides initial weights, data order and dropout")
     precision: Literal["auto", "fp32", "bf16", "fp8"] = Field(
         "auto",
@@ -95,11 +103,18 @@ class TrainConfig(StrictModel):
         3, ge=0, description="lost workers to recover from, from the newest checkpoint, before giving up"
     )
 
+    @field_validator("changes")
+    @classmethod
+    def _check_order(cls, changes: tuple[ChangeConfig, ...]) -> tuple[ChangeConfig, ...]:
+        check_changes(changes)
+        return changes
+
     @model_validator(mode="after")
     def _check_budget(self) -> TrainConfig:
         given = [name for name in self.budget_fields() if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} each fix the length of the run: keep one of them")
+        check_changes(self.changes, self.steps)
         most = max(self.workers, self.max_workers or 0)
         if self.max_workers is not None and (self.parallel.fixed > 1 or self.parallel.data is not None):
             raise ValueError("max_workers adds copies of the model as the cluster grows: leave parallel out with it")
@@ -166,6 +181,8 @@ class TrainConfig(StrictModel):
 def resolve_training(config: TrainConfig) -> dict[str, Any]:
     """Identity fields that ``auto`` values became, and how often one validates where that decides when a run ends."""
     fields: dict[str, Any] = {"precision": config.resolved_precision()}
+    if config.changes:
+        fields["changes"] = plain_changes(config.changes)
     if config.early_stopping is not None:
         fields["validation_every_steps"] = config.validation_every_steps
     return fields

@@ -6,7 +6,10 @@ import resource
 import sys
 import time
 
+import numpy as np
 import torch
+
+from pipelines.train.layout import Place
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -46,6 +49,15 @@ def seed_generators(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
+
+
+def step_seed(seed: int, step: int, place: Place) -> int:
+    """Seeds dropout and the like; nothing needs saving, and a resumed run draws what it would have drawn.
+
+    Workers that compute the same activations (tensor parallelism) draw the same, all others different numbers.
+    """
+    key = [seed, step, place.share] + ([place.pipeline] if place.pipeline else [])
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,19 +6,19 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from torch import nn
 
 from cluster.errors import UserError
 from pipelines.train.arithmetic import Arithmetic, Stopwatch
 from pipelines.train.batches import accumulate, evaluate, validation_indices
+from pipelines.train.changes import Timetable
 from pipelines.train.checkpoint import DESCRIBED, MODEL, OPTIMIZER, VALIDATED, Checkpoint, State
 from pipelines.train.config import TrainConfig
 from pipelines.train.course import Course
 from pipelines.train.describe import describe
 from pipelines.train.gradients import clip, gradient_norm
 from pipelines.train.group import Group
-from pipelines.train.hardware import peak_memory_bytes, seed_generators
+from pipelines.train.hardware import peak_memory_bytes, seed_generators, step_seed
 from pipelines.train.optimizer import Optimizer, undecayed, unorthogonal
 from pipelines.train.order import BatchOrder, Indices
 from pipelines.train.out_of_memory import explained
@@ -84,6 +84,7 @@ class Run:
         self.training, self.validation, self.steps = training, validation, steps
         self.own = own
         self.config, self.group, self.around, self.where = config, group, around, where
+        self.timetable = Timetable(config, steps, where)
         kept, adamw_only = undecayed(model), unorthogonal(model)
         self.arithmetic = Arithmetic.of(model, group, config)
         self.described = describe(model)
@@ -125,8 +126,10 @@ class Run:
         while step < self.steps and not self.ends:
             busy.begin(counted=step - start >= WARM_STEPS)
             indices = self.samples_of(step)
-            rate = learning_rate(self.config, step, self.steps)
-            seed_generators(_step_seed(self.config.seed, step, self.group), self.group.device)
+            now = self.timetable.at(step)
+            rate = learning_rate(now, step, self.steps)
+            self.runner.weigh_z_loss(now.z_loss)
+            seed_generators(step_seed(self.config.seed, step, self.group.place), self.group.device)
             measured, targets = accumulate(self.runner, self.training, indices, self.config)
             figures = self.gathered | measured.figures
             self.optimizer.freeze(step)
@@ -139,14 +142,18 @@ class Run:
             if problem:
                 step = self.go_back(step, problem, advice)
                 continue
-            clip(self.runner, norm, self.config.gradient_clip)
+            clip(self.runner, norm, now.gradient_clip)
+            self.optimizer.decay(now.weight_decay)
             self.optimizer.step(rate, step)
             self.course.trained(measured.loss)
+            news = self.timetable.news(step)
             step += 1
             tokens = self.training.tokens_of(indices) if isinstance(self.training, CountsTokens) else targets
             seconds = busy.end(tokens)
             if self.first_step_at is None:
                 self.first_step_at = time.monotonic()
+            if news:
+                self.around.record({"kind": "event", "step": step, "text": f"from this step on {news}"})
             self.around.record(
                 {
                     "kind": "train",
@@ -284,13 +291,3 @@ def train(
     with explained(where, config):
         run = Run(model, training, validation, steps, config, group, around, where, own)
         return run.go(), run
-
-
-def _step_seed(seed: int, step: int, group: Group) -> int:
-    """Seeds dropout and the like; nothing needs saving, and a resumed run draws what it would have drawn.
-
-    Workers that compute the same activations (tensor parallelism) draw the same, all others different numbers.
-    """
-    place = group.place
-    key = [seed, step, place.share] + ([place.pipeline] if place.pipeline else [])
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))

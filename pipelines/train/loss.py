@@ -30,10 +30,10 @@ class LossModule(nn.Module):
     def __init__(self, model: nn.Module, z_loss: float) -> None:
         super().__init__()
         self.model = model
-        self._z_loss = z_loss
+        self.z_loss = z_loss
 
     def forward(self, inputs: torch.Tensor, labels: torch.Tensor, arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """See :func:`sums`."""
         logits = self.model(input_ids=inputs, use_cache=False, **arguments).logits
         logits = logits[:, -labels.shape[1] :]  # a learned prompt in front of the tokens has logits of its own
-        return sums(logits, labels, self._z_loss)
+        return sums(logits, labels, self.z_loss)

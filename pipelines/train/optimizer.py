@@ -62,7 +62,7 @@ class Optimizer:
         if rest:
             groups = [
                 *self._groups([name for name in rest if name not in kept], config.weight_decay),
-                *self._groups([name for name in rest if name in kept], 0.0),
+                *self._groups([name for name in rest if name in kept], None),
             ]
             self._inner.append(torch.optim.AdamW(groups, betas=config.betas, fused=True, **settings))
         if orthogonal:
@@ -72,12 +72,15 @@ class Optimizer:
                 torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings)
             )
 
-    def _groups(self, names: Sequence[str], weight_decay: float) -> list[dict[str, Any]]:
-        """Parameter groups, one for each depth."""
+    def _groups(self, names: Sequence[str], weight_decay: float | None) -> list[dict[str, Any]]:
+        """Parameter groups, one for each depth; None for what never decays."""
         by_depth: dict[int, list[nn.Parameter]] = {}
         for name in names:
             by_depth.setdefault(self._depth(name), []).append(self._parts[name])
-        return [{"params": params, "weight_decay": weight_decay, "depth": depth} for depth, params in by_depth.items()]
+        return [
+            {"params": params, "weight_decay": weight_decay or 0.0, "decays": weight_decay is not None, "depth": depth}
+            for depth, params in by_depth.items()
+        ]
 
     def _depth(self, name: str) -> int:
         return 0 if self._shaping is None else self._shaping.depths[name]
@@ -95,6 +98,12 @@ class Optimizer:
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups of all the optimisers."""
         return [group for inner in self._inner for group in inner.param_groups]
+
+    def decay(self, weight_decay: float) -> None:
+        """The weight decay of the next steps, for what decays at all."""
+        for group in self.groups:
+            if group["decays"]:
+                group["weight_decay"] = weight_decay
 
     def step(self, rate: float, number: int = 0) -> None:
         """Step ``number`` (from 0) with the parameters' gradients, which are gone afterwards."""

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pipelines.train.group import Group
-from pipelines.train.loss import sums
+from pipelines.train.loss import LossModule, sums
 from pipelines.train.task import IGNORED, Batch
 
 
@@ -55,6 +55,10 @@ class Runner(ABC):
     def train(self, mode: bool) -> None:
         """Training or evaluation mode."""
 
+    @abstractmethod
+    def weigh_z_loss(self, weight: float) -> None:
+        """The z-loss's weight from now on; for an objective of a task's own it means nothing."""
+
     @property
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision that the model computes in."""
@@ -85,6 +89,7 @@ class WholeRunner(Runner):
         figures: tuple[str, ...] = (),
     ) -> None:
         self.module = module
+        self._loss = next((each for each in module.modules() if isinstance(each, LossModule)), None)
         self.figures = figures
         self.parameters = parameters
         self.group = group
@@ -114,6 +119,10 @@ class WholeRunner(Runner):
 
     def train(self, mode: bool) -> None:
         self.module.train(mode)
+
+    def weigh_z_loss(self, weight: float) -> None:
+        if self._loss is not None:
+            self._loss.z_loss = weight
 
     @property
     def autocast(self) -> AbstractContextManager[Any]:
@@ -190,6 +199,9 @@ class PipelineRunner(Runner):
     def train(self, mode: bool) -> None:
         for part in self.parts:
             part.train(mode)
+
+    def weigh_z_loss(self, weight: float) -> None:
+        self._z_loss = weight
 
     def objective(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """What the last stage differentiates; the schedule calls it once a micro-batch."""
