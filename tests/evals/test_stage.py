@@ -203,6 +203,7 @@ def test_what_is_published(evaluated: Artifact, evals_store: Store, questions: P
     assert str(questions) not in json.dumps(evaluated.identity) + json.dumps(results) + page
 
 
+@pytest.mark.slow  # the base model's equality stays; how adapters are loaded is tested without Ray
 def test_an_adapter_equals_the_stock_harness(
     ray_session: None, evals_store: Store, questions: Path, model: Artifact, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -121,5 +121,5 @@ def test_a_dry_run_shows_plan_and_request_and_sends_nothing(capsys: pytest.Captu
 
 def test_without_a_cluster_it_says_how_to_get_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["submit", "small.yaml"]) == 2
-    assert "`raymill cluster up` starts one" in capsys.readouterr().err
+    assert "start one with `raymill cluster up`" in capsys.readouterr().err
     assert run_command(["submit", "small.yaml", "--address", "127.0.0.1:9"]) == 3

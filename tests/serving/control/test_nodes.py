@@ -198,6 +198,7 @@ def recipe_of(folder, *variants):
     return str(folder / "recipe.yaml")
 
 
+@pytest.mark.slow  # the same commands are tested without Ray in tests/pipelines/test_commands_deployment.py
 def test_the_command_line_leaves_it_serving_changes_it_and_ends_it_even_without_a_controller(nodes, tmp_path):
     store, target = open_store(tmp_path / "store"), ("--store", str(tmp_path / "store"), "--deployment", "cli")
 
