@@ -101,10 +101,8 @@ class Site:
 
     def whole(self):
         """Both replicas of both variants answer and nobody else is announced."""
-        alive = self.pids()
-        return set(map(len, alive.values())) == {2} and all(
-            psutil.pid_exists(pid) for pids in alive.values() for pid in pids
-        )
+        known = self.pids()
+        return set(map(len, known.values())) == {2} and all(runs(pid) for pids in known.values() for pid in pids)
 
     def ask(self, user="someone", prompt="x", stream=False, timeout=30):
         body = json.dumps({"model": "faults", "prompt": prompt, "user": user, "stream": stream}).encode()
@@ -112,6 +110,14 @@ class Site:
         with urllib.request.urlopen(request, timeout=timeout) as reply:
             self.assignments[reply.headers["X-Raymill-Assignment"]] += 1
             return reply.headers["X-Raymill-Variant"], reply.read().decode()
+
+
+def runs(pid):
+    """Whether a process runs; one that was killed exists until its parent has looked."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Load:
@@ -210,6 +216,7 @@ def test_a_stream_that_is_cut_ends_with_an_error_event(site):
     cut = [text for text in load.texts if text not in whole]
     assert cut and whole
     assert all('"error"' in text for text in cut)
+    wait_for(lambda: victim not in site.pids()["base"])
 
 
 def test_the_controller_is_killed_under_load_and_weights_still_change_everywhere(site):
