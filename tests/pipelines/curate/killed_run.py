@@ -68,7 +68,8 @@ def main() -> None:
         connect(ClusterConfig(object_store_bytes=100 << 20)),
         Progress(io.StringIO(), live=False).track("c") as tracker,
     ):
-        print(execute(STAGE, identity, config, {"corpus": corpus}, store, tracker).artifact.id)
+        made = execute(STAGE, identity, config, {"corpus": corpus}, store, tracker).artifact.id
+        print(f"made {made}", flush=True)
 
 
 if __name__ == "__main__":

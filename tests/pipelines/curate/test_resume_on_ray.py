@@ -60,14 +60,18 @@ def corpus(make_corpus: Callable[..., Artifact]) -> Artifact:
     return make_corpus(named | {"short": "Too short.", "void": "  "}, 4)
 
 
+MADE = "made "
+
+
 def run(store: LocalStore, corpus: Artifact, log: Path, *deaths: str) -> tuple[int, str]:
-    """Exit code of a driver with those deaths, and what it says."""
+    """Exit code of a driver with those deaths, and the artifact's id, or what it says instead."""
     command = [sys.executable, str(SCRIPT), str(store.root), corpus.id, json.dumps(SETTINGS), str(log), *deaths]
     paths = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": paths}, check=False
+        command, capture_output=True, text=True, timeout=480, env=os.environ | {"PYTHONPATH": paths}, check=False
     )
-    return done.returncode, done.stdout.strip() or done.stderr[-2000:]
+    made = [line.removeprefix(MADE) for line in done.stdout.splitlines() if line.startswith(MADE)]  # Ray speaks, too
+    return done.returncode, made[0] if made else done.stderr[-2000:]
 
 
 def contents(store: LocalStore, artifact_id: str) -> dict[str, bytes]:
