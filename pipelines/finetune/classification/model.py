@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from cluster.errors import UserError
 from pipelines.finetune.classification.objective import takes_cache
 from pipelines.finetune.config import FinetuneConfig
-from pipelines.finetune.methods import adapt
+from pipelines.finetune.methods import adapt, load_adapter
 from pipelines.models.export import PARITY_TOLERANCE
 
 TASK = "SEQ_CLS"
@@ -105,14 +104,7 @@ def load_classifier_adapter(folder: Path, adapter: Path, labels: Sequence[str], 
         UserError: the adapter is of another model.
     """
     base, _ = load_classifier(folder, labels, pad_id)
-    try:
-        return PeftModel.from_pretrained(base, adapter)
-    except (ValueError, RuntimeError, OSError) as error:
-        raise UserError(
-            f"the adapter does not fit the model: {str(error).splitlines()[0]}",
-            where=str(adapter),
-            next_step="name the base model that it was trained on",
-        ) from None
+    return load_adapter(base, adapter)
 
 
 def require_blind_to_padding(model: Any, pad_id: int, method: str) -> None:
