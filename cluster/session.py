@@ -6,6 +6,7 @@ file only this user can read. Ray's own default differs between versions; the mo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -30,6 +31,8 @@ Serve, which then wait for ever; an embedded Ray declares at least this many."""
 CONNECT_TIMEOUT_S = 25.0
 RAY_TOKEN_FILE = Path.home() / ".ray" / "auth_token"
 """Where Ray itself looks for a token that the environment does not name."""
+
+AUTOSCALER = "/autoscaler/_private/monitor.py"
 
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -108,6 +111,7 @@ def _embedded(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[Non
             say(f"embedded Ray: {cpus} logical CPUs on {cores} cores, token authentication")
             yield
         finally:
+            _end_autoscaler()
             _shut_down()
             reaper.end_marked(mark)
             guard.communicate()  # it sees its pipe close, and removes the folder
@@ -202,6 +206,16 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _end_autoscaler() -> None:
+    """End the process that would add nodes: it takes no notice of being asked, and Ray waits a second for it."""
+    import psutil
+
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(word.endswith(AUTOSCALER) for word in child.cmdline()):
+                child.kill()
 
 
 def _shut_down() -> None:
