@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
     "pretrain": {
         "hidden": 32,
         "layers": 1,
-        "heads": 2,
+        "heads": 1,
         "kv_heads": 1,
         "intermediate": 48,
         "steps": 40,
