@@ -94,4 +94,9 @@ def sample(space: SpaceConfig, share: float) -> Any:
         value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
     else:
         value = low + share * (high - low)
-    return min(max(float(f"{value:.{SIGNIFICANT_DIGITS}g}"), low), high)
+    return min(max(rounded(value), low), high)
+
+
+def rounded(value: float) -> float:
+    """A value as short as a person would write it."""
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
