@@ -11,7 +11,7 @@ from torch import nn
 from cluster.errors import UserError
 from pipelines.train.arithmetic import Arithmetic, Stopwatch
 from pipelines.train.batches import accumulate, evaluate, validation_indices
-from pipelines.train.changes import Timetable, step_of
+from pipelines.train.changes import Timetable, pause_at
 from pipelines.train.checkpoint import DESCRIBED, MODEL, OPTIMIZER, VALIDATED, State
 from pipelines.train.config import TrainConfig
 from pipelines.train.course import Course
@@ -73,7 +73,7 @@ class Run:
         own: OwnObjective | None = None,
         until: float | None = None,
     ) -> None:
-        self.until = steps if until is None else step_of(until, steps)
+        self.until = pause_at(until, steps, where)
         self.training, self.validation, self.steps = training, validation, steps
         self.own = own
         self.config, self.group, self.around, self.where = config, group, around, where

@@ -6,7 +6,6 @@ training, and what is random follows from the seed, so that a search that is rep
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from random import Random
@@ -49,16 +48,16 @@ def explored(
         known: number -> the values that the parents train with.
     """
     found: dict[int, Values] = {}
-    taken: dict[int, set[str]] = {parent: {_text(known[parent])} for parent in chosen.values()}
+    taken: dict[int, list[Values]] = {parent: [dict(known[parent])] for parent in chosen.values()}
     for number, parent in sorted(chosen.items()):
         for attempt in range(TRIES):
             values = {
                 key: explore(space, known[parent][key], config, _random(config, generation, number, attempt, key))
                 for key, space in config.space.items()
             }
-            if _text(values) not in taken[parent]:
+            if values not in taken[parent]:
                 break
-        taken[parent].add(_text(values))
+        taken[parent].append(values)
         found[number] = values
     return found
 
@@ -76,10 +75,6 @@ def explore(space: SpaceConfig, value: Any, config: TuneConfig, random: Random) 
 
 def _random(config: TuneConfig, *words: object) -> Random:
     return Random("\0".join(map(str, (config.seed, "pbt", *words))))
-
-
-def _text(values: Values) -> str:
-    return json.dumps(values, sort_keys=True)
 
 
 def change_to(at_fraction: float, before: Values, after: Values) -> dict[str, Any]:

@@ -20,6 +20,12 @@ FEWEST = 4
 
 SECTIONS = ("pretrain", "finetune")
 
+OTHER_WAYS = {
+    "grid": ("a grid tries each value once", "choice"),
+    "integers": ("a fifth more or less of a whole number is none", "uniform or choice"),
+}
+"""Ways of a space that a population has no use for -> why, and what does."""
+
 
 def check_population(
     document: Document,
@@ -75,11 +81,12 @@ def _check_space(document: Document, config: TuneConfig, section: str) -> None:
                 where=document.place(space_place(key)),
                 next_step=f"vary {', '.join(allowed)}, or set tune.scheduler: asha",
             )
-        if space.way == "grid":
+        if space.way in OTHER_WAYS:
+            why, instead = OTHER_WAYS[space.way]
             raise UserError(
-                f"{key}: a grid tries each value once, and pbt moves between values",
+                f"{key}: {why}, and pbt moves between values",
                 where=document.place(space_place(key)),
-                next_step="write choice in place of grid",
+                next_step=f"write {instead} in place of {space.way}",
             )
 
 

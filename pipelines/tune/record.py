@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from cluster.config import StrictModel
 from cluster.errors import UserError
@@ -18,26 +18,30 @@ SEARCHES = "tune"
 STATE = "state.json"
 
 
-class Report(StrictModel):
+class Mark(StrictModel):
+    """Where a member of a population stood at the end of a generation.
+
+    Attributes:
+        step: optimiser steps that were done.
+        loss: validation loss, nats per token; not always a finite number.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+    step: int
+    loss: float
+
+
+class Report(Mark):
     """A validation while a trial trained.
 
     Attributes:
         order: its place among all reports of the search, in the order that the scheduler saw them.
         progress: percent of the training that was done.
-        loss: validation loss, nats per token.
     """
 
     order: int
-    step: int
     progress: float
-    loss: float
-
-
-class Mark(StrictModel):
-    """Where a member of a population stood at the end of a generation: optimiser steps, and validation loss."""
-
-    step: int
-    loss: float
 
 
 class Takeover(StrictModel):

@@ -196,7 +196,7 @@ def summary(result: SearchResult) -> str:
     """The outcome as text for a console."""
     parts = [table(rows(result.trials, result.mode)), ""]
     if result.best is None:
-        parts.append("no trial finished: give the search more time, or let asha stop fewer")
+        parts.append("no trial finished: raise tune.max_seconds and repeat the command, or let asha stop fewer")
     else:
         parts.append(f"best: trial {result.best.number}, {result.objective} {result.best.objective:.6g}")
         if result.best.changes:

@@ -43,7 +43,8 @@ def wanted_trials(config: TuneConfig) -> int:
     cells = grid_cells(config.space)
     if cells > 1 or all(each.way == "grid" for each in config.space.values()):
         return cells
-    return DEFAULT_TRIALS if config.max_seconds is None else MOST_TRIALS
+    as_long_as_it_takes = config.max_seconds is not None and config.scheduler != "pbt"  # a population is one size
+    return MOST_TRIALS if as_long_as_it_takes else DEFAULT_TRIALS
 
 
 def grid_cells(space: Mapping[str, SpaceConfig]) -> int:

@@ -241,6 +241,13 @@ def test_a_run_that_pauses_and_goes_on_changed_is_one_with_the_change(share: flo
     assert resumed.validation_loss == end.validation_loss
 
 
+def test_a_run_too_short_to_pause_says_so() -> None:
+    data = FixedSamples(40, 12, 1), FixedSamples(9, 12, 2)
+    with pytest.raises(UserError, match="3 steps are too few to pause after 10% of them") as caught:
+        train(llama(), *data, 3, config(), Group(), Surroundings(), "pretrain", until=0.1)
+    assert "interval_fraction" in caught.value.next_step
+
+
 def test_a_run_that_pauses_leaves_later_checkpoints_alone() -> None:
     """An earlier try may have come further: what it has there says nothing of the step of the pause."""
     around = Surroundings()

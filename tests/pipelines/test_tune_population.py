@@ -17,7 +17,7 @@ from cluster.config import parse_document
 from cluster.errors import InfraError, UserError
 from cluster.store import Store
 from pipelines.tune import generations
-from pipelines.tune.config import SpaceConfig, TuneConfig
+from pipelines.tune.config import DEFAULT_TRIALS, SpaceConfig, TuneConfig
 from pipelines.tune.generations import train_population
 from pipelines.tune.population import change_to, explore, explored, parents, points
 from pipelines.tune.record import Mark, Records, Report, TrialRecord
@@ -144,6 +144,19 @@ def test_no_two_of_one_parent_are_alike() -> None:
         {0: {"a.z_loss": 0.5}},
     )
     assert golden == GOLDEN, "a search that is half done must go on as it began"
+
+
+def test_a_record_that_was_read_again_decides_the_same() -> None:
+    """JSON gives the changes' whole numbers back as 0.0, which is the choice's 0."""
+    config = TuneConfig(
+        metric="x", scheduler="pbt", resample_probability=0, space={"a.z_loss": SpaceConfig(choice=[0, 1])}
+    )
+    for seed in range(20):
+        seeded = config.model_copy(update={"seed": seed})
+        for value in (0, 1):
+            written = explored(seeded, 0, {5: 0}, {0: {"a.z_loss": value}})
+            assert explored(seeded, 0, {5: 0}, {0: {"a.z_loss": float(value)}}) == written
+            assert written[5]["a.z_loss"] == 1 - value
 
 
 GOLDEN = {3: {"a.z_loss": 0.6}, 4: {"a.z_loss": 0.4}}
@@ -332,6 +345,11 @@ def test_where_time_ran_out_nothing_is_decided(store: Store, monkeypatch: pytest
         ("tokens.sequence_length: {choice: [32, 64]}", {}, "cannot change in mid-training"),
         ("finetune.learning_rate: {uniform: [0.1, 1]}", {}, "finetune.learning_rate cannot change in mid-training"),
         ("pretrain.z_loss: {grid: [0, 1]}", {}, "r.yaml:13: pretrain.z_loss: a grid tries each value once"),
+        (
+            "pretrain.z_loss: {integers: [0, 9]}",
+            {},
+            "r.yaml:13: pretrain.z_loss: a fifth more or less of a whole number",
+        ),
         (RATE, {"trials": "trials: 3"}, "r.yaml:10: pbt needs 4 trials or more, and there are 3"),
         ("pretrain.z_loss: {choice: [0, 1]}", {}, "r.yaml:12: pbt needs 4 trials or more, and there are 2"),
         (RATE, {"steps": "steps: 3"}, "r.yaml:13: .*of 3 steps leave no step between"),
@@ -353,6 +371,10 @@ def test_what_a_population_cannot_be_is_told_with_its_line(space: str, replaced:
 def test_a_metric_without_training() -> None:
     with pytest.raises(UserError, match=r"r.yaml:9: pbt compares and copies trials while pretrain or finetune trains"):
         plan("curate.language: {choice: [[en], [de]]}", metric="curate.documents")
+
+
+def test_a_population_that_only_time_limits_has_the_default_size() -> None:
+    assert len(plan(RATE, trials="max_seconds: 60").trials) == DEFAULT_TRIALS
 
 
 def test_the_population_is_part_of_the_search_s_name() -> None:
