@@ -20,7 +20,6 @@ from cluster.resources import require_resources
 from pipelines.graph import build_graph
 from pipelines.lifecycle import Lifecycle
 from pipelines.tune.capacity import Room, need_of, room_for
-from pipelines.tune.generations import train_population
 from pipelines.tune.objective import chain
 from pipelines.tune.record import Records, TrialRecord
 from pipelines.tune.search import Search, Trial
@@ -109,6 +108,7 @@ def _go(
     if search.config.scheduler != "pbt":
         _fit(_Fit(search, records, [trial.number for trial in pending], left_s, room, tracker))
         return
+    from pipelines.tune.generations import train_population
 
     def train(numbers: Sequence[int], until: float | None) -> None:
         limit_s = search.config.max_seconds
