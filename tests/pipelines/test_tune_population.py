@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -374,6 +376,13 @@ def test_what_a_population_cannot_be_is_told_with_its_line(space: str, replaced:
 def test_a_metric_without_training() -> None:
     with pytest.raises(UserError, match=r"r.yaml:9: pbt compares and copies trials while pretrain or finetune trains"):
         plan("curate.language: {choice: [[en], [de]]}", metric="curate.documents")
+
+
+def test_the_guide_s_population_is_one() -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "tuning.md").read_text(encoding="utf-8")
+    _, population = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    search = plan_search(parse_document(RECIPE.partition("tune:")[0] + population, "r.yaml"))
+    assert (search.config.scheduler, len(search.trials)) == ("pbt", 8)
 
 
 def test_a_population_that_only_time_limits_has_the_default_size() -> None:
