@@ -381,7 +381,7 @@ def test_a_metric_without_training() -> None:
 def test_the_guide_s_population_is_one() -> None:
     guide = (Path(__file__).resolve().parents[2] / "docs" / "tuning.md").read_text(encoding="utf-8")
     _, population = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
-    search = plan_search(parse_document(RECIPE.partition("tune:")[0] + population, "r.yaml"))
+    search = plan_search(parse_document(RECIPE.partition("\ntune:")[0] + "\n" + population, "r.yaml"))
     assert (search.config.scheduler, len(search.trials)) == ("pbt", 8)
 
 
