@@ -285,7 +285,10 @@ def test_a_population_moves_to_better_values(store: Store, monkeypatch: pytest.M
     assert f"best: trial {result.best.number}" in summary(result)
 
 
-def test_a_search_that_is_cut_off_anywhere_decides_the_same(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cuts", [(18, 20, 21), pytest.param((9, *range(17, 27), 66), marks=pytest.mark.slow)])
+def test_a_search_that_is_cut_off_anywhere_decides_the_same(
+    cuts: Sequence[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from cluster.store import open_store
 
     search = plan(RATE)
@@ -293,7 +296,7 @@ def test_a_search_that_is_cut_off_anywhere_decides_the_same(tmp_path: Any, monke
     wanted = {each.number: each.model_dump() for each in whole.go()}
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    for cut_at in (9, *range(17, 27), 66):
+    for cut_at in cuts:
         store = open_store(tmp_path / f"cut-{cut_at}")
         with monkeypatch.context() as patch:
             cut = World(search, store, patch, cut_at)
