@@ -84,6 +84,19 @@ class Outcome:
 Watch = Callable[[Sequence[Mapping[str, Any]]], None]
 
 
+class Paused(Exception):
+    """A stage that trains came to where it was to pause; the next try at the same artifact goes on from there.
+
+    Attributes:
+        step: optimiser steps that are done.
+        loss: validation loss there, nats per token.
+    """
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(f"paused at step {step:,}")
+        self.step, self.loss = step, loss
+
+
 @dataclass(frozen=True)
 class StageContext:
     """What a stage works with besides its configuration and inputs.
@@ -93,12 +106,14 @@ class StageContext:
         output: the attempt to write to; ``output.path(…)`` locally, ``output.key(…)`` from workers.
         progress: where to say how far it is.
         watch: takes all records so far of a stage that trains, again and again; what it raises ends the stage.
+        until: share of its steps after which a stage that trains raises Paused.
     """
 
     store: Store
     output: Attempt
     progress: Tracker
     watch: Watch | None = None
+    until: float | None = None
 
 
 class StageFunction(Protocol):
@@ -139,22 +154,24 @@ def execute(
     *,
     force: bool = False,
     watch: Watch | None = None,
+    until: float | None = None,
     guard: Callable[[], None] = lambda: None,
 ) -> Result:
     """Give the artifact of an identity, making it if it is not published or ``force`` asks for it anew.
 
     Args:
         watch: told of figures while the stage runs; see StageContext.
+        until: where a stage that trains pauses; it does so whether or not its artifact is published.
         guard: called before the stage runs and before it publishes; raises where this process must not write.
     """
     began = time.time()
     published = load_artifact(store, identity.id)
-    if published is not None and not force:
+    if published is not None and not force and until is None:
         return Result(published, True, time.time() - began)
     guard()
     with Attempt(store, identity.id, fresh=force, guard=guard) as attempt:
         function: StageFunction = load_entry(stage.entry)
-        outcome = function(config, inputs, StageContext(store, attempt, tracker, watch))
+        outcome = function(config, inputs, StageContext(store, attempt, tracker, watch, until))
         _require_finite(identity.name, outcome.metrics)
         record = Artifact(
             kind=identity.kind,

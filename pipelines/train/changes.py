@@ -52,6 +52,22 @@ def step_of(fraction: float, steps: int) -> int:
     return round(fraction * steps)
 
 
+def pause_at(fraction: float | None, steps: int, where: str) -> int:
+    """The step before which a run pauses; its last where it is not to.
+
+    Raises:
+        UserError: that is before the first.
+    """
+    step = steps if fraction is None else step_of(fraction, steps)
+    if step < 1 <= steps:
+        raise UserError(
+            f"{steps:,} steps are too few to pause after {fraction:.0%} of them",
+            where=where,
+            next_step="train for longer, or raise tune.interval_fraction",
+        )
+    return step
+
+
 def check_changes(changes: Sequence[ChangeConfig], steps: int | None = None) -> None:
     """Hold changes against each other, and against the length of the training where that is known.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cluster import attempt, errors
 from cluster.errors import InfraError, InternalError, RaymillError, UserError, find_raymill_error
 from cluster.resources import require_resources
-from cluster.stage import StageContext
+from cluster.stage import Paused, StageContext
 from pipelines.train.journal import Follower, Record, carry_over
 from pipelines.train.mlflow_log import log_run, require_mlflow
 from pipelines.train.task import TrainTask
@@ -78,6 +78,7 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
     Raises:
         UserError: the cluster has too few CPUs or GPUs, or the recipe cannot work (a loss that is not finite).
         InfraError: workers were lost more often than ``max_worker_failures``.
+        Paused: it came to ``context.until``.
     """
     config, where = task.config, task.where
     if config.mlflow:
@@ -87,7 +88,7 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
     output = context.output
     resume = output.resume_key(FOLDER)
     earlier = tuple(f"{prefix}/{attempt.RESUME}/{FOLDER}" for prefix in output.earlier())
-    job = Job(task=task, store=context.store, resume=resume, output=output.prefix, earlier=earlier)
+    job = Job(task, context.store, resume, output=output.prefix, earlier=earlier, until=context.until)
     _take_over(job)
     follower = Follower(context.store, f"{resume}/{JOURNAL}")
     begun = len(_starts(follower.written()))
@@ -115,6 +116,10 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
             if context.watch:
                 context.watch(records)
     summary = _outcome(fit, job)
+    if summary.get("paused"):
+        if context.watch:
+            context.watch(follower.poll())
+        raise Paused(int(summary["steps"]), float(summary["validation_loss"]))
     summary["start_seconds"] = {"Ray's workers, and all below": started - began, **summary["start_seconds"]}
     records = [record for record in follower.poll() if record["kind"] != "note"]
     if config.mlflow:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
 from cluster.errors import UserError
 from pipelines.train.arithmetic import Arithmetic, Stopwatch
 from pipelines.train.batches import accumulate, evaluate, validation_indices
-from pipelines.train.changes import Timetable
-from pipelines.train.checkpoint import DESCRIBED, MODEL, OPTIMIZER, VALIDATED, Checkpoint, State
+from pipelines.train.changes import Timetable, pause_at
+from pipelines.train.checkpoint import DESCRIBED, MODEL, OPTIMIZER, VALIDATED, State
 from pipelines.train.config import TrainConfig
 from pipelines.train.course import Course
 from pipelines.train.describe import describe
@@ -26,6 +26,7 @@ from pipelines.train.parallel import arrange
 from pipelines.train.runner import Runner
 from pipelines.train.schedule import learning_rate
 from pipelines.train.shaping import Pull
+from pipelines.train.surroundings import Surroundings
 from pipelines.train.task import CountsTokens, Gathers, OwnObjective, Samples
 
 ADVICE = "lower learning_rate, raise warmup_fraction, or look at the data of that step"
@@ -37,18 +38,6 @@ class Diverged(UserError):
     """Training fails again and again. Every worker of the group sees the same and raises it at the same step."""
 
 
-class Surroundings(Protocol):
-    """What the loop tells and asks; :class:`pipelines.train.keeper.Keeper` is what runs have."""
-
-    def record(self, values: dict[str, Any]) -> None: ...
-    def save(self, step: int, state: State, memory: dict[str, Any], best: int | None) -> None: ...
-    def tell(self, step: int) -> None: ...
-    def wait(self) -> None: ...
-    def finish(self) -> None: ...
-    def restore(self, state: State, below: int | None = None) -> Checkpoint | None: ...
-    def reject(self, beyond: int, memory: dict[str, Any]) -> None: ...
-
-
 @dataclass(frozen=True)
 class Finished:
     """How a run ended.
@@ -57,6 +46,7 @@ class Finished:
         steps: steps that were taken.
         chosen_step: whose weights are the result: the last step's, or with early stopping the best validation's.
         validation_loss: of those weights.
+        paused: the run is not over: it came to where it was to pause.
     """
 
     steps: int
@@ -64,6 +54,7 @@ class Finished:
     resumed_at: int
     validation_loss: float
     tokens_per_second: float
+    paused: bool = False
 
 
 class Run:
@@ -80,7 +71,9 @@ class Run:
         around: Surroundings,
         where: str,
         own: OwnObjective | None = None,
+        until: float | None = None,
     ) -> None:
+        self.until = pause_at(until, steps, where)
         self.training, self.validation, self.steps = training, validation, steps
         self.own = own
         self.config, self.group, self.around, self.where = config, group, around, where
@@ -107,8 +100,11 @@ class Run:
         return weights | {f"{OPTIMIZER}{name}": value for name, value in self.optimizer.state().items()}
 
     def restore(self, below: int | None = None) -> int | None:
-        """Continue from the newest sound checkpoint; the steps done, or None where there is none."""
-        found = self.around.restore(self.state(), below)
+        """Continue from the newest sound checkpoint; the steps done, or None where there is none.
+
+        Where the run is to pause, an earlier try may have come further: that is left for later.
+        """
+        found = self.around.restore(self.state(), self.until + 1 if below is None else below)
         if found is None:
             return None
         self.course = Course.from_json(dict(found.memory))
@@ -123,7 +119,7 @@ class Run:
         if start == 0:
             self.measure(0)
         final: float | None = None
-        while step < self.steps and not self.ends:
+        while step < self.until and not self.ends:
             busy.begin(counted=step - start >= WARM_STEPS)
             indices = self.samples_of(step)
             now = self.timetable.at(step)
@@ -173,7 +169,9 @@ class Run:
             if step % self.validate_every == 0 or step == self.steps:
                 final, improved = self.validate(step)
             keep = improved and (self.config.early_stopping is not None or self.config.keep_best)
-            if step % self.save_every == 0 or step == self.steps or self.ends or keep:
+            if step == self.until and final is None:  # of no consequence for what follows
+                final = self.measure(step)
+            if step % self.save_every == 0 or step == self.until or self.ends or keep:
                 self.save(step, final)
             self.around.tell(step)
             if self.ends:
@@ -186,7 +184,7 @@ class Run:
         chosen, loss = step, final
         if self.config.early_stopping is not None and self.course.best_step:
             chosen, loss = self.course.best_step, self.course.best_loss
-        return Finished(step, chosen, start, loss, busy.rate())
+        return Finished(step, chosen, start, loss, busy.rate(), paused=step == self.until < self.steps)
 
     @property
     def ends(self) -> bool:
@@ -277,11 +275,13 @@ def train(
     around: Surroundings,
     where: str,
     own: OwnObjective | None = None,
+    until: float | None = None,
 ) -> tuple[Finished, Run]:
     """Train for ``steps`` steps in all, from the newest checkpoint if there is one.
 
     Args:
         own: what is minimised, where that is not the labels' cross-entropy.
+        until: share of the steps after which the run pauses, with a checkpoint there.
 
     Raises:
         Diverged: the loss does so again and again; raised on every worker.
@@ -289,5 +289,5 @@ def train(
         InfraError: checkpoints cannot be written.
     """
     with explained(where, config):
-        run = Run(model, training, validation, steps, config, group, around, where, own)
+        run = Run(model, training, validation, steps, config, group, around, where, own, until)
         return run.go(), run

@@ -33,6 +33,7 @@ class Job:
     Attributes:
         resume: key of the folder for checkpoints and journal.
         earlier: such folders of earlier tries, whose checkpoints count as well.
+        until: share of the steps after which the run pauses; None where it goes to its end.
         output: key of the folder that the result's files go to.
     """
 
@@ -41,6 +42,7 @@ class Job:
     resume: str
     output: str
     earlier: tuple[str, ...] = ()
+    until: float | None = None
 
     def checkpoint_prefixes(self) -> list[str]:
         """Where checkpoints of this run may be."""
@@ -138,9 +140,15 @@ def train_job(
     keeper = Keeper(job.store, prefix, earlier, group, journal, config.keep_checkpoints, show or _ignore)
     built = time.monotonic()
     own = job.task if isinstance(job.task, OwnObjective) else None
-    finished, run = train(model, training, validation, steps, config, group, keeper, where=job.task.where, own=own)
+    finished, run = train(
+        model, training, validation, steps, config, group, keeper, where=job.task.where, own=own, until=job.until
+    )
     if not group.leads:
         return None
+    if finished.paused:
+        if journal:
+            journal.close()
+        return {"paused": True, "steps": finished.steps, "validation_loss": finished.validation_loss}
     finished, result = _result(job, model, finished, keeper, group)
     keeper.record({"kind": "note", "step": finished.steps, "text": "writing the result"})
     if journal:

@@ -76,8 +76,10 @@ class TuneConfig(StrictModel):
         None, ge=1, description=f"trials in all; by default each cell of the grids once, without grids {DEFAULT_TRIALS}"
     )
     max_seconds: float | None = Field(None, gt=0, description="seconds in all, over every repetition of the command")
-    scheduler: Literal["none", "asha"] = Field(
-        "none", description="asha stops trials whose validation loss is behind that of others at the same point"
+    scheduler: Literal["none", "asha", "pbt"] = Field(
+        "none",
+        description="asha stops trials whose validation loss is behind that of others at the same point; pbt lets them "
+        "go on from the others' weights with values near theirs",
     )
     grace_fraction: float = Field(
         0.1, gt=0, le=0.5, description="asha: share of its training that every trial gets; the first comparison"
@@ -86,6 +88,15 @@ class TuneConfig(StrictModel):
         3.0,
         gt=1,
         description="asha: the best of so many trials goes on; each comparison is so many times later than the last",
+    )
+    interval_fraction: float = Field(
+        0.2, gt=0, le=0.5, description="pbt: share of the training after which trials are compared, again and again"
+    )
+    quantile_fraction: float = Field(
+        0.25, gt=0, le=0.5, description="pbt: share of the trials that give up, and of those that they continue from"
+    )
+    resample_probability: float = Field(
+        0.25, ge=0, le=1, description="pbt: how often a new value is drawn anew, and not from near the old one"
     )
     seed: int = Field(1, ge=0, description="decides which values are tried, in which order")
     concurrent: int | None = Field(

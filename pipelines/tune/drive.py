@@ -103,11 +103,32 @@ def _go(
         f"{search.objective.name}; records in {lifecycle.store.uri(records.folder)}"
     )
     for trial in pending:
-        records.change(trial.number, state="running", reason="", retry=False)
+        if records.trials[trial.number].state != "paused":
+            records.change(trial.number, state="running", reason="", retry=False)
+    if search.config.scheduler != "pbt":
+        _fit(_Fit(search, records, [trial.number for trial in pending], left_s, room, tracker))
+        return
+    from pipelines.tune.generations import train_population
+
+    def train(numbers: Sequence[int], until: float | None) -> None:
+        limit_s = search.config.max_seconds
+        left_s = None if limit_s is None else limit_s - records.seconds
+        if left_s is None or left_s > 0:
+            _fit(_Fit(search, records, numbers, left_s, room, tracker, until))
+
+    train_population(search, records, train, tracker.note)
+
+
+def _fit(job: _Fit) -> None:
+    """Run Ray Tune in a thread of its own: it would take over SIGINT on the main one.
+
+    Raises:
+        RaymillError: what ended it.
+    """
     with tempfile.TemporaryDirectory(prefix="raymill-tune-", ignore_cleanup_errors=True) as folder:
-        job = _Fit(search, records, pending, left_s, room, Path(folder), tracker)
+        job.folder = Path(folder)
         job.start()
-        # Ray Tune would take over SIGINT on the main thread. Of some errors in callbacks it only writes to its log.
+        # Of some errors in callbacks Ray Tune only writes to its log.
         while job.is_alive() and job.callbacks_error is None:
             job.join(POLL_S)
     interrupt.install()
@@ -148,15 +169,16 @@ class _Fit(threading.Thread):
         self,
         search: Search,
         records: Records,
-        pending: Sequence[Trial],
+        numbers: Sequence[int],
         left_s: float | None,
         room: Room,
-        folder: Path,
         tracker: Tracker,
+        until: float | None = None,
     ) -> None:
         super().__init__(name="ray tune", daemon=True)
-        self._search, self._records, self._pending, self._left_s = search, records, pending, left_s
-        self._room, self._folder, self._tracker = room, folder, tracker
+        self._search, self._records, self._numbers, self._left_s = search, records, numbers, left_s
+        self._room, self._tracker, self._until = room, tracker, until
+        self.folder = Path()
         self.error: BaseException | None = None
         self._follower: Follower | None = None
 
@@ -202,7 +224,7 @@ class _Fit(threading.Thread):
             ),
             run_config=tune.RunConfig(
                 name="search",
-                storage_path=str(self._folder),
+                storage_path=str(self.folder),
                 callbacks=[follower],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # stages keep their own
                 verbose=0,
@@ -216,8 +238,8 @@ class _Fit(threading.Thread):
     def _numbers_and_scheduler(self) -> tuple[list[int], Any]:
         """Trials to run, and the scheduler, which knows what earlier drivers saw."""
         config = self._search.config
-        numbers = [trial.number for trial in self._pending]
-        if config.scheduler == "none":
+        numbers = list(self._numbers)
+        if config.scheduler != "asha":
             return numbers, None
         from pipelines.tune.asha import ResumedASHA
 
@@ -231,17 +253,18 @@ class _Fit(threading.Thread):
     def _works(self) -> dict[int, Any]:
         from pipelines.tune.trial import Work
 
-        (self._folder / "locks").mkdir()
+        (self.folder / "locks").mkdir()
+        records = [self._records.trials[number] for number in self._numbers]
         return {
-            trial.number: Work(
-                recipe=trial.recipe,
+            record.number: Work(
+                recipe=self._search.recipe_of(record),
                 store=self._records.store,
                 last=self._search.objective.node,
                 trained=self._search.trained,
-                locks=str(self._folder / "locks"),
+                locks=str(self.folder / "locks"),
                 folder=str(Path.cwd()),
-                after_step=max((each.step for each in self._records.trials[trial.number].reports), default=0),
+                after_step=max((each.step for each in record.reports), default=0),
+                until=self._until,
             )
-            for trial in self._pending
-            if trial.recipe is not None
+            for record in records
         }

@@ -12,7 +12,7 @@ from ray.tune import Callback
 from cluster.artifact import Artifact
 from cluster.errors import RaymillError
 from pipelines.tune.objective import Objective
-from pipelines.tune.record import Records, Report, best_trial
+from pipelines.tune.record import Mark, Records, Report, best_trial
 
 SPENT_INTERVAL_S = 5.0
 
@@ -52,7 +52,7 @@ class Follower(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]
         self._started[number] = time.monotonic() - self._records.trials[number].seconds
-        self._say(f"trial {number} begins: {shown_values(self._records.trials[number].values)}")
+        self._say(f"trial {number} begins: {shown_values(self._records.trials[number].current)}")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -75,6 +75,9 @@ class Follower(Callback):
             best = best_trial(self._records.trials, self._objective.mode)
             rank = f"best is {best.objective:.6g} of trial {best.number}" if best and best.number != number else "best"
             self._say(f"trial {number} finished: {self._objective.name} {value:.6g}, {rank} so far")
+        elif kind == "paused":
+            record, mark = self._records.trials[number], Mark(step=result["step"], loss=result["loss"])
+            self._change(number, state="paused", marks=[*record.marks[: record.generation], mark])
         elif kind == "failed":
             self._change(number, state="failed", reason=result["reason"], retry=result["retry"])
             self._say(f"trial {number} failed: {result['reason']}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from cluster.config import StrictModel
 from cluster.errors import UserError
@@ -18,37 +18,65 @@ SEARCHES = "tune"
 STATE = "state.json"
 
 
-class Report(StrictModel):
+class Mark(StrictModel):
+    """Where a member of a population stood at the end of a generation.
+
+    Attributes:
+        step: optimiser steps that were done.
+        loss: validation loss, nats per token; not always a finite number.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+    step: int
+    loss: float
+
+
+class Report(Mark):
     """A validation while a trial trained.
 
     Attributes:
         order: its place among all reports of the search, in the order that the scheduler saw them.
         progress: percent of the training that was done.
-        loss: validation loss, nats per token.
     """
 
     order: int
-    step: int
     progress: float
-    loss: float
+
+
+class Takeover(StrictModel):
+    """A member went on from another's checkpoint.
+
+    Attributes:
+        at_fraction: share of the training that was done.
+        number: the other.
+    """
+
+    at_fraction: float
+    number: int
 
 
 class TrialRecord(StrictModel):
     """One trial.
 
     Attributes:
-        values: key of the recipe -> its value.
-        state: ``running`` also for one that was cut off, which the next driver continues.
+        values: key of the recipe -> its value; with pbt that at the beginning of what the trial continues.
+        state: ``running`` also for one that was cut off, which the next driver continues; ``paused`` at the end of a
+            generation.
         objective: of a finished trial.
         reason: why it was stopped or failed.
         retry: whether a failed one is tried again when the search is repeated: the cluster failed, not the recipe.
         artifacts: node -> id of what the trial made or reused.
         tidied: whether a stopped trial's checkpoints are gone, where they are not kept.
+        generation: pbt: comparisons that are behind it.
+        marks: pbt: how it stood at each comparison.
+        changes: pbt: what its recipe has as ``changes``.
+        takeovers: pbt: whose weights it took on the way.
     """
 
     number: int
     values: dict[str, Any]
-    state: Literal["running", "finished", "stopped", "failed"] = "running"
+    state: Literal["running", "paused", "finished", "stopped", "failed"] = "running"
     objective: float | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     reports: list[Report] = Field(default_factory=list)
@@ -57,11 +85,23 @@ class TrialRecord(StrictModel):
     artifacts: dict[str, str] = Field(default_factory=dict)
     seconds: float = 0.0
     tidied: bool = False
+    generation: int = 0
+    marks: list[Mark] = Field(default_factory=list)
+    changes: list[dict[str, float]] = Field(default_factory=list)
+    takeovers: list[Takeover] = Field(default_factory=list)
 
     @property
     def is_over(self) -> bool:
         """Whether a repeated search leaves it alone."""
-        return self.state != "running" and not self.retry
+        return self.state not in ("running", "paused") and not self.retry
+
+    @property
+    def current(self) -> dict[str, Any]:
+        """The values that it trains with now, or did at last."""
+        found = dict(self.values)
+        for change in self.changes:
+            found |= {key: change[name] for key in found if (name := key.rpartition(".")[2]) in change}
+        return found
 
     @property
     def progress(self) -> float:

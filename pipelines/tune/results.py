@@ -79,7 +79,7 @@ def publish_results(search: Search, records: Records, best_path: Path) -> Search
 
 def best_recipe(search: Search, best: TrialRecord) -> str:
     """The best trial's recipe as text, ready to run."""
-    document = trial_document(search.document, best.values)
+    document = trial_document(search.document, search.values_of(best))
     document.data["store"] = search.recipe.store
     heading = f"{OURS[2:]} {search.id}: trial {best.number}, {search.objective.name} {best.objective:.6g}"
     return to_yaml(document, heading)
@@ -88,31 +88,51 @@ def best_recipe(search: Search, best: TrialRecord) -> str:
 def rows(trials: Sequence[TrialRecord], mode: str) -> list[dict[str, Any]]:
     """The trials as rows of a table, the best first, then those that did not finish."""
     sign = 1.0 if mode == "min" else -1.0
-    order = {"finished": 0, "stopped": 1, "running": 2, "failed": 3}
+    order = {"finished": 0, "stopped": 1, "running": 2, "paused": 2, "failed": 3}
 
     def rank(trial: TrialRecord) -> tuple[float, ...]:
         value = sign * trial.objective if trial.objective is not None else -trial.progress
         return order[trial.state], value, trial.number
 
     return [
-        {"trial": trial.number, "state": "unfinished" if trial.state == "running" else trial.state}
+        {"trial": trial.number, "state": "unfinished" if trial.state in ("running", "paused") else trial.state}
         | {"objective": trial.objective}
-        | trial.values
-        | {"trained %": round(trial.progress), "time": duration(trial.seconds), "remark": trial.reason}
+        | trial.current
+        | {
+            "trained %": round(trial.progress),
+            "time": duration(trial.seconds),
+            "remark": trial.reason or _origin(trial),
+        }
         for trial in sorted(trials, key=rank)
     ]
+
+
+def _origin(trial: TrialRecord) -> str:
+    """Whose weights it took on the way."""
+    return ", ".join(f"from trial {each.number} at {100 * each.at_fraction:.0f} %" for each in trial.takeovers)
+
+
+def schedule(trial: TrialRecord) -> list[dict[str, Any]]:
+    """The values of a member of a population over its training: one row from each change on."""
+    found: list[dict[str, Any]] = [{"from %": 0.0, **trial.values}]
+    for number, change in enumerate(trial.changes, start=1):
+        part = trial.model_copy(update={"changes": trial.changes[:number]})
+        found.append({"from %": 100 * change["at_fraction"], **part.current})
+    return found
 
 
 def to_csv(trials: Sequence[TrialRecord]) -> str:
     """One line a trial, in the order of numbers; every metric of finished trials in a column of its own."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.values))
     metrics = sorted({name for trial in trials for name in trial.metrics})
-    names = ["trial", "state", "objective", *keys, *metrics, "progress_percent", "seconds", "reason"]
+    changing = ["changes"] if any(trial.changes for trial in trials) else []
+    names = ["trial", "state", "objective", *keys, *changing, *metrics, "progress_percent", "seconds", "reason"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
     for trial in trials:
         values = [_cell(trial.values.get(key)) for key in keys]
+        values += [json.dumps(trial.changes) for _ in changing]
         measured = [_cell(trial.metrics.get(name)) for name in metrics]
         rest = [round(trial.progress, 1), trial.seconds, trial.reason]
         writer.writerow([trial.number, trial.state, _cell(trial.objective), *values, *measured, *rest])
@@ -141,7 +161,7 @@ def render(search: Search, trials: Sequence[TrialRecord], best: TrialRecord | No
     page.heading("What was tried")
     shown = [trial for trial in trials if trial.state != "failed"]
     axes = [
-        Axis(key, [trial.values[key] for trial in shown], logarithmic=space.way == "loguniform")
+        Axis(key, [trial.current[key] for trial in shown], logarithmic=space.way == "loguniform")
         for key, space in search.config.space.items()
     ]
     axes.append(Axis(objective.name, [trial.objective for trial in shown]))
@@ -151,6 +171,11 @@ def render(search: Search, trials: Sequence[TrialRecord], best: TrialRecord | No
     curves = _curves(trials, best)
     if curves:
         page.line_chart("validation loss of each trial", curves, "% of the training", "nats per token")
+    if search.config.scheduler == "pbt":
+        page.paragraph("Values are those at the end; a curve begins with what the trial continued.")
+    if best is not None and best.changes:
+        page.heading("Schedule of the best trial")
+        page.table(schedule(best))
     page.heading("Trials")
     page.table(rows(trials, objective.mode))
     return page.render()
@@ -171,9 +196,11 @@ def summary(result: SearchResult) -> str:
     """The outcome as text for a console."""
     parts = [table(rows(result.trials, result.mode)), ""]
     if result.best is None:
-        parts.append("no trial finished: give the search more time, or let asha stop fewer")
+        parts.append("no trial finished: raise tune.max_seconds and repeat the command, or let asha stop fewer")
     else:
         parts.append(f"best: trial {result.best.number}, {result.objective} {result.best.objective:.6g}")
+        if result.best.changes:
+            parts += ["its values on the way:", table(schedule(result.best))]
         parts.append(f"its recipe: {result.recipe}; next: `raymill run {result.recipe}`")
     parts.append(f"{duration(result.seconds)} in all; everything about it: {result.report}")
     return "\n".join(parts)

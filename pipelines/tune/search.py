@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cluster.artifact import Identity
 from cluster.config import Document
@@ -15,6 +16,8 @@ from pipelines.graph import Node, build_graph, identities
 from pipelines.recipe import Recipe, validate_recipe
 from pipelines.tune.config import TuneConfig
 from pipelines.tune.objective import A_TOKEN, Objective, chain, find_objective, trained_node
+from pipelines.tune.population_checks import check_population
+from pipelines.tune.record import TrialRecord
 from pipelines.tune.space import Proposal, proposals
 from pipelines.tune.trial_recipe import check_space, space_place, trial_recipe
 
@@ -64,9 +67,32 @@ class Search:
     def trained_artifact(self, number: int) -> str | None:
         """The id of the artifact that a trial trains; None where it trains none, or has no recipe."""
         recipe = self.trials[number].recipe if number < len(self.trials) else None
-        if recipe is None or self.trained is None:
-            return None
+        return None if recipe is None or self.trained is None else self._trained_id(recipe)
+
+    def _trained_id(self, recipe: Recipe) -> str:
+        assert self.trained is not None
         return identities(chain(build_graph(recipe), self.trained))[self.trained].id
+
+    @property
+    def changing(self) -> str:
+        """The section whose values a population's members change."""
+        return next(iter(self.config.space)).partition(".")[0]
+
+    def values_of(self, record: TrialRecord) -> dict[str, Any]:
+        """Key of the recipe -> value, of all that a trial's recipe has in place of what is written."""
+        return {**record.values, f"{self.changing}.changes": record.changes} if record.changes else dict(record.values)
+
+    def recipe_of(self, record: TrialRecord) -> Recipe:
+        """The recipe of a trial with what has become of it.
+
+        Raises:
+            UserError: its values do not go together.
+        """
+        return trial_recipe(self.document, self.values_of(record))
+
+    def artifact_of(self, record: TrialRecord) -> str:
+        """The id of the artifact that such a recipe trains."""
+        return self._trained_id(self.recipe_of(record))
 
 
 def plan_search(document: Document) -> Search:
@@ -103,13 +129,15 @@ def plan_search(document: Document) -> Search:
             where=document.place(("tune", "scheduler")),
             next_step="leave tune.scheduler out, or choose a metric of pretrain, finetune or their evaluation",
         )
+    if config.scheduler == "pbt":
+        check_population(document, config, objective, trained, [(each.proposal, each.recipe) for each in trials])
     _check_comparable(document, config, objective)
     _check_effect(document, config, trials, objective)
     found = identities(nodes)
     common = _common({name: each.id for name, each in found.items()}, sound, objective)
     shared = [(node, found[node.name]) for node in nodes if node.name in common]
     own = [node for node in nodes if node.name not in common]
-    name = _name(recipe.name, config, objective, found)
+    name = _name(recipe.name, config, objective, found, len(trials))
     return Search(name, document, recipe, config, objective, trained.name if trained else None, trials, shared, own)
 
 
@@ -162,12 +190,14 @@ def _check_effect(document: Document, config: TuneConfig, trials: Sequence[Trial
             )
 
 
-def _name(recipe: str, config: TuneConfig, objective: Objective, found: dict[str, Identity]) -> str:
+def _name(recipe: str, config: TuneConfig, objective: Objective, found: dict[str, Identity], trials: int) -> str:
     """The recipe's name and a digest of all that decides which trials there are and what becomes of them.
 
-    Neither budgets nor ways of working are in it: more trials continue a search.
+    Neither budgets nor ways of working are in it: more trials continue a search, except where they are a population.
     """
-    early = [config.grace_fraction, config.reduction] if config.scheduler == "asha" else []
+    early: list[Any] = [config.grace_fraction, config.reduction] if config.scheduler == "asha" else []
+    if config.scheduler == "pbt":  # all its trials decide about each
+        early = [config.interval_fraction, config.quantile_fraction, config.resample_probability, trials]
     decides = {
         "space": {key: each.model_dump(mode="json", exclude_none=True) for key, each in config.space.items()},
         "objective": [objective.name, objective.mode],

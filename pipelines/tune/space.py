@@ -43,7 +43,8 @@ def wanted_trials(config: TuneConfig) -> int:
     cells = grid_cells(config.space)
     if cells > 1 or all(each.way == "grid" for each in config.space.values()):
         return cells
-    return DEFAULT_TRIALS if config.max_seconds is None else MOST_TRIALS
+    as_long_as_it_takes = config.max_seconds is not None and config.scheduler != "pbt"  # a population is one size
+    return MOST_TRIALS if as_long_as_it_takes else DEFAULT_TRIALS
 
 
 def grid_cells(space: Mapping[str, SpaceConfig]) -> int:
@@ -94,4 +95,9 @@ def sample(space: SpaceConfig, share: float) -> Any:
         value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
     else:
         value = low + share * (high - low)
-    return min(max(float(f"{value:.{SIGNIFICANT_DIGITS}g}"), low), high)
+    return min(max(rounded(value), low), high)
+
+
+def rounded(value: float) -> float:
+    """A value as short as a person would write it."""
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")

@@ -24,10 +24,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.artifact import Artifact
 from cluster.errors import InfraError, InternalError, RaymillError, UserError, find_raymill_error
 from cluster.progress import Progress
-from cluster.stage import execute
+from cluster.stage import Paused, execute
 from cluster.store import Store
 from pipelines.graph import build_graph, identities
 from pipelines.recipe import Recipe
+from pipelines.train.changes import step_of
 from pipelines.tune.objective import chain
 
 POLL_S = 0.5
@@ -48,6 +49,7 @@ class Work:
         locks: a folder of this machine; of trials that need one artifact at the same time, one makes it.
         folder: where relative paths of the recipe begin.
         after_step: validations up to this step are known already.
+        until: share of the training after which it pauses.
     """
 
     recipe: Recipe
@@ -57,6 +59,7 @@ class Work:
     locks: str
     folder: str
     after_step: int = 0
+    until: float | None = None
 
 
 class Stages:
@@ -83,12 +86,22 @@ class Stages:
             for node in nodes:
                 with Progress().track(node.name) as tracker, self._alone(found[node.name].fingerprint):
                     inputs = {role: made[name] for role, name in node.inputs.items()}
-                    watch = self._watch if node.name == work.trained else None
-                    identity = found[node.name]
-                    result = execute(node.stage, identity, node.config, inputs, work.store, tracker, watch=watch)
+                    trains = node.name == work.trained
+                    result = execute(
+                        node.stage,
+                        found[node.name],
+                        node.config,
+                        inputs,
+                        work.store,
+                        tracker,
+                        watch=self._watch if trains else None,
+                        until=work.until if trains else None,
+                    )
                 made[node.name] = result.artifact
         except Stopped:
             return {"kind": "stopped"}
+        except Paused as pause:
+            return {"kind": "paused", "step": pause.step, "loss": pause.loss}
         trained = made.get(work.trained or "")
         return {
             "kind": "finished",
@@ -109,9 +122,10 @@ class Stages:
         if self._stop.is_set():
             raise Stopped
         steps = next((int(each["steps"]) for each in reversed(records) if each["kind"] == "start"), 0)
+        last = steps - 1 if self._work.until is None else step_of(self._work.until, steps)
         for record in records:
             # The last one is part of the result, and one before the first step says nothing of the trial.
-            if record["kind"] == "validation" and self._reported < record["step"] < steps:
+            if record["kind"] == "validation" and self._reported < record["step"] <= last:
                 self._reported = int(record["step"])
                 share = 100.0 * self._reported / steps
                 self._news.append({"step": self._reported, "progress": share, "loss": float(record["loss"])})

@@ -13,7 +13,7 @@ from cluster.artifact import Artifact, load_artifact
 from cluster.config import StrictModel, execution
 from cluster.errors import InternalError
 from cluster.progress import Progress, Tracker
-from cluster.stage import Outcome, Result, Stage, StageContext, execute, identify
+from cluster.stage import Outcome, Paused, Result, Stage, StageContext, execute, identify
 from cluster.store import Store
 
 
@@ -88,3 +88,26 @@ def test_a_metric_that_is_no_number_publishes_nothing(any_store: Store) -> None:
     with pytest.raises(InternalError, match=r"bad\.metric is not a finite number"):
         do(any_store, Settings(text="nan"))
     assert list(any_store.files()) == []
+
+
+def test_a_stage_that_is_to_pause_does_so_although_it_is_published(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it left is there for the next try, and what was published stays as it is."""
+    first = do(store, Settings(text="x"))
+
+    def pause(config: Settings, inputs: Mapping[str, Artifact], context: StageContext) -> Outcome:
+        store.write(context.output.resume_key("checkpoint"), str(context.until).encode())
+        context.output.write_text("text.txt", "half")
+        raise Paused(3, 1.5)
+
+    monkeypatch.setattr(stage_module, "load_entry", lambda entry: pause)
+    tracker = Tracker(Progress(io.StringIO()), "write")
+    identity = identify(STAGE, Settings(text="x"), {})
+    with pytest.raises(Paused) as caught:
+        execute(STAGE, identity, Settings(text="x"), {}, store, tracker, until=0.5)
+    assert (caught.value.step, caught.value.loss) == (3, 1.5)
+    assert load_artifact(store, identity.id) == first.artifact
+    (left,) = [item.key for item in store.files(f"{identity.id}/") if "resume" in item.key]
+    assert store.read(left) == b"0.5"
+    assert not any(item.key.endswith(f"{left.split('/')[2]}/text.txt") for item in store.files(f"{identity.id}/"))

@@ -218,3 +218,42 @@ def test_align_has_no_cross_entropy_to_add_a_z_loss_to() -> None:
     with pytest.raises(ValueError, match="leave it out"):
         AlignConfig(changes=[{"at_fraction": 0.5, "z_loss": 1.0}])
     assert AlignConfig(changes=[{"at_fraction": 0.5, "learning_rate": 1e-5}]).changes
+
+
+@pytest.mark.parametrize("share", [0.25, 1 / 3])
+def test_a_run_that_pauses_and_goes_on_changed_is_one_with_the_change(share: float) -> None:
+    """On a step where a checkpoint is due, and on another."""
+    with_change = config({"at_fraction": share, **LATER})
+    alone = Surroundings()
+    end, model = run(with_change, alone)
+    parted = Surroundings()
+    training, validation = FixedSamples(40, 12, 1), FixedSamples(9, 12, 2)
+    paused, _ = train(llama(), training, validation, STEPS, config(), Group(), parted, "pretrain", until=share)
+    assert paused.paused
+    assert paused.steps == max(parted.saved) == max(parted.losses()) == round(share * STEPS)
+    loss = [each["loss"] for each in parted.records if each["kind"] == "validation"][-1]
+    assert paused.validation_loss == loss
+    resumed, other = run(with_change, parted, llama(seed=99))
+    assert not resumed.paused
+    assert resumed.resumed_at == paused.steps
+    assert same(model, other)
+    assert parted.losses() == alone.losses()
+    assert resumed.validation_loss == end.validation_loss
+
+
+def test_a_run_too_short_to_pause_says_so() -> None:
+    data = FixedSamples(40, 12, 1), FixedSamples(9, 12, 2)
+    with pytest.raises(UserError, match="3 steps are too few to pause after 10% of them") as caught:
+        train(llama(), *data, 3, config(), Group(), Surroundings(), "pretrain", until=0.1)
+    assert "interval_fraction" in caught.value.next_step
+
+
+def test_a_run_that_pauses_leaves_later_checkpoints_alone() -> None:
+    """An earlier try may have come further: what it has there says nothing of the step of the pause."""
+    around = Surroundings()
+    run(config(), around)
+    training, validation = FixedSamples(40, 12, 1), FixedSamples(9, 12, 2)
+    again, _ = train(llama(), training, validation, STEPS, config(), Group(), around, "pretrain", until=0.5)
+    assert (again.resumed_at, again.steps, again.paused) == (6, 6, True)
+    whole, _ = train(llama(), training, validation, STEPS, config(), Group(), around, "pretrain", until=None)
+    assert (whole.resumed_at, whole.steps, whole.paused) == (12, 12, False)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import UserError
+from cluster.stage import Paused
 from cluster.store import Store
 from pipelines.train import launch
 from pipelines.train.config import TrainConfig
@@ -66,12 +67,42 @@ def test_a_start_below_an_earlier_one_is_seen_at_once(store: Store, monkeypatch:
     monkeypatch.setattr(launch, "require_resources", lambda *arguments, **more: None)
     output = SimpleNamespace(resume_key=lambda folder: f"Model/m/try/{folder}", earlier=list, prefix="Model/m/try")
     task: Any = SimpleNamespace(config=TrainConfig(), where="pretrain")
-    context: Any = SimpleNamespace(store=store, output=output, progress=progress, watch=None)
+    context: Any = SimpleNamespace(store=store, output=output, progress=progress, watch=None, until=None)
     training = launch.run_training(task, context)
     assert seen == [True]
     assert progress.notes == ["continues at step 20 of 60, where an earlier run was stopped"]
     assert progress.totals == [40]
     assert [each["step"] for each in training.records] == [0, 20]
+
+
+def test_a_run_that_pauses_tells_its_last_validation_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = f"Model/m/try/{launch.FOLDER}/{launch.JOURNAL}"
+    jobs: list[Any] = []
+
+    class Fit(threading.Thread):
+        summary, error = {"paused": True, "steps": 30, "validation_loss": 2.5}, None
+
+        def __init__(self, job: Any) -> None:
+            super().__init__(daemon=True)
+            jobs.append(job)
+
+        def run(self) -> None:
+            writer = Journal(store, prefix)
+            writer.write({"kind": "start", "step": 0, "steps": 60})
+            writer.write({"kind": "validation", "step": 30, "loss": 2.5})
+            writer.close()
+
+    monkeypatch.setattr(launch, "_Fit", Fit)
+    monkeypatch.setattr(launch, "require_resources", lambda *arguments, **more: None)
+    output = SimpleNamespace(resume_key=lambda folder: f"Model/m/try/{folder}", earlier=list, prefix="Model/m/try")
+    task: Any = SimpleNamespace(config=TrainConfig(), where="pretrain")
+    seen: list[Any] = []
+    context: Any = SimpleNamespace(store=store, output=output, progress=Progress(), watch=seen.append, until=0.5)
+    with pytest.raises(Paused) as caught:
+        launch.run_training(task, context)
+    assert (caught.value.step, caught.value.loss) == (30, 2.5)
+    assert seen[-1][-1] == {"kind": "validation", "step": 30, "loss": 2.5}
+    assert jobs[0].until == 0.5
 
 
 def test_a_run_that_waits_for_nodes_says_what_the_cluster_lacks_once(
@@ -106,7 +137,7 @@ def test_a_run_that_waits_for_nodes_says_what_the_cluster_lacks_once(
     monkeypatch.setattr(launch, "require_resources", require)
     output = SimpleNamespace(resume_key=lambda folder: f"Model/m/try/{folder}", earlier=list, prefix="Model/m/try")
     task: Any = SimpleNamespace(config=TrainConfig(workers=3), where="pretrain")
-    context: Any = SimpleNamespace(store=store, output=output, progress=progress, watch=None)
+    context: Any = SimpleNamespace(store=store, output=output, progress=progress, watch=None, until=None)
     launch.run_training(task, context)
     assert progress.notes == [
         "3 workers need 3 CPUs, the cluster has 1: training waits for nodes; interrupted, the same command continues"

@@ -198,3 +198,105 @@ def test_trials_run_beside_each_other_and_time_ends_them(tmp_path: Path, corpus_
         tmp_path, "tune", "search.yaml", "--set", "pretrain.workers=99", "--set", "tune.max_seconds=900", code=2
     )
     assert "99 workers need 99 CPUs, the cluster has 8" in err or "workers" in err
+
+
+POPULATION: dict[str, Any] = {
+    "metric": "pretrain.validation.loss",
+    "scheduler": "pbt",
+    "trials": 4,
+    "interval_fraction": 0.5,
+    "concurrent": 2,
+    "space": {"pretrain.learning_rate": {"loguniform": [1e-6, 3e-2]}, "pretrain.weight_decay": {"choice": [0, 0.1]}},
+}
+
+
+def plain(found: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Records without what depends on the machine's speed and on which trial was quicker."""
+    left = {}
+    for number, each in found.items():
+        kept = {name: value for name, value in each.items() if name not in ("seconds", "metrics")}
+        left[number] = kept | {"reports": [(report["step"], report["loss"]) for report in each["reports"]]}
+    return left
+
+
+def weights(store: Store, artifact: str) -> dict[str, str]:
+    """File -> SHA-256 of a published model's weights."""
+    (found,) = [each for each in list_artifacts(store, "Model") if each.id == artifact]
+    return {each.path: each.sha256 for each in found.files if each.path.endswith(".safetensors")}
+
+
+@pytest.mark.slow
+def test_a_population_is_killed_repeated_and_run_again_alone(tmp_path: Path, corpus_rows: list[dict[str, str]]) -> None:
+    """kill -9 in the second generation: the outcome of a search that was not. A recipe alone gives the same bytes."""
+    whole, killed, alone = tmp_path / "whole", tmp_path / "killed", tmp_path / "alone"
+    for folder in (whole, killed, alone):
+        folder.mkdir()
+        write(folder, corpus_rows[:60], POPULATION, steps=90, validation_every_steps=15)
+    raymill(whole, "tune", "search.yaml")
+    store = open_store(str(whole / "raymill-store"))
+    wanted = trials(store)
+    assert {each["state"] for each in wanted.values()} == {"finished"}
+    assert any(each["takeovers"] for each in wanted.values())
+    best = yaml.safe_load((whole / "docs-assistant-best.yaml").read_text(encoding="utf-8"))
+
+    process = start(killed, "tune", "search.yaml")
+    other = open_store(str(killed / "raymill-store"))
+    wait_for(
+        process,
+        other,
+        lambda found: (
+            any(each["generation"] == 1 and each["state"] == "running" for each in found.values())
+            and any(each["state"] == "finished" for each in found.values())
+        ),
+    )
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    out, _ = raymill(killed, "tune", "search.yaml", "--json")
+    assert plain(trials(other)) == plain(wanted)
+    for each in wanted.values():
+        artifact = each["artifacts"]["pretrain"]
+        assert weights(store, artifact)
+        assert weights(store, artifact) == weights(other, artifact)
+        assert other.folders(artifact) == [next(a.attempt for a in list_artifacts(other, "Model") if a.id == artifact)]
+    left = {"/".join(item.key.split("/")[:2]) for item in other.files("Model/")}
+    assert left == {each["artifacts"]["pretrain"] for each in wanted.values()}, "what was given up is gone"
+
+    result = json.loads(out)
+    changed = [each for each in wanted.values() if each["changes"]]
+    chosen = wanted[result["best"]]
+    assert best["pretrain"].get("changes", []) == chosen["changes"]
+    out, _ = raymill(killed, "run", "docs-assistant-best.yaml")
+    assert out.count("cached") == 5
+    # Alone, in a store that knows nothing of the search: a member with changes, and the best.
+    for each in (chosen, changed[0]):
+        recipe = {name: value for name, value in best.items() if name != "store"}
+        section = {key: value for key, value in recipe["pretrain"].items() if key != "changes"}
+        section |= {key.partition(".")[2]: value for key, value in each["values"].items()}
+        recipe["pretrain"] = section | ({"changes": each["changes"]} if each["changes"] else {})
+        (alone / "one.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        raymill(alone, "run", "one.yaml")
+        artifact = each["artifacts"]["pretrain"]
+        assert weights(open_store(str(alone / "raymill-store")), artifact) == weights(store, artifact)
+
+
+@pytest.mark.slow
+def test_a_population_is_no_worse_than_the_worst_quarter_of_fixed_rates(
+    tmp_path: Path, corpus_rows: list[dict[str, str]]
+) -> None:
+    """The same first values, trained to the end without changing, are what it is held against."""
+    found = {}
+    for scheduler in ("pbt", "none"):
+        folder = tmp_path / scheduler
+        folder.mkdir()
+        space = {"pretrain.learning_rate": {"loguniform": [1e-6, 3e-2]}}
+        write(
+            folder,
+            corpus_rows[:60],
+            POPULATION | {"scheduler": scheduler, "interval_fraction": 0.2, "space": space},
+            steps=90,
+        )
+        out, _ = raymill(folder, "tune", "search.yaml", "--json")
+        found[scheduler] = sorted(each["objective"] for each in json.loads(out)["trials"])
+    assert found["pbt"][0] <= found["none"][-1]
+    assert found["pbt"][-1] < found["none"][-1], "its last member is better than the last fixed rate"
+    assert found["pbt"][0] <= found["none"][1], "and its best is near the best fixed one"

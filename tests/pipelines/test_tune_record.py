@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cluster.config import parse_document
 from cluster.errors import InfraError, InternalError, UserError
 from cluster.store import Store, open_store
 from pipelines.recipe import load_recipe
-from pipelines.tune.record import Records, Report, TrialRecord, best_trial
+from pipelines.tune.record import Mark, Records, Report, TrialRecord, best_trial
 from pipelines.tune.results import check_best_path, publish_results, rows, summary
 from pipelines.tune.search import Search, plan_search
 from pipelines.tune.tidy import tidy
@@ -150,6 +151,15 @@ def test_only_a_file_of_a_search_is_written_over(search: Search, store: Store, t
     for path in (best, tmp_path, tmp_path / "missing" / "best.yaml"):
         with pytest.raises(UserError):
             check_best_path(path)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, 2.5])
+def test_a_loss_that_is_no_number_is_read_as_it_was_written(store: Store, loss: float) -> None:
+    """It ranks last in a population; a record that is refused as damaged would end the search."""
+    records = Records(store, "tiny-0")
+    records.put(record(0, reports=[report(0, 10, loss)], marks=[Mark(step=10, loss=loss)]))
+    found = Records(store, "tiny-0").trials[0]
+    assert [found.reports[0].loss, found.marks[0].loss] == pytest.approx([loss, loss], nan_ok=True)
 
 
 def test_no_trial_finished(search: Search, store: Store, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from cluster.artifact import Artifact, Identity
 from cluster.config import parse_document
 from cluster.errors import UserError
-from cluster.stage import Result, Stage
+from cluster.stage import Paused, Result, Stage
 from cluster.store import Store
 from pipelines.recipe import validate_recipe
 from pipelines.tune import trial
@@ -55,8 +55,12 @@ class Executed:
     def __init__(self, *polls: Sequence[dict[str, Any]]) -> None:
         self.polls, self.names = polls, list[str]()
         self.inputs: dict[str, list[str]] = {}
+        self.until: dict[str, float | None] = {}
 
-    def __call__(self, stage: Stage, identity: Identity, config: Any, inputs: Any, *rest: Any, watch: Any) -> Result:
+    def __call__(
+        self, stage: Stage, identity: Identity, config: Any, inputs: Any, *rest: Any, watch: Any, until: Any
+    ) -> Result:
+        self.until[identity.name] = until
         self.names.append(identity.name)
         self.inputs[identity.name] = sorted(inputs)
         assert (watch is not None) == (identity.name == "pretrain")
@@ -96,12 +100,30 @@ def test_what_an_earlier_driver_knows_is_not_reported_again(work: Work, monkeypa
     assert [each["step"] for each in stages.news(0)] == [12]
 
 
+def test_a_member_of_a_population_pauses(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only training is asked to. What a journal has of later steps, from a try that came further, is not its own."""
+
+    class Pausing(Executed):
+        def __call__(self, *arguments: Any, **more: Any) -> Result:
+            result = super().__call__(*arguments, **more)
+            if more["until"] is not None:
+                raise Paused(20, 3.5)
+            return result
+
+    executed = Pausing([START, validation(8, 4.0), validation(20, 3.5), validation(24, 1.0)])
+    monkeypatch.setattr(trial, "execute", executed)
+    stages = Stages(Work(**{**vars(work), "until": 0.5}))
+    assert stages.run() == {"kind": "paused", "step": 20, "loss": 3.5}
+    assert [each["step"] for each in stages.news(0)] == [8, 20]
+    assert executed.until == dict.fromkeys(["corpus", "curate", "tokenizer", "tokens"]) | {"pretrain": 0.5}
+
+
 def test_a_trial_that_is_to_stop_does(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stopping(Executed):
-        def __call__(self, *arguments: Any, watch: Any) -> Result:
+        def __call__(self, *arguments: Any, watch: Any, until: Any) -> Result:
             if watch:
                 stages.stop()
-            return super().__call__(*arguments, watch=watch)
+            return super().__call__(*arguments, watch=watch, until=until)
 
     executed = Stopping([START, validation(4, 5.0)])
     monkeypatch.setattr(trial, "execute", executed)
@@ -129,7 +151,7 @@ def test_of_two_trials_one_makes_what_both_need(work: Work, monkeypatch: pytest.
     guard = threading.Lock()
     entered, leave = threading.Event(), threading.Event()
 
-    def execute(stage: Stage, identity: Identity, *rest: Any, watch: Any) -> Result:
+    def execute(stage: Stage, identity: Identity, *rest: Any, watch: Any, until: Any) -> Result:
         nonlocal inside, most
         with guard:
             inside += 1
