@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InfraError, UserError
-from cluster.s3_client import attempts, make_client, make_filesystem, wait_between
+from cluster.s3_client import make_client, make_filesystem, tries, wait_between
 from cluster.s3_errors import CONDITION_FAILED, CONFLICT, MISSING, code_of, explained
 from cluster.store import CHUNK_BYTES, Store, StoredFile
 
@@ -86,14 +86,13 @@ class S3Store(Store):
         """The whole object and S3's answer; asked again where the body was cut off or does not fit its checksum."""
         from botocore.exceptions import BotoCoreError
 
-        tries = attempts()
         with self._call(key):
-            for number in wait_between(tries):
+            for number in wait_between(last := tries()):
                 answer = self._client.get_object(**self._at(key))  # which repeats a request that has no answer
                 try:
                     return bytes(answer["Body"].read()), answer
                 except BotoCoreError:
-                    if number == tries - 1:
+                    if number == last - 1:
                         raise
         raise AssertionError("the last try returns or raises")
 
@@ -114,7 +113,7 @@ class S3Store(Store):
         from botocore.exceptions import BotoCoreError, FlexibleChecksumError
 
         done, tag = 0, ""
-        tries = wait_between(attempts())
+        numbers = wait_between(tries())
         with self._call(key):
             while True:
                 later = {"Range": f"bytes={done}-", "IfMatch": tag} if done else {}
@@ -123,14 +122,14 @@ class S3Store(Store):
                 try:
                     while piece := answer["Body"].read(CHUNK_BYTES):
                         done += len(piece)
-                        tries = wait_between(attempts())
-                        next(tries)
+                        numbers = wait_between(tries())
+                        next(numbers)
                         yield piece
                     return
                 except FlexibleChecksumError:  # the pieces are in somebody's hands
                     raise
                 except BotoCoreError:
-                    if next(tries, None) is None:
+                    if next(numbers, None) is None:
                         raise
 
     def write(self, key: str, data: bytes) -> None:
@@ -159,7 +158,7 @@ class S3Store(Store):
         mark = uuid.uuid4().hex
         metadata = {WRITERS: ",".join((mark, *before)[:WRITERS_KEPT])}
         with self._call(key):
-            for _ in wait_between(attempts()):
+            for _ in wait_between(tries()):
                 try:
                     self._client.put_object(**self._at(key), Body=data, Metadata=metadata, **condition)
                     return True
@@ -250,15 +249,14 @@ class S3Store(Store):
 
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.parent / f".aside-{uuid.uuid4().hex}"
-        tries = attempts()
         try:
             with self._call(key):
-                for number in wait_between(tries):
+                for number in wait_between(last := tries()):
                     try:
                         self._client.download_file(self.bucket, self._key(key), str(aside))
                         break
                     except FlexibleChecksumError:
-                        if number == tries - 1:
+                        if number == last - 1:
                             raise
             os.replace(aside, target)
         finally:

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -73,7 +74,7 @@ def first(fault: Fault, method: str, part: str, count: int = 1) -> Plan:
 class FaultProxy:
     """See the module's text.
 
-    Writes reach the server one after the other, since S3 decides about conditions atomically and moto does not.
+    Requests reach the server one after the other: S3 puts an object with its metadata atomically, and moto does not.
 
     Attributes:
         plan: may be replaced at any time.
@@ -93,10 +94,10 @@ class FaultProxy:
     _asked: Counter[tuple[str, str]] = field(default_factory=Counter)
     _completed: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _one_write: threading.Lock = field(default_factory=threading.Lock)
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
-    def running(self) -> Iterator[FaultProxy]:
+    def running(self, tls: ssl.SSLContext | None = None) -> Iterator[FaultProxy]:
         """The proxy on a free port of this machine, until the context ends."""
         proxy = self
 
@@ -104,7 +105,9 @@ class FaultProxy:
             owner = proxy
 
         with _Server(("127.0.0.1", 0), Handler) as server:
-            self.url = f"http://127.0.0.1:{server.server_port}"
+            self.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
+            if tls:
+                server.socket = tls.wrap_socket(server.socket, server_side=True)
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
             thread.start()
             try:
@@ -130,9 +133,7 @@ class FaultProxy:
 
     def ask(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Answer:
         """The server's answer."""
-        if method in ("GET", "HEAD"):
-            return self._forward(method, target, headers, body)
-        with self._one_write:
+        with self._one_at_a_time:
             completes = self.forgetful and method == "POST" and "uploadId=" in target
             if completes and target in self._completed:
                 return Answer(404, [("Content-Type", "application/xml")], GONE_BODY)
