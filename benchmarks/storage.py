@@ -47,7 +47,8 @@ SERVER = (
 @contextmanager
 def s3_server() -> Iterator[str]:
     """The address of an S3 server in a process of its own; the environment has credentials for it."""
-    with subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL  # it writes a line for each request
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdin=pipe, stdout=pipe, stderr=nowhere) as process:
         assert process.stdin and process.stdout
         try:
             url = f"http://127.0.0.1:{int(process.stdout.readline())}"

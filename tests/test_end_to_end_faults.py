@@ -17,8 +17,8 @@ from tests.fault_proxy import ORDINARY, FaultProxy, seeded
 from tests.test_end_to_end import Run
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1200)]
-SHARE = 0.08
-"""Of all requests that are harmed: one in twelve."""
+SHARE = 0.15
+"""Of all requests that are harmed: one in seven."""
 MADE = {"corpus", "curate", "tokenizer", "tokens", "pretrain", "finetune", "evals-pretrain", "evals-finetune"}
 SAME = {"corpus", "curate", "tokenizer", "tokens", "pretrain"}
 """Stages whose files are the same bytes in every run."""
@@ -37,7 +37,8 @@ def server(tmp_path: Path) -> Iterator[str]:
         "print(server.get_host_and_port()[1], flush=True)\n"
         "sys.stdin.read()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL  # it writes a line for each request
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=nowhere) as process:
         assert process.stdin is not None and process.stdout is not None
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
         process.kill()
@@ -79,7 +80,7 @@ def test_the_whole_demo_behind_a_bad_network(server: str, tmp_path: Path, monkey
         assert run.wait_until_gone(10) == []
         harmed, requests = dict(proxy.done), proxy.requests
     print(f"{requests} requests, harmed: " + ", ".join(f"{fault.name} {n}" for fault, n in sorted(harmed.items())))
-    assert all(harmed.get(fault, 0) >= 5 for fault in ORDINARY), harmed
+    assert set(harmed) == set(ORDINARY), harmed
     record = json.loads(out)
     assert [stage["state"] for stage in record["stages"]] == ["made"] * 8 + ["ran"]
     assert set(record["serving"].values()) == {True}, record["serving"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,19 +25,20 @@ FILES = 3
 FILE_BYTES = 1000
 COPY_BYTES = FILES * FILE_BYTES
 PROCESS = """
-import os, sys, time
+import itertools, sys, time
 from pathlib import Path
 from cluster.artifact import load_artifact, local_copy
 from cluster.store_local import LocalStore
 LocalStore.local_path = lambda self, key: None
 place, artifact, folder, log, stop_after = sys.argv[1:]
-bring, done = LocalStore.download, []
+bring, number = LocalStore.download, itertools.count()
 def download(self, key, target):
-    if len(done) == int(stop_after):
+    mine = next(number)
+    if mine == int(stop_after):
         print("stopped", flush=True)
+    if mine >= int(stop_after) >= 0:
         time.sleep(600)
     bring(self, key, target)
-    done.append(key)
     with open(log, "a") as file:
         file.write(key + "\\n")
 LocalStore.download = download
@@ -104,16 +109,39 @@ def there(place: Path) -> set[str]:
     return {path.parent.parent.name.rpartition("-")[0] for path in place.glob("Model/*/*/.complete")}
 
 
-def test_many_processes_share_one_copy(store: LocalStore, tmp_path: Path) -> None:
-    artifact, place = publish(store, "a"), tmp_path / "cache"
-    with asking(store, artifact, place) as one, asking(store, artifact, place) as two:
-        folders = {line_of(one), line_of(two)}
-    assert folders == {str(place / artifact.data_prefix)}
-    assert sorted((tmp_path / "log").read_text().split()) == sorted(
-        artifact.key(entry.path) for entry in artifact.files
-    )
+def test_one_makes_a_copy_while_another_waits(
+    remote: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Locks of two threads exclude each other as those of two processes do: each opens the file anew."""
+    artifact, place = publish(remote, "a"), tmp_path / "cache"
+    bring, lock = LocalStore.download, fcntl.flock
+    brought: list[str] = []
+    begun, asked, goes_on = threading.Event(), threading.Event(), threading.Event()
+
+    def download(store: LocalStore, key: str, target: Path) -> None:
+        brought.append(key)
+        begun.set()
+        assert goes_on.wait(60)
+        bring(store, key, target)
+
+    def flock(file: Any, how: int) -> None:
+        if begun.is_set():
+            asked.set()
+        lock(file, how)
+
+    monkeypatch.setattr(LocalStore, "download", download)
+    monkeypatch.setattr("cluster.cache.fcntl.flock", flock)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(local_copy, remote, artifact, place)
+        assert begun.wait(60)
+        second = pool.submit(local_copy, remote, artifact, place)
+        assert asked.wait(60)
+        wait([second], timeout=0.3)  # a second one that did not wait would now bring files as well
+        goes_on.set()
+        assert first.result() == second.result() == place / artifact.data_prefix
+    assert sorted(brought) == sorted(artifact.key(entry.path) for entry in artifact.files)
     for entry in artifact.files:
-        assert (place / artifact.data_prefix / entry.path).read_bytes() == store.read(artifact.key(entry.path))
+        assert (place / artifact.data_prefix / entry.path).read_bytes() == remote.read(artifact.key(entry.path))
 
 
 def test_a_copy_that_a_killed_process_began_is_finished(store: LocalStore, tmp_path: Path) -> None:
@@ -126,7 +154,7 @@ def test_a_copy_that_a_killed_process_began_is_finished(store: LocalStore, tmp_p
     with asking(store, artifact, place) as process:
         assert line_of(process) == str(place / artifact.data_prefix)
     brought = (tmp_path / "log").read_text().split()
-    assert len(brought) >= FILES
+    assert set(brought) == {artifact.key(entry.path) for entry in artifact.files}
     assert there(place) == {"a"}
 
 

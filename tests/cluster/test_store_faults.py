@@ -23,6 +23,9 @@ from tests.fault_proxy import ORDINARY, Fault, FaultProxy, first, seeded
 PARTS = 9 << 20
 """Bytes of an object that goes up and comes down in two parts."""
 
+SLOW = {Fault.BUSY: pytest.mark.slow, Fault.SLOW: pytest.mark.slow}
+"""What the random operations meet as well."""
+
 
 @pytest.fixture
 def proxy(s3_store: Store, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
@@ -40,7 +43,7 @@ def harmed(proxy: FaultProxy, s3_store: Store) -> Store:
     return open_store(s3_store.url)
 
 
-@pytest.mark.parametrize("fault", ORDINARY, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [pytest.param(each, id=each.name, marks=SLOW.get(each, ())) for each in ORDINARY])
 def test_every_operation_survives_two_faults_in_a_row(
     fault: Fault, proxy: FaultProxy, harmed: Store, s3_store: Store, tmp_path: Path
 ) -> None:
