@@ -23,7 +23,7 @@ from tests.fault_proxy import ORDINARY, Fault, FaultProxy, first, seeded
 PARTS = 9 << 20
 """Bytes of an object that goes up and comes down in two parts."""
 
-SLOW = {Fault.BUSY: pytest.mark.slow, Fault.SLOW: pytest.mark.slow}
+SLOW = dict.fromkeys((Fault.BUSY, Fault.SLOW, Fault.RESET), pytest.mark.slow)
 """What the random operations meet as well."""
 
 
@@ -133,13 +133,10 @@ def test_one_of_many_writers_wins_and_no_update_is_lost(proxy: FaultProxy, s3_st
     assert proxy.done[Fault.LOST] > 0
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_harmed_store_does_what_a_dictionary_does(
-    seed: int, proxy: FaultProxy, harmed: Store, s3_store: Store
-) -> None:
-    proxy.plan = seeded(seed, share=0.35)
-    compare_with_dictionary(harmed, s3_store, random.Random(seed), 40)
-    assert sum(proxy.done.values()) > 10
+def test_a_harmed_store_does_what_a_dictionary_does(proxy: FaultProxy, harmed: Store, s3_store: Store) -> None:
+    proxy.plan = seeded(1, share=0.35)
+    compare_with_dictionary(harmed, s3_store, random.Random(1), 40)
+    assert set(proxy.done) == set(ORDINARY)
 
 
 @pytest.mark.slow
@@ -321,10 +318,9 @@ def publish(store: Store, text: bytes) -> tuple[Artifact, str]:
         return attempt.publish(record), attempt.name
 
 
-@pytest.mark.parametrize("seed", [5])
-def test_an_artifact_is_published_whole_and_once(seed: int, proxy: FaultProxy, s3_store: Store) -> None:
+def test_an_artifact_is_published_whole_and_once(proxy: FaultProxy, s3_store: Store) -> None:
     """Two processes at the same artifact; whoever looks meanwhile sees no record, or one whose files are all there."""
-    proxy.plan = seeded(seed, share=0.3)
+    proxy.plan = seeded(5, share=0.3)
     done = threading.Event()
     seen: list[str] = []
 
