@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -269,36 +268,12 @@ def local_copy(store: Store, artifact: Artifact, cache: Path | None = None) -> P
 
     Args:
         cache: where copies are kept; by default RAYMILL_CACHE, or else the user's cache folder. A copy is made once
-            a machine.
+            a machine, and stays at least until this process ends.
     """
+    from cluster.cache import cached_copy
+
     direct = store.local_path(artifact.data_prefix)
-    if direct is not None:
-        return direct
-    base = cache or Path(os.environ.get("RAYMILL_CACHE") or Path.home() / ".cache" / "raymill")
-    target = base / artifact.id / artifact.attempt
-    done = target / ".complete"
-    if not done.exists():
-        for entry in artifact.files:
-            path = target / entry.path
-            try:
-                store.download(artifact.key(entry.path), path)
-            except PermissionError as error:
-                raise UserError(
-                    f"the local cache cannot be written: {error.strerror}",
-                    where=str(base),
-                    next_step="name a folder that you may write in RAYMILL_CACHE",
-                ) from None
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != entry.sha256:
-                path.unlink()
-                raise UserError(
-                    "the file does not match its recorded checksum",
-                    where=store.uri(artifact.key(entry.path)),
-                    next_step=f"`raymill verify {artifact.id}`, then make it anew with --force",
-                )
-        done.touch()
-    return target
+    return direct if direct is not None else cached_copy(store, artifact.data_prefix, artifact.files, cache)
 
 
 def ancestors(store: Store, artifact: Artifact) -> Iterator[tuple[int, str, Artifact | None]]:

@@ -133,9 +133,14 @@ class Attempt:
         """
         known = written or {}
         if self._staging is not None:
-            for path in sorted(self._staging.rglob("*")):
-                if path.is_file():
-                    self.store.upload(path, self.key(path.relative_to(self._staging).as_posix()))
+            staging = self._staging
+            staged = [path for path in sorted(staging.rglob("*")) if path.is_file()]
+            with ThreadPoolExecutor(8) as pool:
+                list(
+                    pool.map(
+                        lambda path: self.store.upload(path, self.key(path.relative_to(staging).as_posix())), staged
+                    )
+                )
         start = len(self.prefix) + 1
         found = {item.key[start:]: item.size_bytes for item in self.store.files(f"{self.prefix}/")}
         data = {path: size for path, size in found.items() if path != LEASE and not path.startswith(f"{RESUME}/")}

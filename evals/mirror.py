@@ -9,12 +9,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cluster.cache import cache_folder
 from cluster.errors import UserError
 from cluster.store import Store, open_store
 
@@ -119,8 +119,7 @@ def fetch_mirror(url: str, datasets: Iterable[str], cache: Path | None = None) -
             where=url,
             next_step=f"`raymill benchmarks mirror {url}` makes one",
         ) from None
-    base = cache or Path(os.environ.get("RAYMILL_CACHE") or Path.home() / ".cache" / "raymill")
-    root = base / "benchmarks" / hashlib.sha256(text).hexdigest()[:16]
+    root = cache_folder(cache) / "benchmarks" / hashlib.sha256(text).hexdigest()[:16]
     root.mkdir(parents=True, exist_ok=True)
     folders = tuple(f"{dataset}/" for dataset in datasets)
     with _locked(root / ".lock"):

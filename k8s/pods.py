@@ -20,6 +20,8 @@ from k8s.names import (
 
 USER = 1000
 HOME = "/home/raymill"
+CACHE_SHARE = 0.5
+"""Of a pod's scratch space, for copies of models; the rest is Ray's."""
 POD_SECURITY: Manifest = {
     "runAsNonRoot": True,
     "runAsUser": USER,
@@ -143,7 +145,7 @@ def _container(profile: Profile, size: PodSize, gpus: Manifest, recipe: str | No
         "image": profile.image,
         "imagePullPolicy": profile.pull_policy,
         "securityContext": CONTAINER_SECURITY,
-        "env": environment(profile),
+        "env": [*environment(profile), *_cache_limit(profile, size)],
         "resources": {"requests": {"cpu": f"{size.cpus:g}", **exact}, "limits": exact},
         "volumeMounts": mounts,
     }
@@ -170,6 +172,13 @@ def environment(profile: Profile) -> list[Manifest]:
                 reference = {"name": profile.s3.secret, "key": name}
                 found.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
     return found
+
+
+def _cache_limit(profile: Profile, size: PodSize) -> list[Manifest]:
+    """What copies of a bucket's models may take; the default is half of the node's disk, and a pod has less."""
+    if not profile.s3:
+        return []
+    return [{"name": "RAYMILL_CACHE_BYTES", "value": str(int(size.scratch_gib * 2**30 * CACHE_SHARE))}]
 
 
 def _pod(profile: Profile, size: PodSize, recipe: str | None, autoscale: bool) -> Manifest:

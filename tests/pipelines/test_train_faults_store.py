@@ -65,6 +65,7 @@ class RefusingServer:
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RefusingServer]:
     made = RefusingServer()
     settings = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    settings["AWS_MAX_ATTEMPTS"] = "5"  # fewer than usual, so that it refuses for longer than one request waits
     for name, value in (settings | {"AWS_ENDPOINT_URL": made.url, "HOME": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)  # copies of inputs are cached below HOME
     yield made

@@ -84,6 +84,19 @@ def test_other_kinds_are_read_from_there_too(bucket: str, tmp_path: Path, read_s
     assert sorted(map(int, found)) == list(range(20_000))
 
 
+def test_a_public_bucket_is_read_without_credentials(
+    bucket: str, folder: Path, read_source: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in FILES:
+        boto3.client("s3").put_object_acl(Bucket=bucket.removeprefix("s3://"), Key=key, ACL="public-read")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # which remembers earlier credentials
+    public = bucket.replace("s3://", "s3://anonymous@")
+    there = read_source(kind="jsonl", path=f"{public}/data")
+    assert there.documents == read_source(kind="jsonl", path=f"{folder}/data").documents
+
+
 def test_identity_is_the_content_and_not_the_place(bucket: str) -> None:
     def identity(path: str) -> dict[str, Any]:
         return resolve(CorpusConfig.model_validate({"sources": [{"kind": "jsonl", "path": path}]}))
