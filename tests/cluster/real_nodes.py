@@ -1,0 +1,291 @@
+"""A Ray of a head and three nodes that run work, each with a network of its own where root may make one.
+
+The nodes are in network namespaces behind one bridge, so that a link can really be cut; the head keeps its state in
+Redis. Without root they share the machine's network, and only cutting is not possible. However the process that made
+them ends, a guard that waits for the end of its pipe ends every process of theirs and takes the networks down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster import reaper
+from cluster.local_cluster import LOOPBACK, NODE_ENVIRONMENT
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAD = "head"
+WORKERS = ("worker-1", "worker-2", "worker-3")
+CPUS = 2
+LIMIT_S = 120.0
+"""How long a wait may last before it fails; where all is well none does."""
+
+GUARD = """
+import json, shutil, subprocess, sys
+from cluster import reaper
+for mark in sys.stdin.read().split():
+    reaper.end_marked(mark, grace_s=0)
+for words in json.loads(sys.argv[2]):
+    subprocess.run(["ip", *words], capture_output=True)
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+"""
+
+
+def wait_for(condition: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
+    """Return when something is so; fail after a long time."""
+    limit = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < limit, f"this never came: {what}"
+        time.sleep(0.1)
+
+
+def why_no_networks() -> str:
+    """Why nodes cannot have networks of their own here; empty where they can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if shutil.which("ip") is None:
+        return "network namespaces need the command ip (iproute2)"
+    name = f"rmp{secrets.token_hex(3)}"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+    if made.returncode:
+        return f"this machine makes no network namespaces: {made.stderr.strip()}"
+    run_ip("netns", "del", name)
+    return ""
+
+
+def why_no_redis() -> str:
+    """Why there is no Redis here, also after an attempt to install it from the distribution; empty where there is."""
+    if shutil.which("redis-server"):
+        return ""
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return "redis-server is not installed, and only root on a Debian can install it"
+    words = ["apt-get", "install", "-q", "-y", "--no-install-recommends", "redis-server"]
+    subprocess.run(["apt-get", "update", "-q"], capture_output=True, timeout=LIMIT_S)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S)
+    return "" if shutil.which("redis-server") else f"redis-server cannot be installed: {done.stderr.strip()[-300:]}"
+
+
+def run_ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Nodes:
+    """The nodes at work.
+
+    Attributes:
+        networks: whether each has one of its own.
+        marks: by node, what its processes carry in their environment.
+        cut: nodes whose link is down.
+    """
+
+    base: Path
+    networks: bool
+    guard: subprocess.Popen[bytes] | None = None
+    marks: dict[str, str] = field(default_factory=dict)
+    cut: set[str] = field(default_factory=set)
+    tag: str = field(default_factory=lambda: secrets.token_hex(3))
+    net: str = field(default_factory=lambda: f"10.{random.randint(64, 250)}.{random.randint(1, 250)}")
+    gcs: int = field(default_factory=free_port)
+    dashboard_port: int = field(default_factory=free_port)
+    redis_port: int = field(default_factory=free_port)
+    client_port: int = field(default_factory=free_port)
+    starts: int = 0
+
+    @property
+    def token(self) -> Path:
+        return self.base / "token"
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://{LOOPBACK}:{self.dashboard_port}"
+
+    def open(self) -> None:
+        """Start everything; :meth:`close` also where this failed."""
+        self.token.touch(mode=0o600)
+        self.token.write_text(secrets.token_hex(32), encoding="ascii")
+        away = [["link", "del", self._link(name)] for name in WORKERS]
+        away += [["netns", "del", self._space(name)] for name in WORKERS]
+        away += [["link", "del", f"rmb{self.tag}"]]
+        self.guard = subprocess.Popen(
+            [sys.executable, "-c", GUARD, str(self.base), json.dumps(away if self.networks else [])],
+            stdin=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            start_new_session=True,  # what ends this process must not end it
+        )
+        if self.networks:
+            self._lay_cables()
+        self._start_redis()
+        self.repair()
+
+    def close(self) -> None:
+        assert self.guard is not None
+        self.guard.communicate(timeout=LIMIT_S)  # its pipe closes
+
+    def repair(self) -> None:
+        """Start what is not there; a node that was cut off does not come back by itself, and is started anew."""
+        for name in sorted(self.cut):
+            self.kill(name)
+            run_ip("link", "set", self._link(name), "up")
+        self.cut.clear()
+        if not self.processes(HEAD):
+            self.start(HEAD)
+        self.start(*[name for name in WORKERS if not self.processes(name)])
+
+    def start(self, *names: str) -> None:
+        """Start nodes, at the same time, and return when they say that they run."""
+        logs = [self._launch(name) for name in names]
+        for name, (process, log) in zip(names, logs, strict=True):
+
+            def ready(name: str = name, process: subprocess.Popen[bytes] = process, log: Path = log) -> bool:
+                text = log.read_text(errors="replace")
+                assert process.poll() is None, f"{name} did not start:\n{text[-3000:]}"
+                return "runtime started" in text
+
+            wait_for(ready, f"{name}, see {log}")
+
+    def processes(self, name: str) -> list[int]:
+        """Ids of a node's processes."""
+        return reaper.marked_processes(self.marks[name]) if name in self.marks else []
+
+    def kill(self, name: str) -> None:
+        """SIGKILL for every process of a node."""
+        for pid in self.processes(name):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        reaper.end_marked(self.marks[name], grace_s=0)
+
+    def cut_off(self, name: str) -> None:
+        """Take a node's link down; its processes live on, and hear and say nothing."""
+        self.cut.add(name)
+        run_ip("link", "set", self._link(name), "down")
+
+    def with_process(self, text: str) -> set[str]:
+        """The nodes that have a process with this in its command line."""
+        found = set()
+        for name in WORKERS:
+            for pid in self.processes(name):
+                try:
+                    words = (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ")
+                except FileNotFoundError:
+                    continue
+                if text.encode() in words:
+                    found.add(name)
+        return found
+
+    def _mark(self, name: str) -> str:
+        mark = self.marks[name] = secrets.token_hex(8)
+        assert self.guard is not None and self.guard.stdin is not None
+        self.guard.stdin.write(f"{mark}\n".encode())
+        self.guard.stdin.flush()
+        return mark
+
+    def _space(self, name: str) -> str:
+        return f"rmn{self.tag}{name[-1]}"
+
+    def _link(self, name: str) -> str:
+        return f"rmv{self.tag}{name[-1]}"
+
+    def _address(self, name: str) -> str:
+        if not self.networks:
+            return LOOPBACK
+        return f"{self.net}.{1 if name == HEAD else int(name[-1]) + 1}"
+
+    def _lay_cables(self) -> None:
+        bridge = f"rmb{self.tag}"
+        run_ip("link", "add", bridge, "type", "bridge")
+        run_ip("addr", "add", f"{self._address(HEAD)}/24", "dev", bridge)
+        run_ip("link", "set", bridge, "up")
+        for name in WORKERS:
+            space = self._space(name)
+            run_ip("netns", "add", space)
+            run_ip("link", "add", self._link(name), "type", "veth", "peer", "name", "eth0", "netns", space)
+            run_ip("link", "set", self._link(name), "master", bridge, "up")
+            run_ip("-n", space, "addr", "add", f"{self._address(name)}/24", "dev", "eth0")
+            run_ip("-n", space, "link", "set", "eth0", "up")
+            run_ip("-n", space, "link", "set", "lo", "up")
+            run_ip("-n", space, "route", "add", "default", "via", self._address(HEAD))
+
+    def _start_redis(self) -> None:
+        words = ["redis-server", "--port", str(self.redis_port), "--bind", LOOPBACK, "--save", "", "--dir"]
+        subprocess.Popen(
+            [*words, str(self.base)],
+            env=os.environ | {reaper.MARK: self._mark("redis")},
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        wait_for(lambda: listens(self.redis_port), "Redis")
+
+    def _launch(self, name: str) -> tuple[subprocess.Popen[bytes], Path]:
+        self.starts += 1
+        words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+        words += ["--node-name", name, "--node-ip-address", self._address(name), "--object-store-memory", str(80 << 20)]
+        # A folder for each start, as a new pod has; short, since Ray's sockets are in it.
+        words += ["--dashboard-agent-listen-port", "0", "--temp-dir", str(self.base / str(self.starts))]
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        environment = kept | NODE_ENVIRONMENT | {reaper.MARK: self._mark(name), "RAY_AUTH_TOKEN_PATH": str(self.token)}
+        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
+        environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        if name == HEAD:
+            words += ["--head", "--num-cpus", "0", "--port", str(self.gcs), "--ray-client-server-port"]
+            words += [str(self.client_port), "--dashboard-host", LOOPBACK, "--dashboard-port", str(self.dashboard_port)]
+            environment["RAY_REDIS_ADDRESS"] = f"{LOOPBACK}:{self.redis_port}"
+            environment["RAY_external_storage_namespace"] = f"raymill{self.tag}"
+        else:
+            words += ["--num-cpus", str(CPUS), "--address", f"{self._address(HEAD)}:{self.gcs}"]
+            if self.networks:
+                words = ["ip", "netns", "exec", self._space(name), *words]
+                environment["GLOO_SOCKET_IFNAME"] = "eth0"  # the machine's name means an address that is not here
+        log = self.base / f"{self.starts}-{name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                words,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return process, log
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def real_nodes() -> Iterator[Nodes]:
+    """Nodes that run; nothing of them is left afterwards."""
+    made = Nodes(Path(tempfile.mkdtemp(prefix="rmt-", dir="/tmp")), networks=not why_no_networks())
+    try:
+        made.open()
+        yield made
+    finally:
+        made.close()
+    left = [pid for mark in made.marks.values() for pid in reaper.marked_processes(mark)]
+    assert left == []
