@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from cluster import reaper
 from cluster.local_cluster import LOOPBACK, NODE_ENVIRONMENT
 
@@ -32,16 +34,6 @@ WORKERS = ("worker-1", "worker-2", "worker-3")
 CPUS = 2
 LIMIT_S = 120.0
 """How long a wait may last before it fails; where all is well none does."""
-
-GUARD = """
-import json, shutil, subprocess, sys
-from cluster import reaper
-for mark in sys.stdin.read().split():
-    reaper.end_marked(mark, grace_s=0)
-for words in json.loads(sys.argv[2]):
-    subprocess.run(["ip", *words], capture_output=True)
-shutil.rmtree(sys.argv[1], ignore_errors=True)
-"""
 
 
 def wait_for(condition: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
@@ -78,6 +70,35 @@ def why_no_redis() -> str:
     return "" if shutil.which("redis-server") else f"redis-server cannot be installed: {done.stderr.strip()[-300:]}"
 
 
+def family(mark: str) -> set[int]:
+    """Ids of the processes that carry a mark, and of all below them: Ray's workers write over what they carry."""
+    found = set(reaper.marked_processes(mark))
+    parents = {each.pid: each.info["ppid"] for each in psutil.process_iter(["ppid"])}
+    while new := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= new
+    return found
+
+
+def kill_family(mark: str) -> None:
+    """SIGKILL for all of them at once; return when they are gone."""
+    victims = [pid for pid in family(mark) if psutil.pid_exists(pid)]
+    for pid in victims:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    reaper.end_marked(mark, grace_s=0)
+    wait_for(lambda: not any(map(runs, victims)), f"the end of {victims}")
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and not only waits to be collected."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def run_ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
@@ -103,13 +124,14 @@ class Nodes:
     guard: subprocess.Popen[bytes] | None = None
     marks: dict[str, str] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     tag: str = field(default_factory=lambda: secrets.token_hex(3))
     net: str = field(default_factory=lambda: f"10.{random.randint(64, 250)}.{random.randint(1, 250)}")
     gcs: int = field(default_factory=free_port)
     dashboard_port: int = field(default_factory=free_port)
     redis_port: int = field(default_factory=free_port)
     client_port: int = field(default_factory=free_port)
-    starts: int = 0
+    launches: int = 0
 
     @property
     def token(self) -> Path:
@@ -127,7 +149,7 @@ class Nodes:
         away += [["netns", "del", self._space(name)] for name in WORKERS]
         away += [["link", "del", f"rmb{self.tag}"]]
         self.guard = subprocess.Popen(
-            [sys.executable, "-c", GUARD, str(self.base), json.dumps(away if self.networks else [])],
+            [sys.executable, __file__, str(self.base), json.dumps(away if self.networks else [])],
             stdin=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             start_new_session=True,  # what ends this process must not end it
@@ -140,6 +162,8 @@ class Nodes:
     def close(self) -> None:
         assert self.guard is not None
         self.guard.communicate(timeout=LIMIT_S)  # its pipe closes
+        for process in self.started:
+            process.wait(timeout=LIMIT_S)
 
     def repair(self) -> None:
         """Start what is not there; a node that was cut off does not come back by itself, and is started anew."""
@@ -163,18 +187,13 @@ class Nodes:
 
             wait_for(ready, f"{name}, see {log}")
 
-    def processes(self, name: str) -> list[int]:
+    def processes(self, name: str) -> set[int]:
         """Ids of a node's processes."""
-        return reaper.marked_processes(self.marks[name]) if name in self.marks else []
+        return family(self.marks[name]) if name in self.marks else set()
 
     def kill(self, name: str) -> None:
         """SIGKILL for every process of a node."""
-        for pid in self.processes(name):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        reaper.end_marked(self.marks[name], grace_s=0)
+        kill_family(self.marks[name])
 
     def cut_off(self, name: str) -> None:
         """Take a node's link down; its processes live on, and hear and say nothing."""
@@ -229,20 +248,21 @@ class Nodes:
 
     def _start_redis(self) -> None:
         words = ["redis-server", "--port", str(self.redis_port), "--bind", LOOPBACK, "--save", "", "--dir"]
-        subprocess.Popen(
+        process = subprocess.Popen(
             [*words, str(self.base)],
             env=os.environ | {reaper.MARK: self._mark("redis")},
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
+        self.started.append(process)
         wait_for(lambda: listens(self.redis_port), "Redis")
 
     def _launch(self, name: str) -> tuple[subprocess.Popen[bytes], Path]:
-        self.starts += 1
+        self.launches += 1
         words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         words += ["--node-name", name, "--node-ip-address", self._address(name), "--object-store-memory", str(80 << 20)]
         # A folder for each start, as a new pod has; short, since Ray's sockets are in it.
-        words += ["--dashboard-agent-listen-port", "0", "--temp-dir", str(self.base / str(self.starts))]
+        words += ["--dashboard-agent-listen-port", "0", "--temp-dir", str(self.base / str(self.launches))]
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         environment = kept | NODE_ENVIRONMENT | {reaper.MARK: self._mark(name), "RAY_AUTH_TOKEN_PATH": str(self.token)}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
@@ -257,7 +277,7 @@ class Nodes:
             if self.networks:
                 words = ["ip", "netns", "exec", self._space(name), *words]
                 environment["GLOO_SOCKET_IFNAME"] = "eth0"  # the machine's name means an address that is not here
-        log = self.base / f"{self.starts}-{name}.log"
+        log = self.base / f"{self.launches}-{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 words,
@@ -267,6 +287,7 @@ class Nodes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.started.append(process)
         return process, log
 
 
@@ -289,3 +310,20 @@ def real_nodes() -> Iterator[Nodes]:
         made.close()
     left = [pid for mark in made.marks.values() for pid in reaper.marked_processes(mark)]
     assert left == []
+
+
+def guard(folder: str, networks: list[list[str]]) -> None:
+    """Wait for the end of standard input, which names a mark a line; then take everything away.
+
+    Args:
+        networks: what to tell `ip`, word by word.
+    """
+    for mark in sys.stdin.read().split():
+        kill_family(mark)
+    for words in networks:
+        subprocess.run(["ip", *words], capture_output=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    guard(sys.argv[1], json.loads(sys.argv[2]))
