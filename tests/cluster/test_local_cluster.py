@@ -19,24 +19,17 @@ from typing import Any
 import pytest
 
 from cluster import local_cluster, reaper
-from cluster.checkup import GCS_CALL, GRPC_PORTS, OPEN_BY_DESIGN, grpc_is_open, http_is_open
+from cluster.checkup import OPEN_BY_DESIGN
 from cluster.jobs_api import JobsClient
 from cluster.local_cluster import HEAD, ClusterRecord, find_cluster
+from tests.cluster.real_nodes import family
+from tests.cluster.socket_probe import beyond_loopback, is_open
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 RECIPE = """
 name: small
 corpus: {sources: [{kind: text, path: words, licence: MIT}]}
 """
-
-CALLS = (
-    GCS_CALL,
-    *GRPC_PORTS.values(),
-    "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
-    "/ray.rpc.RayletDriver/Init",
-    "/ray.rpc.ReporterService/GetTraceback",
-)
-"""A call of every service of Ray's that listens: Ray looks for the call before it looks for the token."""
 
 
 @dataclass
@@ -87,8 +80,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         patch.undo()
 
 
-def processes_with(record: ClusterRecord) -> list[int]:
-    return [pid for node in record.nodes for pid in reaper.marked_processes(node.mark)]
+def processes_with(record: ClusterRecord) -> set[int]:
+    return {pid for node in record.nodes for pid in family(node.mark)}
 
 
 def test_a_recipe_is_submitted_followed_and_found_again(place: Place) -> None:
@@ -143,32 +136,14 @@ def test_the_cluster_asks_for_its_token_and_shows_it_to_nobody(place: Place) -> 
         assert secret not in log.read_bytes(), log
 
 
-def is_open(host: str, port: int) -> bool:
-    """Whether a listening port of any kind answers without a token."""
-    target = f"{host}:{port}"
-    return http_is_open(f"http://{target}/api/none") or any(grpc_is_open(target, call) for call in CALLS)
-
-
 def test_every_port_beyond_loopback_asks_for_the_token_or_has_its_reason(place: Place) -> None:
     """The sockets of all processes of the cluster, against the allow-list of cluster/checkup.py."""
-    import psutil
-
     client = JobsClient.open(place.record.dashboard)
     listed = [node["raylet"] for node in client.get("/nodes?view=summary")["data"]["summary"]]
     allowed = {int(raylet[kind]) for raylet in listed for kind in OPEN_BY_DESIGN}
-    seen: dict[tuple[str, int], str] = {}
-    for pid in processes_with(place.record):
-        try:
-            process = psutil.Process(pid)
-            sockets = [each for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
-            seen |= {(each.laddr.ip, each.laddr.port): " ".join(process.cmdline())[:80] for each in sockets}
-        except psutil.NoSuchProcess:
-            continue
-    beyond = {where: what for where, what in seen.items() if not where[0].startswith("127.") and where[0] != "::1"}
-    assert len(beyond) > 4
-    hosts = {ip: "127.0.0.1" if ip in ("0.0.0.0", "::") else ip for ip, _ in beyond}
-    without = {(port, what) for (ip, port), what in beyond.items() if port not in allowed and is_open(hosts[ip], port)}
-    assert without == set()
+    found = beyond_loopback(processes_with(place.record))
+    assert len(found) > 4
+    assert {what for where, what in found.items() if where[1] not in allowed and is_open(where)} == set()
 
 
 def test_doctor_finds_nothing_that_is_open(place: Place) -> None:

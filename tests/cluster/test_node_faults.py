@@ -1,6 +1,6 @@
 """Nodes die, links are cut and the head is killed under a submitted run: it ends with the bytes of an undisturbed one.
 
-The recipe is the demo's, shrunken, to its pretrained model: three training workers on three nodes of two CPUs, of
+The recipe is the demo, shrunken, as far as its pretrained model: three training workers on three nodes of two CPUs, of
 which the run itself takes one. So training always spans nodes, and has room without any one of them.
 """
 
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,19 +25,18 @@ from cluster.store_local import LocalStore
 from tests.cluster.real_nodes import HEAD, ROOT, WORKERS, Nodes, real_nodes, wait_for, why_no_networks, why_no_redis
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
-RECIPE = """
-name: faults
-corpus: {sources: [{kind: text, path: words, licence: MIT}]}
-curate:
-  {language: [], quality: [], repetition: null, dedup: {exact: true, minhash: {ngram: 5, bands: 14, rows: 8}},
-   validation_fraction: 0.1}
-tokenizer: {vocab_size: 300}
-tokens: {sequence_length: 64}
-pretrain:
-  {size: nano, steps: 240, batch_sequences: 6, workers: 3, checkpoint_every_steps: 20, validation_sequences: 6,
-   learning_rate: 1e-3}
-"""
-WORDS = "the cat sat on a mat while rain fell over old town and people read books about ships gold time"
+SHRUNKEN = {
+    "corpus.sources.0.max_bytes": "1_000_000",
+    "tokenizer.vocab_size": "512",
+    "tokens.sequence_length": "64",
+    "pretrain.tokens": "null",
+    "pretrain.steps": "240",
+    "pretrain.batch_sequences": "6",
+    "pretrain.workers": "3",
+    "pretrain.checkpoint_every_steps": "20",
+    "pretrain.validation_sequences": "6",
+}
+RECIPE = ["demo.yaml", "--until", "pretrain", *[f"--set={key}={value}" for key, value in SHRUNKEN.items()]]
 DECIDED = (".parquet", ".safetensors", ".bin", "tokenizer.json")
 """Files of artifacts that the recipe and the texts alone decide; others have times in them."""
 
@@ -49,15 +47,8 @@ LIMIT_S = 300.0
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where recipe and texts are; they are what travels."""
-    job = tmp_path_factory.mktemp("faults") / "job"
-    (job / "words").mkdir(parents=True)
-    draw, words = random.Random(1), WORDS.split()
-    for number in range(120):
-        sentences = [" ".join(draw.choices(words, k=12)) for _ in range(20)]
-        (job / "words" / f"{number}.txt").write_text(". ".join(sentences) + ".\n")
-    (job / "faults.yaml").write_text(RECIPE)
-    return job
+    """Of the stores and logs."""
+    return tmp_path_factory.mktemp("faults")
 
 
 def checksums(store: LocalStore) -> dict[str, str]:
@@ -73,9 +64,9 @@ def checksums(store: LocalStore) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path) -> LocalStore:
     """The store of a run on an embedded Ray that nobody disturbs."""
-    store = folder.parent / "undisturbed"
+    store = folder / "undisturbed"
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", "run", "faults.yaml", "--store", str(store)],
+        [sys.executable, "-m", "pipelines.cli", "run", *RECIPE, "--store", str(store)],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -137,31 +128,42 @@ class Submitted:
         return found
 
 
-def submit(folder: Path, nodes: Nodes, name: str, made_before: LocalStore | None = None) -> Submitted:
-    """Submit the recipe with a store of its own.
-
-    Args:
-        made_before: a store whose artifacts but for the model are there already.
-    """
-    store, log = folder.parent / name, folder.parent / f"{name}.log"
-    if made_before is not None:
-        shutil.copytree(made_before.url, store, ignore=shutil.ignore_patterns("Model", "runs", "jobs"))
-    words = ["submit", "faults.yaml", "--address", nodes.dashboard, "--store", str(store), "--driver-cpus", "1"]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli", *words, "--follow", "--yes", "--json"],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=output,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_TOKEN_PATH": str(nodes.token)},
-        )
-    return Submitted(process, log, LocalStore(store))
+Submit = Callable[..., Submitted]
 
 
-def test_the_head_is_killed(folder: Path, undisturbed: LocalStore, nodes: Nodes) -> None:
+@pytest.fixture
+def submit(folder: Path, nodes: Nodes) -> Iterator[Submit]:
+    """A function that submits the recipe, under a name, with a store of its own."""
+    submitted: list[Submitted] = []
+
+    def go(name: str, made_before: LocalStore | None = None) -> Submitted:
+        """With a store that has what another has, but for the model."""
+        store, log = folder / name, folder / f"{name}.log"
+        if made_before is not None:
+            shutil.copytree(made_before.url, store, ignore=shutil.ignore_patterns("Model", "runs"))
+        words = ["submit", *RECIPE, "--no-code", "--store", str(store), "--address", nodes.dashboard]
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pipelines.cli", *words, "--driver-cpus", "1", "--follow", "--yes", "--json"],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+                env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_TOKEN_PATH": str(nodes.token)},
+            )
+        submitted.append(Submitted(process, log, LocalStore(store)))
+        return submitted[-1]
+
+    yield go
+    for each in submitted:  # only where a test failed there is something to end
+        each.process.kill()
+        each.process.communicate()
+
+
+def test_the_head_is_killed(submit: Submit, undisturbed: LocalStore, nodes: Nodes) -> None:
     """Its state is in Redis: the run goes on without it, and so do those who follow when it is back."""
-    run = submit(folder, nodes, "headless")
+    run = submit("headless")
     run.wait_for_training()
     assert len(nodes.with_process(TRAINS)) > 1
     nodes.kill(HEAD)
@@ -171,11 +173,11 @@ def test_the_head_is_killed(folder: Path, undisturbed: LocalStore, nodes: Nodes)
     assert checksums(run.store) == checksums(undisturbed)
 
 
-def test_a_link_is_cut(folder: Path, undisturbed: LocalStore, nodes: Nodes) -> None:
+def test_a_link_is_cut(submit: Submit, undisturbed: LocalStore, nodes: Nodes) -> None:
     """Of a node that trains and does not have the run itself: others take its place."""
     if not nodes.networks:
         pytest.skip(why_no_networks())
-    run = submit(folder, nodes, "cut", undisturbed)
+    run = submit("cut", undisturbed)
     run.wait_for_training()
     lost = sorted(nodes.with_process(TRAINS) - nodes.with_process(RUNS))[0]
     nodes.cut_off(lost)
@@ -185,9 +187,9 @@ def test_a_link_is_cut(folder: Path, undisturbed: LocalStore, nodes: Nodes) -> N
     assert checksums(run.store) == checksums(undisturbed)
 
 
-def test_a_node_is_killed(folder: Path, undisturbed: LocalStore, nodes: Nodes) -> None:
+def test_a_node_is_killed(submit: Submit, undisturbed: LocalStore, nodes: Nodes) -> None:
     """The one with the run itself: the follower starts the next attempt, which continues."""
-    run = submit(folder, nodes, "killed", undisturbed)
+    run = submit("killed", undisturbed)
     run.wait_for_training()
     (lost,) = nodes.with_process(RUNS)
     nodes.kill(lost)
