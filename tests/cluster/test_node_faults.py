@@ -161,7 +161,7 @@ def submit(folder: Path, nodes: Nodes) -> Iterator[Submit]:
         each.process.communicate()
 
 
-def test_the_head_is_killed(submit: Submit, undisturbed: LocalStore, nodes: Nodes) -> None:
+def test_the_head_is_killed(undisturbed: LocalStore, submit: Submit, nodes: Nodes) -> None:
     """Its state is in Redis: the run goes on without it, and so do those who follow when it is back."""
     run = submit("headless")
     run.wait_for_training()
@@ -173,7 +173,7 @@ def test_the_head_is_killed(submit: Submit, undisturbed: LocalStore, nodes: Node
     assert checksums(run.store) == checksums(undisturbed)
 
 
-def test_a_link_is_cut(submit: Submit, undisturbed: LocalStore, nodes: Nodes) -> None:
+def test_a_link_is_cut(undisturbed: LocalStore, submit: Submit, nodes: Nodes) -> None:
     """Of a node that trains and does not have the run itself: others take its place."""
     if not nodes.networks:
         pytest.skip(why_no_networks())
@@ -187,7 +187,7 @@ def test_a_link_is_cut(submit: Submit, undisturbed: LocalStore, nodes: Nodes) ->
     assert checksums(run.store) == checksums(undisturbed)
 
 
-def test_a_node_is_killed(submit: Submit, undisturbed: LocalStore, nodes: Nodes) -> None:
+def test_a_node_is_killed(undisturbed: LocalStore, submit: Submit, nodes: Nodes) -> None:
     """The one with the run itself: the follower starts the next attempt, which continues."""
     run = submit("killed", undisturbed)
     run.wait_for_training()
