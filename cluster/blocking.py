@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any, TypeVar
@@ -17,13 +18,24 @@ def iterate(source: AsyncGenerator[Item, None]) -> Iterator[Item]:
 
     The event loop has a thread of its own. Ctrl-C raises in the main thread, at any instruction; raised between two
     steps of an event loop it leaves callbacks behind that stop the loop's next run, and so the closing of the source,
-    before it is done.
+    before it is done. Nor does the main thread take a lock of Python's that an interrupt could leave locked.
     """
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    answers: queue.SimpleQueue[asyncio.Task[Any]] = queue.SimpleQueue()
+    asked: list[asyncio.Task[Any]] = []  # a loop itself does not keep its tasks alive
+
+    def ask() -> None:
+        asked[:] = [loop.create_task(_next(source))]
+        asked[0].add_done_callback(answers.put)
+
     thread = threading.Thread(target=_serve, args=(loop, stop), name="asynchronous source", daemon=True)
     try:
         thread.start()
-        while (item := asyncio.run_coroutine_threadsafe(_next(source), loop).result()) is not _END:
+        while True:
+            loop.call_soon_threadsafe(ask)
+            item = answers.get().result()
+            if item is _END:
+                return
             yield item
     finally:
         loop.call_soon_threadsafe(stop.set)

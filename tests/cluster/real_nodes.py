@@ -1,7 +1,7 @@
 """A Ray of a head and three nodes that run work, each with a network of its own where root may make one.
 
-The nodes are in network namespaces behind one bridge, so that a link can really be cut; the head keeps its state in
-Redis. Without root they share the machine's network, and only cutting is not possible. However the process that made
+The nodes are in network namespaces behind one bridge, so that a link can really be cut, and each sees a folder of its
+own as Ray's; the head keeps its state in Redis. Without root they share the machine's network, and only cutting is not possible. However the process that made
 them ends, a guard that waits for the end of its pipe ends every process of theirs and takes the networks down.
 """
 
@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAD = "head"
 WORKERS = ("worker-1", "worker-2", "worker-3")
 CPUS = 2
+OBJECTS_BYTES = 256 << 20
 LIMIT_S = 120.0
 """How long a wait may last before it fails; where all is well none does."""
 
@@ -48,8 +49,8 @@ def why_no_networks() -> str:
     """Why nodes cannot have networks of their own here; empty where they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    if shutil.which("ip") is None:
-        return "network namespaces need the command ip (iproute2)"
+    if shutil.which("ip") is None or shutil.which("unshare") is None:
+        return "network namespaces need the commands ip (iproute2) and unshare (util-linux)"
     name = f"rmp{secrets.token_hex(3)}"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
     if made.returncode:
@@ -138,6 +139,11 @@ class Nodes:
         return self.base / "token"
 
     @property
+    def shown(self) -> Path:
+        """Where every node sees its own folder."""
+        return self.base / "ray"
+
+    @property
     def dashboard(self) -> str:
         return f"http://{LOOPBACK}:{self.dashboard_port}"
 
@@ -155,6 +161,7 @@ class Nodes:
             start_new_session=True,  # what ends this process must not end it
         )
         if self.networks:
+            self.shown.mkdir()
             self._lay_cables()
         self._start_redis()
         self.repair()
@@ -260,9 +267,19 @@ class Nodes:
     def _launch(self, name: str) -> tuple[subprocess.Popen[bytes], Path]:
         self.launches += 1
         words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-        words += ["--node-name", name, "--node-ip-address", self._address(name), "--object-store-memory", str(80 << 20)]
-        # A folder for each start, as a new pod has; short, since Ray's sockets are in it.
-        words += ["--dashboard-agent-listen-port", "0", "--temp-dir", str(self.base / str(self.launches))]
+        words += [
+            "--node-name",
+            name,
+            "--node-ip-address",
+            self._address(name),
+            "--object-store-memory",
+            str(OBJECTS_BYTES),
+        ]
+        # A folder for each start, as a new pod has; short, since Ray's sockets are in it. Ray takes for granted that
+        # a node finds its own files where the head has its own: each has its folder mounted at the same place.
+        own = self.base / str(self.launches)
+        own.mkdir()
+        words += ["--dashboard-agent-listen-port", "0", "--temp-dir", str(self.shown if self.networks else own)]
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         environment = kept | NODE_ENVIRONMENT | {reaper.MARK: self._mark(name), "RAY_AUTH_TOKEN_PATH": str(self.token)}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
@@ -277,6 +294,9 @@ class Nodes:
             if self.networks:
                 words = ["ip", "netns", "exec", self._space(name), *words]
                 environment["GLOO_SOCKET_IFNAME"] = "eth0"  # the machine's name means an address that is not here
+        if self.networks:
+            mount = f'mount --bind {own} {self.shown} && exec "$@"'
+            words = ["unshare", "--mount", "sh", "-c", mount, "sh", *words]
         log = self.base / f"{self.launches}-{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(

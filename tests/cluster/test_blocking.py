@@ -28,6 +28,7 @@ def ctrl_c() -> Iterator[None]:
     """The first SIGINT raises Interrupted, a later one nothing."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        sys.settrace(None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise Interrupted
 
@@ -62,9 +63,8 @@ def interrupted_after(lines: int) -> bool:
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal left
-        left -= 1
+        left -= event == "line"  # at a call or a return a tracer's exception skips what a signal's does not
         if left == 0:
-            sys.settrace(None)
             signal.raise_signal(signal.SIGINT)
         return trace
 
