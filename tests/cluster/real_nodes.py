@@ -1,8 +1,9 @@
 """A Ray of a head and three nodes that run work, each with a network of its own where root may make one.
 
 The nodes are in network namespaces behind one bridge, so that a link can really be cut, and each sees a folder of its
-own as Ray's; the head keeps its state in Redis. Without root they share the machine's network, and only cutting is not possible. However the process that made
-them ends, a guard that waits for the end of its pipe ends every process of theirs and takes the networks down.
+own as Ray's; the head keeps its state in Redis. Without root they share the machine's network, and only cutting is not
+possible. However the process that made them ends, a guard that waits for the end of its pipe ends every process of
+theirs and takes the networks down.
 """
 
 from __future__ import annotations
