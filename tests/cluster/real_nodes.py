@@ -1,9 +1,9 @@
-"""A Ray of a head and three nodes that run work, each with a network of its own where root may make one.
+"""A Ray of a head and three nodes that run work, on one machine, and apart as on several.
 
-The nodes are in network namespaces behind one bridge, so that a link can really be cut, and each sees a folder of its
-own as Ray's; the head keeps its state in Redis. Without root they share the machine's network, and only cutting is not
-possible. However the process that made them ends, a guard that waits for the end of its pipe ends every process of
-theirs and takes the networks down.
+The nodes are in network namespaces behind one bridge, so that a link can really be cut. Each sees only its own
+processes, by which Ray tells on which node a driver is, and a folder of its own at the place that is Ray's. The head
+keeps its state in Redis. However the process that made them ends, a guard that waits for the end of its pipe ends every
+process of theirs and takes the networks down.
 """
 
 from __future__ import annotations
@@ -46,18 +46,23 @@ def wait_for(condition: Callable[[], bool], what: str, limit_s: float = LIMIT_S)
         time.sleep(0.1)
 
 
-def why_no_networks() -> str:
-    """Why nodes cannot have networks of their own here; empty where they can."""
+APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""A command before another, which then sees its own processes and what is mounted for it; all end with the first."""
+
+
+def why_no_namespaces() -> str:
+    """Why nodes cannot be apart here; empty where they can."""
     if os.geteuid() != 0:
-        return "network namespaces need root"
+        return "namespaces need root"
     if shutil.which("ip") is None or shutil.which("unshare") is None:
-        return "network namespaces need the commands ip (iproute2) and unshare (util-linux)"
+        return "namespaces need the commands ip (iproute2) and unshare (util-linux)"
     name = f"rmp{secrets.token_hex(3)}"
-    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
-    if made.returncode:
-        return f"this machine makes no network namespaces: {made.stderr.strip()}"
-    run_ip("netns", "del", name)
-    return ""
+    for words in (["ip", "netns", "add", name], [*APART, "ip", "netns", "exec", name, "true"]):
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            break
+    subprocess.run(["ip", "netns", "del", name], capture_output=True)
+    return f"this machine makes no namespaces: {done.stderr.strip()}" if done.returncode else ""
 
 
 def why_no_redis() -> str:
@@ -116,13 +121,11 @@ class Nodes:
     """The nodes at work.
 
     Attributes:
-        networks: whether each has one of its own.
         marks: by node, what its processes carry in their environment.
         cut: nodes whose link is down.
     """
 
     base: Path
-    networks: bool
     guard: subprocess.Popen[bytes] | None = None
     marks: dict[str, str] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
@@ -141,7 +144,7 @@ class Nodes:
 
     @property
     def shown(self) -> Path:
-        """Where every node sees its own folder."""
+        """Where every node sees its own folder; short, since Ray's sockets are in it."""
         return self.base / "ray"
 
     @property
@@ -156,14 +159,13 @@ class Nodes:
         away += [["netns", "del", self._space(name)] for name in WORKERS]
         away += [["link", "del", f"rmb{self.tag}"]]
         self.guard = subprocess.Popen(
-            [sys.executable, __file__, str(self.base), json.dumps(away if self.networks else [])],
+            [sys.executable, __file__, str(self.base), json.dumps(away)],
             stdin=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             start_new_session=True,  # what ends this process must not end it
         )
-        if self.networks:
-            self.shown.mkdir()
-            self._lay_cables()
+        self.shown.mkdir()
+        self._lay_cables()
         self._start_redis()
         self.repair()
 
@@ -235,8 +237,6 @@ class Nodes:
         return f"rmv{self.tag}{name[-1]}"
 
     def _address(self, name: str) -> str:
-        if not self.networks:
-            return LOOPBACK
         return f"{self.net}.{1 if name == HEAD else int(name[-1]) + 1}"
 
     def _lay_cables(self) -> None:
@@ -268,19 +268,8 @@ class Nodes:
     def _launch(self, name: str) -> tuple[subprocess.Popen[bytes], Path]:
         self.launches += 1
         words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-        words += [
-            "--node-name",
-            name,
-            "--node-ip-address",
-            self._address(name),
-            "--object-store-memory",
-            str(OBJECTS_BYTES),
-        ]
-        # A folder for each start, as a new pod has; short, since Ray's sockets are in it. Ray takes for granted that
-        # a node finds its own files where the head has its own: each has its folder mounted at the same place.
-        own = self.base / str(self.launches)
-        own.mkdir()
-        words += ["--dashboard-agent-listen-port", "0", "--temp-dir", str(self.shown if self.networks else own)]
+        words += ["--node-name", name, "--node-ip-address", self._address(name), "--temp-dir", str(self.shown)]
+        words += ["--object-store-memory", str(OBJECTS_BYTES)]
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         environment = kept | NODE_ENVIRONMENT | {reaper.MARK: self._mark(name), "RAY_AUTH_TOKEN_PATH": str(self.token)}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
@@ -292,12 +281,11 @@ class Nodes:
             environment["RAY_external_storage_namespace"] = f"raymill{self.tag}"
         else:
             words += ["--num-cpus", str(CPUS), "--address", f"{self._address(HEAD)}:{self.gcs}"]
-            if self.networks:
-                words = ["ip", "netns", "exec", self._space(name), *words]
-                environment["GLOO_SOCKET_IFNAME"] = "eth0"  # the machine's name means an address that is not here
-        if self.networks:
-            mount = f'mount --bind {own} {self.shown} && exec "$@"'
-            words = ["unshare", "--mount", "sh", "-c", mount, "sh", *words]
+            words = ["ip", "netns", "exec", self._space(name), *words]
+            environment["GLOO_SOCKET_IFNAME"] = "eth0"  # the machine's name means an address that is not here
+        own = self.base / str(self.launches)  # a new one for each start, as a new pod has
+        own.mkdir()
+        words = [*APART, "sh", "-c", f'mount --bind {own} {self.shown} && "$@"; exit $?', "sh", *words]
         log = self.base / f"{self.launches}-{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -323,7 +311,7 @@ def listens(port: int) -> bool:
 @contextmanager
 def real_nodes() -> Iterator[Nodes]:
     """Nodes that run; nothing of them is left afterwards."""
-    made = Nodes(Path(tempfile.mkdtemp(prefix="rmt-", dir="/tmp")), networks=not why_no_networks())
+    made = Nodes(Path(tempfile.mkdtemp(prefix="rmt-", dir="/tmp")))
     try:
         made.open()
         yield made

@@ -22,7 +22,7 @@ from cluster.artifact import list_artifacts
 from cluster.jobs_api import JobsClient
 from cluster.pending import view_of
 from cluster.store_local import LocalStore
-from tests.cluster.real_nodes import HEAD, ROOT, WORKERS, Nodes, real_nodes, wait_for, why_no_networks, why_no_redis
+from tests.cluster.real_nodes import HEAD, ROOT, WORKERS, Nodes, real_nodes, wait_for, why_no_namespaces, why_no_redis
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 SHRUNKEN = {
@@ -81,7 +81,7 @@ def undisturbed(folder: Path) -> LocalStore:
 
 @pytest.fixture(scope="module")
 def kept_nodes() -> Iterator[Nodes]:
-    if reason := why_no_redis():
+    if reason := why_no_namespaces() or why_no_redis():
         pytest.skip(reason)
     with real_nodes() as made:
         yield made
@@ -175,8 +175,6 @@ def test_the_head_is_killed(undisturbed: LocalStore, submit: Submit, nodes: Node
 
 def test_a_link_is_cut(undisturbed: LocalStore, submit: Submit, nodes: Nodes) -> None:
     """Of a node that trains and does not have the run itself: others take its place."""
-    if not nodes.networks:
-        pytest.skip(why_no_networks())
     run = submit("cut", undisturbed)
     run.wait_for_training()
     lost = sorted(nodes.with_process(TRAINS) - nodes.with_process(RUNS))[0]
