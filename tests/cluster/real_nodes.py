@@ -255,7 +255,8 @@ class Nodes:
             run_ip("-n", space, "route", "add", "default", "via", self._address(HEAD))
 
     def _start_redis(self) -> None:
-        words = ["redis-server", "--port", str(self.redis_port), "--bind", LOOPBACK, "--save", "", "--dir"]
+        # Redis writes its title over its environment: what carries the mark, and ends it, is what is before it.
+        words = [*APART, "redis-server", "--port", str(self.redis_port), "--bind", LOOPBACK, "--save", "", "--dir"]
         process = subprocess.Popen(
             [*words, str(self.base)],
             env=os.environ | {reaper.MARK: self._mark("redis")},
