@@ -195,7 +195,10 @@ class Nodes:
                 assert process.poll() is None, f"{name} did not start:\n{text[-3000:]}"
                 return "runtime started" in text
 
-            wait_for(ready, f"{name}, see {log}")
+            try:
+                wait_for(ready, name)
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{last_words(log.with_suffix(''))}") from None
 
     def processes(self, name: str) -> set[int]:
         """Ids of a node's processes."""
@@ -270,7 +273,8 @@ class Nodes:
         self.launches += 1
         words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         words += ["--node-name", name, "--node-ip-address", self._address(name), "--temp-dir", str(self.shown)]
-        words += ["--object-store-memory", str(OBJECTS_BYTES)]
+        # Ray's own default is one fixed port, which another Ray on this machine may have: the node would wait for it.
+        words += ["--object-store-memory", str(OBJECTS_BYTES), "--dashboard-agent-listen-port", "0"]
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         environment = kept | NODE_ENVIRONMENT | {reaper.MARK: self._mark(name), "RAY_AUTH_TOKEN_PATH": str(self.token)}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
@@ -284,10 +288,10 @@ class Nodes:
             words += ["--num-cpus", str(CPUS), "--address", f"{self._address(HEAD)}:{self.gcs}"]
             words = ["ip", "netns", "exec", self._space(name), *words]
             environment["GLOO_SOCKET_IFNAME"] = "eth0"  # the machine's name means an address that is not here
-        own = self.base / str(self.launches)  # a new one for each start, as a new pod has
+        own = self.base / f"{self.launches}-{name}"  # a new one for each start, as a new pod has
         own.mkdir()
         words = [*APART, "sh", "-c", f'mount --bind {own} {self.shown} && "$@"; exit $?', "sh", *words]
-        log = self.base / f"{self.launches}-{name}.log"
+        log = own.with_suffix(".log")
         with log.open("wb") as output:
             process = subprocess.Popen(
                 words,
@@ -299,6 +303,15 @@ class Nodes:
             )
         self.started.append(process)
         return process, log
+
+
+def last_words(folder: Path) -> str:
+    """Of Ray's processes, from what they wrote into a node's folder."""
+    found = []
+    for name in ("gcs_server.out", "raylet.out", "raylet.err", "dashboard_agent.log"):
+        for path in folder.glob(f"session_2*/logs/{name}"):
+            found += [f"{name}:", *path.read_text(errors="replace").splitlines()[-6:]]
+    return "\n".join(found)
 
 
 def listens(port: int) -> bool:
