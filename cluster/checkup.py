@@ -80,14 +80,19 @@ def authentication(address: str) -> Finding:
         return Finding("authentication", "warning", f"cannot be told: {error}", "check the address")
 
 
-def versions(metadata: Mapping[str, Any]) -> Iterator[Finding]:
-    """Ray and Python there against those here: drivers join only a cluster with the same two."""
+def versions_of(metadata: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Of Ray and Python: (a cluster's version, this machine's)."""
     from importlib.metadata import version
 
-    for name, theirs, ours in (
-        ("ray", str(metadata.get("ray_version", metadata.get("rayVersion"))), version("ray")),
-        ("python", str(metadata.get("python_version", metadata.get("pythonVersion"))), platform.python_version()),
-    ):
+    return {
+        "ray": (str(metadata.get("ray_version", metadata.get("rayVersion"))), version("ray")),
+        "python": (str(metadata.get("python_version", metadata.get("pythonVersion"))), platform.python_version()),
+    }
+
+
+def versions(metadata: Mapping[str, Any]) -> Iterator[Finding]:
+    """Ray and Python there against those here: drivers join only a cluster with the same two."""
+    for name, (theirs, ours) in versions_of(metadata).items():
         same = theirs == ours if name == "ray" else theirs.split(".")[:2] == ours.split(".")[:2]
         fix = "" if same else "submitting works; joining (`--address host:port`) needs the same: use one image"
         yield Finding(f"{name} version", "ok" if same else "warning", f"there {theirs}, here {ours}", fix)

@@ -6,19 +6,19 @@ cannot be scheduled stays PENDING even after it is stopped; the exit code of a j
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cluster.blocking import CLOSE_SECONDS, iterate
 from cluster.errors import InfraError, UserError
 from cluster.jobs import Submission, attempt_id, attempt_of
 from cluster.local_cluster import cluster_at
@@ -28,6 +28,9 @@ from cluster.session import RAY_TOKEN_FILE
 TIMEOUT_SECONDS = 30.0
 LOST_SECONDS = 600.0
 """How long following goes on without hearing from the cluster."""
+SILENT_SECONDS = 30.0
+"""After so long without a word a job's log is asked for anew: the job may be silent, or the connection dead. It cannot
+be asked itself: Ray's dashboard answers no ping while it passes on a log."""
 STOP_WAIT_SECONDS = "20"
 """What Ray waits between SIGTERM and SIGKILL; its own 3 are too few for a run to unwind."""
 TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -187,8 +190,11 @@ class JobsClient:
         seen, pause, silent_since, told = 0, 0.5, time.monotonic(), False
         while True:
             try:
-                position = 0
-                for text in _blocking(self._tail(job_id)):
+                position, whole = 0, True
+                for text in iterate(self._tail(job_id)):
+                    if text is None:
+                        whole = False
+                        continue
                     fresh = text[max(0, seen - position) :]
                     position += len(text)
                     pause, silent_since = 0.5, time.monotonic()
@@ -200,7 +206,7 @@ class JobsClient:
                         yield fresh
                 job = self.job(job_id)
                 silent_since = time.monotonic()
-                if job is None or job.over:
+                if job is None or (whole and job.over):
                     return
             except (TimeoutError, OSError, InfraError) as error:
                 if isinstance(error, _Refused) and error.status in (401, 403):
@@ -217,19 +223,24 @@ class JobsClient:
             time.sleep(pause * (0.5 + random.random()))
             pause = min(pause * 2, 10.0)
 
-    async def _tail(self, job_id: str) -> AsyncIterator[str]:
-        """The log from its beginning; ends with the job. A silent connection is tested every few seconds."""
+    async def _tail(self, job_id: str) -> AsyncGenerator[str | None, None]:
+        """The log from its beginning; ends with the job. None, at the end, where nothing came for a while."""
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_SECONDS)
+        patience = aiohttp.ClientWSTimeout(ws_receive=SILENT_SECONDS, ws_close=CLOSE_SECONDS)
         try:
             async with (
                 aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session,
-                session.ws_connect(f"{self.address}/api/jobs/{job_id}/logs/tail", heartbeat=10.0) as socket,
+                session.ws_connect(f"{self.address}/api/jobs/{job_id}/logs/tail", timeout=patience) as socket,
             ):
-                async for message in socket:
-                    if message.type == aiohttp.WSMsgType.TEXT:
-                        yield message.data
+                try:
+                    async for message in socket:
+                        if message.type == aiohttp.WSMsgType.TEXT:
+                            yield message.data
+                except TimeoutError:
+                    yield None
+                    return
                 if socket.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
                     raise ConnectionError("cut off")
         except aiohttp.ClientError as error:
@@ -349,14 +360,3 @@ def _details(item: dict[str, Any]) -> JobDetails:
         node_id=str(item.get("driver_node_id") or ""),
         metadata={str(key): str(value) for key, value in (item.get("metadata") or {}).items()},
     )
-
-
-def _blocking(source: AsyncIterator[str]) -> Iterator[str]:
-    """An asynchronous iterator as an ordinary one."""
-
-    async def following() -> str | None:
-        return await anext(source, None)
-
-    with asyncio.Runner() as runner:
-        while (text := runner.run(following())) is not None:
-            yield text

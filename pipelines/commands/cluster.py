@@ -8,6 +8,7 @@ from argparse import Namespace
 from typing import Any
 
 from cluster import local_cluster
+from cluster.checkup import versions_of
 from cluster.errors import RaymillError, UserError
 from cluster.jobs_api import JobsClient
 from cluster.local_cluster import ClusterRecord, find_cluster
@@ -48,7 +49,8 @@ def status(arguments: Namespace) -> int:
     if arguments.json:
         print(json.dumps(answer, indent=1))
         return 0
-    print(f"{answer.get('name', 'cluster')} at {address}, Ray {answer['ray']}")
+    versions = ", ".join(f"{name.capitalize()} {_version(both)}" for name, both in answer["versions"].items())
+    print(f"{answer.get('name', 'cluster')} at {address}, {versions}")
     print(table(answer["nodes"]))
     for name in answer.get("dead", []):
         print(f"node {name} has ended; `raymill cluster scale workers N` starts another")
@@ -111,7 +113,10 @@ def _ask(client: JobsClient) -> dict[str, Any]:
     view = view_of(client)
     serving = client.get("/api/serve/applications/").get("applications") or {}
     return {
-        "ray": client.version(),
+        "versions": {
+            name: {"there": there, "here": here}
+            for name, (there, here) in versions_of(client.get("/api/v0/cluster_metadata")["data"]).items()
+        },
         "address": client.address,
         "nodes": [
             {
@@ -133,6 +138,11 @@ def _ask(client: JobsClient) -> dict[str, Any]:
         ],
         "serving": [{"application": name, "status": each["status"]} for name, each in serving.items()],
     }
+
+
+def _version(both: dict[str, str]) -> str:
+    there, here = both["there"], both["here"]
+    return there if there == here else f"{there} (here {here})"
 
 
 def _dead(record: ClusterRecord) -> list[str]:

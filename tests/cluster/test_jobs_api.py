@@ -34,6 +34,7 @@ class FakeHead:
     Attributes:
         cut_after: lengths after which connections that follow a log are cut, one a connection.
         stays_open: followers wait after the log, as while a job runs.
+        mute: so many connections say no more after their part of the log, answer no ping and do not end.
         hide: jobs that listing does not show yet, as when two submit at the same moment.
     """
 
@@ -45,6 +46,7 @@ class FakeHead:
     connections: int = 0
     hide: set[str] = field(default_factory=set)
     stays_open: bool = False
+    mute: int = 0
     stops: int = 0
     url: str = ""
 
@@ -125,6 +127,11 @@ class FakeHead:
         text = self.log if limit is None else self.log[:limit]
         for start in range(0, len(text), 7):
             await socket.send_str(text[start : start + 7])
+        if self.mute:
+            self.mute -= 1
+            while request.transport is not None:  # until the follower goes
+                await asyncio.sleep(0.01)
+            return socket
         if self.stays_open:
             await socket.receive()  # until the follower goes
         if limit is not None:
@@ -231,6 +238,17 @@ def test_following_survives_lost_connections(head: FakeHead, cuts: list[int]) ->
     assert got == head.log
     assert head.connections == len(cuts) + 1
     assert any("the job goes on" in text for text in notices) is bool(cuts)
+
+
+def test_a_job_that_is_silent_for_long_is_not_taken_for_lost(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is one that ended meanwhile left without the rest of its log."""
+    monkeypatch.setattr(jobs_api, "SILENT_SECONDS", 0.2)
+    head.log = "".join(f"line {number}\n" for number in range(12))
+    head.cut_after, head.mute = [14, 30], 2
+    head.jobs["x"] = {"type": "SUBMISSION", "submission_id": "x", "status": "SUCCEEDED", "driver_exit_code": 0}
+    notices: list[str] = []
+    assert "".join(JobsClient(head.url, TOKEN).follow("x", notices.append)) == head.log
+    assert (head.connections, notices) == (3, [])
 
 
 def test_following_gives_up_where_nothing_answers_any_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -11,15 +12,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster import local_cluster, reaper
-from cluster.checkup import GCS_CALL, GRPC_PORTS, OPEN_BY_DESIGN, grpc_is_open, http_is_open
+from cluster.checkup import OPEN_BY_DESIGN
 from cluster.jobs_api import JobsClient
-from cluster.local_cluster import ClusterRecord, find_cluster
+from cluster.local_cluster import HEAD, ClusterRecord, find_cluster
+from tests.cluster.real_nodes import family
+from tests.cluster.socket_probe import beyond_loopback, is_open
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 RECIPE = """
@@ -27,27 +31,22 @@ name: small
 corpus: {sources: [{kind: text, path: words, licence: MIT}]}
 """
 
-CALLS = (
-    GCS_CALL,
-    *GRPC_PORTS.values(),
-    "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
-    "/ray.rpc.RayletDriver/Init",
-    "/ray.rpc.ReporterService/GetTraceback",
-)
-"""A call of every service of Ray's that listens: Ray looks for the call before it looks for the token."""
-
 
 @dataclass
 class Place:
     """A folder with a recipe, a cluster, and the command line in both."""
 
     folder: Path
-    record: ClusterRecord
+
+    @property
+    def record(self) -> ClusterRecord:
+        return find_cluster(None)
 
     def raymill(self, *words: str, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "pipelines.cli", *words],
             cwd=self.folder,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             env=os.environ | environment,
@@ -68,18 +67,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     patch = pytest.MonkeyPatch()
     patch.setenv("RAYMILL_CLUSTERS", str(base / "clusters"))
     patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
-    record = local_cluster.up("test", 1, 2, 80 << 20)
+    made = Place(folder)
+    made.raymill("cluster", "up", "--nodes", "2", "--cpus", "2", "--object-store-bytes", str(80 << 20))
     try:
-        yield Place(folder, record)
+        yield made
     finally:
-        local_cluster.down(record)
-        assert [reaper.marked_processes(node.mark) for node in record.nodes] == [[], []]
+        record = made.record
+        made.raymill("cluster", "down", "--yes")
+        assert [reaper.marked_processes(node.mark) for node in record.nodes] == [[] for _ in record.nodes]
         assert not Path(record.folder).exists()
+        assert not Path(record.temp).exists()
         patch.undo()
 
 
-def processes_with(record: ClusterRecord) -> list[int]:
-    return [pid for node in record.nodes for pid in reaper.marked_processes(node.mark)]
+def processes_with(record: ClusterRecord) -> set[int]:
+    return {pid for node in record.nodes for pid in family(node.mark)}
 
 
 def test_a_recipe_is_submitted_followed_and_found_again(place: Place) -> None:
@@ -134,32 +136,14 @@ def test_the_cluster_asks_for_its_token_and_shows_it_to_nobody(place: Place) -> 
         assert secret not in log.read_bytes(), log
 
 
-def is_open(host: str, port: int) -> bool:
-    """Whether a listening port of any kind answers without a token."""
-    target = f"{host}:{port}"
-    return http_is_open(f"http://{target}/api/none") or any(grpc_is_open(target, call) for call in CALLS)
-
-
 def test_every_port_beyond_loopback_asks_for_the_token_or_has_its_reason(place: Place) -> None:
     """The sockets of all processes of the cluster, against the allow-list of cluster/checkup.py."""
-    import psutil
-
     client = JobsClient.open(place.record.dashboard)
     listed = [node["raylet"] for node in client.get("/nodes?view=summary")["data"]["summary"]]
     allowed = {int(raylet[kind]) for raylet in listed for kind in OPEN_BY_DESIGN}
-    seen: dict[tuple[str, int], str] = {}
-    for pid in processes_with(place.record):
-        try:
-            process = psutil.Process(pid)
-            sockets = [each for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
-            seen |= {(each.laddr.ip, each.laddr.port): " ".join(process.cmdline())[:80] for each in sockets}
-        except psutil.NoSuchProcess:
-            continue
-    beyond = {where: what for where, what in seen.items() if not where[0].startswith("127.") and where[0] != "::1"}
-    assert len(beyond) > 4
-    hosts = {ip: "127.0.0.1" if ip in ("0.0.0.0", "::") else ip for ip, _ in beyond}
-    without = {(port, what) for (ip, port), what in beyond.items() if port not in allowed and is_open(hosts[ip], port)}
-    assert without == set()
+    found = beyond_loopback(processes_with(place.record))
+    assert len(found) > 4
+    assert {what for where, what in found.items() if where[1] not in allowed and is_open(where)} == set()
 
 
 def test_doctor_finds_nothing_that_is_open(place: Place) -> None:
@@ -169,3 +153,57 @@ def test_doctor_finds_nothing_that_is_open(place: Place) -> None:
     assert findings["ray version"]["state"] == "ok"
     assert findings["nodes"]["found"] == "2 alive"
     assert [item for check, item in findings.items() if check.startswith("ports") and item["state"] != "ok"] == []
+
+
+def status(place: Place) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(place.raymill("cluster", "status", "--json").stdout)
+    return found
+
+
+def wait_for_nodes(place: Place, count: int) -> dict[str, Any]:
+    """The status once the cluster takes so many nodes for alive."""
+    deadline = time.monotonic() + 60
+    while len((found := status(place))["nodes"]) != count:
+        assert time.monotonic() < deadline, found
+    return found
+
+
+def test_status_shows_nodes_resources_jobs_serving_and_versions(place: Place) -> None:
+    job = json.loads(place.raymill("submit", "small.yaml", "--follow", "--yes", "--json").stdout)["job"]
+    found = status(place)
+    shown = {node["node"]: node["head"] for node in found["nodes"]}
+    assert shown == {node.name: "yes" if node.group == HEAD else "" for node in place.record.nodes}
+    assert {node["CPU"].partition("/")[2] for node in found["nodes"]} == {"2"}
+    assert {"job": job, "status": "SUCCEEDED", "recipe": "small"} in found["jobs"]
+    assert found["serving"] == []
+    assert found["versions"]["ray"] == dict.fromkeys(("there", "here"), version("ray"))
+    text = place.raymill("cluster", "status").stdout
+    assert f"Ray {version('ray')}, Python {platform.python_version()}\n" in text
+    assert all(node.name in text for node in place.record.nodes)
+    assert job in text
+    assert "nothing is served" in text
+
+
+def test_a_group_is_scaled_within_bounds_and_a_dead_node_is_replaced(place: Place) -> None:
+    assert place.raymill("cluster", "scale", "workers", "2:3").stdout == "workers: 1 -> 2 nodes (bounds 2:3)\n"
+    found = wait_for_nodes(place, 3)
+    assert (found["scale"], found["dead"]) == ([2, 3], [])
+    lost = next(node for node in place.record.workers if node.name == "worker-2")
+    local_cluster.end_node(lost)
+    found = wait_for_nodes(place, 2)
+    assert found["dead"] == ["worker-2"]
+    assert "node worker-2 has ended" in place.raymill("cluster", "status").stdout
+    assert place.raymill("cluster", "scale", "workers", "2").stdout == "workers: 1 -> 2 nodes (bounds 2:2)\n"
+    assert wait_for_nodes(place, 3)["dead"] == []
+    assert place.raymill("cluster", "scale", "workers", "0:1").stdout == "workers: 2 -> 1 nodes (bounds 0:1)\n"
+    wait_for_nodes(place, 2)
+
+
+def test_a_cluster_with_a_job_is_not_ended_unasked(place: Place) -> None:
+    job = json.loads(
+        place.raymill("submit", "small.yaml", "--driver-cpus", "64", "--set", "name=kept", "--json").stdout
+    )
+    refused = place.raymill("cluster", "down", code=2)
+    assert "jobs run there: " in refused.stderr
+    assert job["job"] in refused.stderr
+    assert all(local_cluster.alive(node) for node in place.record.nodes)
