@@ -33,6 +33,7 @@ KINDS = (
     "Adapter",
     "Classifier",
     "ClassifierAdapter",
+    "Seq2SeqAdapter",
     "RewardModel",
     "BenchmarkText",
     "EvalReport",
