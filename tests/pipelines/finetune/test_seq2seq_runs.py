@@ -97,17 +97,17 @@ def make_bench(
     ("base", "settings"),
     [
         ("t5", {"method": "lora", "learning_rate": 2e-2}),
-        ("bart", {"method": "full", "learning_rate": 5e-3}),
+        pytest.param("bart", {"method": "full", "learning_rate": 5e-3}, marks=slow),
         pytest.param("t5", {"method": "full", "learning_rate": 5e-3}, marks=slow),
         pytest.param("t5", {"method": "lora", "learning_rate": 2e-2, "merge": True}, marks=slow),
-        pytest.param("bart", {"method": "lora", "dora": True, "rank": 32, "alpha": 64, "steps": 150}, marks=slow),
+        pytest.param("t5", {"method": "lora", "dora": True, "learning_rate": 2e-2}, marks=slow),
     ],
 )
 def test_a_rule_is_learned_and_what_is_written_knows_it(
     make_bench: Callable[..., Bench], base: str, settings: dict[str, Any]
 ) -> None:
     bench = make_bench("store", base)
-    task = bench.task(**{"steps": 60, "validation_every_steps": 500, "checkpoint_every_steps": 500} | settings)
+    task = bench.task(steps=60, validation_every_steps=60, checkpoint_every_steps=60, **settings)
     details = bench.run(task)["details"]
     found = details["likeness"]
     assert found["answers"] == 12
@@ -194,12 +194,12 @@ def test_a_run_that_is_broken_off_ends_with_the_same_bytes(
     make_bench: Callable[..., Bench], base: str, settings: dict[str, Any]
 ) -> None:
     whole, cut = make_bench("whole", base), make_bench("cut", base)
-    settings |= {"steps": 6, "answers_scored": 2}
+    settings |= {"steps": 4, "answers_scored": 2}
     summary = whole.run(whole.task(**settings))
     with pytest.raises(KeyboardInterrupt):
-        cut.run(cut.task(**settings), stop_at=6)
+        cut.run(cut.task(**settings), stop_at=4)
     again = cut.run(cut.task(**settings))
-    assert again["resumed_at"] == 4
+    assert again["resumed_at"] == 2
     assert measured(again) == measured(summary)
     names = [item.key for item in whole.store.files("try/") if "resume" not in item.key]
     assert names == [item.key for item in cut.store.files("try/") if "resume" not in item.key]
@@ -278,7 +278,7 @@ def test_the_whole_stage_and_its_adapter_merged(
 def test_a_decoders_answers_are_scored(bases: dict[str, Path], store: LocalStore, tmp_path: Path) -> None:
     rows = [{"prompt": each.messages[0].content, "completion": each.messages[1].content} for each in pairs(40, 3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    learned = "method: full, learning_rate: 0.005, steps: 60, batch_sequences: 16, chat_template: plain"
+    learned = "method: full, learning_rate: 0.01, steps: 30, batch_sequences: 16, chat_template: plain"
     made = run_section(
         f"{{model: {bases['gpt2']}, data: {tmp_path / 'rows.jsonl'}, workers: 1, {learned}, answers_scored: 4, "
         "validation_fraction: 0.2}",
