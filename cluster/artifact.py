@@ -32,6 +32,7 @@ KINDS = (
     "Adapter",
     "Classifier",
     "ClassifierAdapter",
+    "Seq2SeqAdapter",
     "RewardModel",
     "BenchmarkText",
     "EvalReport",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.finetune.config import MERGEABLE
 from pipelines.models.shapes import DECODERS
-from pipelines.servable import served_as
+from pipelines.servable import served_as, unserved_pairs
 from pipelines.train.corruption import noise_counts
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 CLASSIFIABLE = (*DECODERS, "bert")
 """Our architectures that take a classifier's head."""
+
+ENCODER_DECODERS = ("t5",)
+"""Our architectures that turn a source into a target."""
 
 TRAINED = ("@pretrain", "@finetune", "@align")
 
@@ -34,16 +37,19 @@ def misfits(recipe: Recipe) -> Iterator[str]:
             f"Set pretrain.max_positions: {length} or more, or lower tokens.sequence_length"
         )
     yield from _too_long(recipe, positions or length)
-    classifies = recipe.finetune.task == "classification"
-    if "finetune" in written and classifies:
+    task = recipe.finetune.task
+    if "finetune" in written and task == "classification":
         yield from _classification(recipe)
+    elif "finetune" in written and task == "seq2seq":
+        yield from _seq2seq(recipe)
     elif "finetune" in written and recipe.finetune.model is None and name not in DECODERS:
+        other = "set task: seq2seq" if name in ENCODER_DECODERS else "leave finetune out"
         yield (
-            f"finetune: it adapts models that predict next tokens and that transformers loads, not {name}. Leave "
-            f"finetune out, train {' or '.join(DECODERS)}, or name another model in finetune.model"
+            f"finetune: it adapts models that predict next tokens and that transformers loads, not {name}. "
+            f"{other[0].upper()}{other[1:]}, train {' or '.join(DECODERS)}, or name another model in finetune.model"
         )
     tuned = [variant.name for variant in recipe.serving.variants if variant.model == "@finetune"]
-    if "serving" in written and tuned and not classifies:
+    if "serving" in written and tuned and task == "generation":
         found = served_as(recipe)
         if found is not None and found.how != "adapter":
             advice = found.advice[0].upper() + found.advice[1:]
@@ -66,8 +72,8 @@ def _too_long(recipe: Recipe, context: int) -> Iterator[str]:
     """Examples that may be longer than what the model that is pretrained here will take."""
     foreign = False
     for section, config in (("finetune", recipe.finetune), ("align", recipe.align)):
-        if section not in recipe.written:
-            continue
+        if section not in recipe.written or (section == "finetune" and recipe.finetune.task == "seq2seq"):
+            continue  # encoder-decoders of our own have relative positions
         foreign = config.model is not None or foreign  # align begins with what finetune made
         if not foreign and config.sequence_length is not None and config.sequence_length > context:
             yield (
@@ -98,6 +104,32 @@ def _classification(recipe: Recipe) -> Iterator[str]:
         )
     if "align" in written and recipe.align.model is None:
         yield "align: it needs a model that writes, and finetune makes a classifier. Name a model in align.model"
+
+
+def _seq2seq(recipe: Recipe) -> Iterator[str]:
+    """What is no encoder-decoder, and what one cannot be used for."""
+    name, written, elsewhere = recipe.pretrain.architecture, recipe.written, recipe.finetune.model is not None
+    if not elsewhere and name not in ENCODER_DECODERS:
+        yield (
+            f"finetune: task seq2seq is for encoder-decoders, not {name}. Pretrain {' or '.join(ENCODER_DECODERS)}, "
+            "name another model in finetune.model, or set task: generation, by which a decoder learns the same rows"
+        )
+    if not elsewhere and name in ENCODER_DECODERS and recipe.finetune.sequence_length is None:
+        yield (
+            f"finetune: {name} has relative positions, so that nothing bounds a text. Set finetune.sequence_length to "
+            "the most tokens that a prompt, and a completion, may have"
+        )
+    if "serving" in written and (refusal := unserved_pairs(recipe)):
+        yield refusal
+    if "evals" in written and elsewhere:
+        yield (
+            "evals: every suite asks a model that predicts next tokens, and finetune makes an encoder-decoder; ROUGE "
+            "and BLEU on held-out rows are in its report. Leave evals out"
+        )
+    if "align" in written and recipe.align.model is None:
+        yield (
+            "align: it needs a decoder that writes, and finetune makes an encoder-decoder. Name a model in align.model"
+        )
 
 
 def _unknown_sources(recipe: Recipe) -> Iterator[str]:

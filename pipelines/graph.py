@@ -66,7 +66,7 @@ def build_graph(recipe: Recipe) -> list[Node]:
     for name in MODELS:
         if name == "align" and not recipe.align.makes_writer:
             continue
-        if name in ("finetune", FINETUNED_BASE) and recipe.finetune.task == "classification":
+        if name in ("finetune", FINETUNED_BASE) and recipe.finetune.task != "generation":
             continue
         if name in names and "evals" in wanted:
             inputs = {"model": name}

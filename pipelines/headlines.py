@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cluster.artifact import Artifact
 
 SCORES = {
@@ -27,10 +29,10 @@ def headline(artifact: Artifact) -> str:
         return f"{counts['documents']:,} documents, {counts['bytes'] / 1e6:.1f} MB, {licences}"
     if artifact.kind == "Tokens" and "train_blocks" in counts:
         return f"{counts['tokens']:,} tokens, {counts['train_blocks']:,} blocks to train on"
-    if artifact.kind in ("Model", "Adapter") and "validation.perplexity" in metrics:
+    if artifact.kind in ("Model", "Adapter", "Seq2SeqAdapter") and "validation.perplexity" in metrics:
         size = f"{counts['trained_parameters']:,} parameters trained on {counts['tokens']:,} tokens"
         what = "validation perplexity" if artifact.kind == "Model" else "validation perplexity of the answers"
-        return f"{size}, {what} {metrics['validation.perplexity']:,.1f}"
+        return f"{size}, {what} {metrics['validation.perplexity']:,.1f}{_likeness(metrics)}"
     if artifact.kind in ("Classifier", "ClassifierAdapter") and "validation.accuracy" in metrics:
         return (
             f"{counts['labels']} labels, {counts['trained_parameters']:,} parameters trained on "
@@ -50,6 +52,15 @@ def headline(artifact: Artifact) -> str:
         return f"{told['verdict'].replace('_', ' ')}: {told['candidate']}{against}"
     plain = {name: value for name, value in counts.items() if "." not in name}
     return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in plain.items())
+
+
+def _likeness(metrics: Mapping[str, float]) -> str:
+    """How like what was expected a model's held-out answers are, where that was measured."""
+    if "validation.rougeL" not in metrics:
+        return ""
+    rouge, bleu = metrics["validation.rougeL"], metrics["validation.bleu"]
+    before = f"before {metrics['validation.rougeL_before']:.2f} and {metrics['validation.bleu_before']:.1f}"
+    return f", ROUGE-L {rouge:.2f} and BLEU {bleu:.1f} ({before})"
 
 
 def _aligned(artifact: Artifact) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.finetune.config import MERGEABLE, FinetuneConfig
-from serving.engines.adaptable import Verdict, verdict
+from serving.engines.adaptable import UNSERVED_PAIRS, Verdict, verdict
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
@@ -25,9 +25,9 @@ ARCHITECTURES = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
 
 
 def served_as(recipe: Recipe) -> Verdict | None:
-    """How vLLM can serve the recipe's adapter; None where fine-tuning makes a whole model, or a classifier."""
+    """How vLLM can serve the recipe's adapter; None where fine-tuning makes a whole model, or nothing for vLLM."""
     config = recipe.finetune
-    if config.makes_model or config.task == "classification":
+    if config.makes_model or config.task != "generation":
         return None
     found = verdict(adapter_settings(config), base_architectures(recipe))
     if found.how == "adapter" and config.chat_template not in (None, "plain"):
@@ -60,6 +60,8 @@ def describe(recipe: Recipe) -> str:
     """In a sentence, for plans."""
     if recipe.finetune.task == "classification":
         return _describe_classifier(recipe.finetune)
+    if recipe.finetune.task == "seq2seq":
+        return _describe_seq2seq(recipe.finetune)
     found = served_as(recipe)
     if found is None:
         return "finetune makes a whole model: vLLM serves it as one"
@@ -79,6 +81,26 @@ def _describe_classifier(config: FinetuneConfig) -> str:
     if config.method not in MERGEABLE:
         how = "peft puts it on its base in transformers"
     return f"finetune makes a classifier's adapter with its head, which neither raymill nor vLLM serves: {how}"
+
+
+def unserved_pairs(recipe: Recipe) -> str | None:
+    """Which variant of an encoder-decoder that is fine-tuned cannot be served, and why; None where there is none."""
+    served = [each for each in recipe.serving.variants if each.model in ("@finetune", "@finetune-base")]
+    if not served:
+        return None
+    return (
+        f"serving: {served[0].model} is an encoder-decoder (variant {served[0].name}), and {UNSERVED_PAIRS}. Use it "
+        "with transformers, or fine-tune a decoder"
+    )
+
+
+def _describe_seq2seq(config: FinetuneConfig) -> str:
+    if config.makes_model:
+        return f"finetune makes an encoder-decoder: {UNSERVED_PAIRS}. transformers loads it (AutoModelForSeq2SeqLM)"
+    return (
+        f"finetune makes an adapter of an encoder-decoder: {UNSERVED_PAIRS}. peft puts it on its base in transformers, "
+        "and `raymill merge` (or finetune.merge: true) makes a folder that transformers loads alone"
+    )
 
 
 def describe_alignment(recipe: Recipe) -> str:

@@ -9,6 +9,7 @@ from cluster.artifact import Artifact, Identity, load_artifact, local_copy
 from cluster.errors import UserError
 from cluster.store import Store
 from pipelines.finetune.config import DocsPairs
+from pipelines.finetune.examples.records import Conversation
 from pipelines.models.existing import ExistingModelConfig, locate, model_files
 from pipelines.recipe import Recipe
 
@@ -28,6 +29,8 @@ def shown_examples(recipe: Recipe, store: Store, found: Mapping[str, Identity], 
         )
     if recipe.finetune.task == "classification":
         return _labelled(recipe, store, found, count)
+    if recipe.finetune.task == "seq2seq":
+        return _pairs(recipe, store, found, count)
     from pipelines.finetune.examples.template import load_template
     from pipelines.finetune.load import encoder_of, load_examples, load_tokenizer
     from pipelines.finetune.preview import preview
@@ -53,6 +56,24 @@ def _labelled(recipe: Recipe, store: Store, found: Mapping[str, Identity], count
     tokenizer = load_tokenizer(folder)
     encoder = encoder_of(recipe.finetune, tokenizer, loaded.labels, context)
     return preview(encoder, tokenizer, loaded.labels, loaded.train[:count])
+
+
+def _pairs(recipe: Recipe, store: Store, found: Mapping[str, Identity], count: int) -> list[str]:
+    """The same for sources and targets; how these begin and end is what the model's folder says."""
+    from pipelines.finetune.load import load_examples, load_tokenizer
+    from pipelines.finetune.seq2seq.encode import preview
+    from pipelines.finetune.seq2seq.stage import FORMS
+    from pipelines.finetune.seq2seq.task import encoder_of
+
+    config = recipe.finetune
+    corpus = _published(store, found, "curate") if isinstance(config.data, DocsPairs) else None
+    if config.model is None:
+        _published(store, found, "pretrain")
+    folder, _ = _tokenizer(recipe, store, found)
+    tokenizer = load_tokenizer(folder)
+    loaded = load_examples(config, corpus, store, FORMS)
+    examples = [each for each in loaded.train[:count] if isinstance(each, Conversation)]
+    return preview(encoder_of(config, tokenizer, folder), tokenizer, examples)
 
 
 def _tokenizer(recipe: Recipe, store: Store, found: Mapping[str, Identity]) -> tuple[Path, int | None]:

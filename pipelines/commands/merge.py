@@ -20,10 +20,12 @@ def merge(arguments: Namespace) -> int:
     adapter, parent = _adapter(store, arguments.adapter)
     from pipelines.finetune.classification.export import is_classifier, merge_classifier
     from pipelines.finetune.export import merge_folders, refuse_merging
+    from pipelines.finetune.seq2seq.export import is_of_pairs, merge_pairs
 
     refuse_merging(adapter)
     base = _base(store, arguments.base, adapter, parent)
-    difference = (merge_classifier if is_classifier(adapter) else merge_folders)(adapter, base, destination)
+    write = merge_classifier if is_classifier(adapter) else merge_pairs if is_of_pairs(adapter) else merge_folders
+    difference = write(adapter, base, destination)
     result = {"adapter": arguments.adapter, "base": str(base), "to": str(destination), "difference": difference}
     if arguments.json:
         print(json.dumps(result, indent=1))
@@ -36,7 +38,7 @@ def _adapter(store: Store, reference: str) -> tuple[Path, Artifact | None]:
     if Path(reference).is_dir():
         return Path(reference), None
     artifact = find_artifact(store, reference)
-    if artifact.kind not in ("Adapter", "ClassifierAdapter"):
+    if artifact.kind not in ("Adapter", "ClassifierAdapter", "Seq2SeqAdapter"):
         raise UserError(
             f"{artifact.id} is a {artifact.kind}, not an adapter", where=reference, next_step="name an adapter"
         )

@@ -24,23 +24,20 @@ from pipelines.train.refusals import refuse_adapters
 if TYPE_CHECKING:
     from pipelines.train.shaping import Shaping
 
-ADAPTER_STAGE = Stage(
-    "finetune", "Adapter", 3, "pipelines.finetune.stage:run", resolve="pipelines.finetune.config:resolve"
-)
-MODEL_STAGE = Stage("finetune", "Model", 3, "pipelines.finetune.stage:run", resolve="pipelines.finetune.config:resolve")
-"""The same work where full weights come of it."""
 
-CLASSIFIER_STAGE, CLASSIFIER_ADAPTER_STAGE = (
-    Stage(
-        "finetune",
-        kind,
-        1,
-        "pipelines.finetune.classification.stage:run",
-        resolve="pipelines.finetune.config:resolve",
-    )
-    for kind in ("Classifier", "ClassifierAdapter")
-)
+def _stages(folder: str, version: int, *kinds: str) -> tuple[Stage, ...]:
+    run, resolve = f"pipelines.finetune.{folder}stage:run", "pipelines.finetune.config:resolve"
+    return tuple(Stage("finetune", kind, version, run, resolve=resolve) for kind in kinds)
+
+
+MODEL_STAGE, ADAPTER_STAGE = _stages("", 3, "Model", "Adapter")
+"""The same work where full weights come of it, and where an addition does."""
+
+CLASSIFIER_STAGE, CLASSIFIER_ADAPTER_STAGE = _stages("classification.", 1, "Classifier", "ClassifierAdapter")
 """Where the model is to tell classes of texts apart: kinds of their own, which nothing takes for what writes text."""
+
+SEQ2SEQ_STAGE, SEQ2SEQ_ADAPTER_STAGE = _stages("seq2seq.", 1, "Model", "Seq2SeqAdapter")
+"""Where the model turns sources into targets. Whole ones are Models, as a t5 that is pretrained is."""
 
 Method = Literal["full", "lora", "prompt", "prefix", "p-tuning", "ia3", "adapter"]
 LEARNED_PROMPTS = ("prompt", "prefix", "p-tuning")
@@ -69,6 +66,8 @@ BELONGS: dict[str, tuple[str, ...]] = {
 
 RATES: dict[str, float] = {"full": 1e-4, "lora": 2e-3, "ia3": 1e-2, "adapter": 1e-3}
 PROMPT_RATE = 3e-2
+SCORED = 64
+"""Held-out answers that are compared with what was expected where the task is to turn sources into targets."""
 
 
 class DocsPairs(StrictModel):
@@ -95,10 +94,11 @@ class FinetuneConfig(TrainConfig):
         description="a Hugging Face folder, hf://organisation/name or a Model's artifact id; by default what pretrain "
         "makes",
     )
-    task: Literal["generation", "classification"] = Field(
+    task: Literal["generation", "classification", "seq2seq"] = Field(
         "generation",
         description="generation: the model learns to write the answers; classification: to name a text's label, with "
-        "a head on an encoder (bert) or a decoder (llama, gpt2)",
+        "a head on an encoder (bert) or a decoder (llama, gpt2); seq2seq: an encoder-decoder (t5, bart) learns to turn "
+        "prompts into completions, such as summaries or translations",
     )
     labels: tuple[str, ...] | None = Field(
         None,
@@ -185,6 +185,12 @@ class FinetuneConfig(TrainConfig):
         2e-3, gt=0, description="highest learning rate; by default by method: full 1e-4, lora 2e-3, adapter 1e-3, …"
     )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of the trained matrices")
+    answers_scored: int | None = Field(
+        None,
+        ge=0,
+        description="held-out prompts that are answered greedily, before and after, and compared with what was "
+        "expected: ROUGE and BLEU. By default 64 for seq2seq, none for generation",
+    )
     examples_shown: int = execution(4, ge=0, description="held-out questions that the report shows answers to")
 
     @model_validator(mode="before")
@@ -226,6 +232,12 @@ class FinetuneConfig(TrainConfig):
         return self.too_long or ("drop" if isinstance(self.data, DocsPairs) else "refuse")
 
     @property
+    def scored(self) -> int:
+        """Held-out answers that are compared with what was expected."""
+        default = SCORED if self.task == "seq2seq" else 0
+        return default if self.answers_scored is None else self.answers_scored
+
+    @property
     def makes_model(self) -> bool:
         """Whether full weights come of it, not an adapter."""
         return self.method == "full" or self.merge
@@ -254,6 +266,8 @@ def stage_of(config: FinetuneConfig) -> Stage:
     """The stage that makes what task and method give: an adapter, or a model."""
     if config.task == "classification":
         return CLASSIFIER_STAGE if config.makes_model else CLASSIFIER_ADAPTER_STAGE
+    if config.task == "seq2seq":
+        return SEQ2SEQ_STAGE if config.makes_model else SEQ2SEQ_ADAPTER_STAGE
     return MODEL_STAGE if config.makes_model else ADAPTER_STAGE
 
 
@@ -269,6 +283,7 @@ def resolve(config: FinetuneConfig) -> dict[str, Any]:
     fields = resolve_training(config)
     fields["chat_template"] = load_template(config.chat_template)
     fields["too_long"] = config.length_policy
+    fields["answers_scored"] = config.scored
     if not isinstance(config.data, DocsPairs):
         fields["data"] = rows_identity(config.data)
     if config.forgetting is not None:

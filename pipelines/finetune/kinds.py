@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from pipelines.finetune.config import FinetuneConfig
 
 OF_CLASSES = ("labels", "class_weights")
-OF_WRITING = ("loss_on", "packing", "chat_template", "forgetting", "z_loss")
+OF_CHATS = ("loss_on", "packing", "chat_template", "forgetting")
+FOREIGN: dict[str, tuple[str, ...]] = {
+    "generation": OF_CLASSES,
+    "classification": (*OF_CHATS, "answers_scored", "z_loss"),
+    "seq2seq": (*OF_CLASSES, *OF_CHATS),
+}
+"""Task -> keys that mean nothing to it."""
+
+OF_MATRICES = ("full", "lora", "ia3")
+"""Methods that change a model's matrices, wherever these are."""
 
 
 def refuse_for_task(config: FinetuneConfig, defaults: Mapping[str, Any]) -> None:
@@ -24,12 +33,13 @@ def refuse_for_task(config: FinetuneConfig, defaults: Mapping[str, Any]) -> None
     Raises:
         ValueError: a key means nothing to the task, or the task needs one that is not there.
     """
-    foreign = OF_WRITING if config.task == "classification" else OF_CLASSES
-    for name in foreign:
+    for name in FOREIGN[config.task]:
         if getattr(config, name) != defaults[name]:
             raise ValueError(f"{name} means nothing to task {config.task}: leave it out")
     if config.task == "classification":
         _refuse_classification(config)
+    if config.task == "seq2seq":
+        _refuse_seq2seq(config)
 
 
 def _refuse_classification(config: FinetuneConfig) -> None:
@@ -47,3 +57,13 @@ def _refuse_classification(config: FinetuneConfig) -> None:
         for label, weight in config.class_weights.items():
             if not (math.isfinite(weight) and weight > 0):
                 raise ValueError(f"class_weights: {label} has the weight {weight:g}: write a number above 0")
+
+
+def _refuse_seq2seq(config: FinetuneConfig) -> None:
+    if config.method not in OF_MATRICES:
+        raise ValueError(
+            f"{config.method} has its place in front of or between the layers of one decoder, and an encoder-decoder "
+            f"has two stacks: use {', '.join(OF_MATRICES[:-1])} or {OF_MATRICES[-1]}"
+        )
+    if isinstance(config.data, RowData) and config.data.system is not None:
+        raise ValueError("data.system is for conversations: write what the model is to do into the prompts")

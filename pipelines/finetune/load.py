@@ -47,11 +47,16 @@ class Loaded:
         return {name: examples for name, examples in found.items() if examples}
 
 
-def load_examples(config: FinetuneConfig, corpus: Artifact | None, store: Store) -> Loaded:
+def load_examples(
+    config: FinetuneConfig, corpus: Artifact | None, store: Store, forms: tuple[str, ...] = FORMS
+) -> Loaded:
     """The examples of a recipe's section.
 
+    Args:
+        forms: what rows may be.
+
     Raises:
-        UserError: the data cannot be read, a row is none, or there are too few.
+        UserError: the data cannot be read, a row is none, there are too few, or none has an answer to be scored.
         InfraError: S3 or the Hub does not answer.
     """
     bad: list[str] = []
@@ -62,9 +67,15 @@ def load_examples(config: FinetuneConfig, corpus: Artifact | None, store: Store)
         texts = training_texts(corpus, store) if corpus else iter(())
         examples = choose((pair for text in texts for pair in docstring_pairs(text)), config.data.max_pairs)
     else:
-        read = read_examples(config.data, "finetune.data", FORMS)
+        read = read_examples(config.data, "finetune.data", forms)
         examples, bad = choose(read.examples), read.bad
     train, validation = split(subset(examples, config.subset), config.validation_fraction, "finetune.data")
+    if config.scored and not isinstance(validation[0], Conversation):
+        raise UserError(
+            "the rows are texts, which have no answers to compare with",
+            where="finetune.answers_scored",
+            next_step="leave it out, or give rows with prompt and completion",
+        )
     before: list[Any] = []
     if config.forgetting is not None:
         before = choose(read_examples(config.forgetting, "finetune.forgetting", FORMS).examples, MOST_REMEMBERED)

@@ -32,7 +32,7 @@ STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 """Types of models whose fused kernels read ``out_proj`` past an adapter: peft refuses it there."""
 SECOND_MATRICES = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "w2", "out_proj", "fc_out")
 """What the second matrix of a feed-forward part is called; IA3 scales what goes into it."""
-KEYS_AND_VALUES = ("k_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj", "key", "value", "Wqkv")
+KEYS_AND_VALUES = ("k_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj", "key", "value", "Wqkv", "k", "v")
 """What projects keys and values; IA3 scales what comes out (arXiv:2205.05638)."""
 
 
@@ -99,7 +99,8 @@ def peft_settings(
         )
     if config.method == "ia3":
         every = target_modules(base, config.target_modules)
-        chosen = every if config.target_modules else [n for n in every if n in KEYS_AND_VALUES + SECOND_MATRICES]
+        second = SECOND_MATRICES + (("wo",) if {"wi", "wi_0"} & set(every) else ())  # t5's; elsewhere it ends attention
+        chosen = every if config.target_modules else [n for n in every if n in KEYS_AND_VALUES + second]
         if not chosen:
             raise UserError(
                 f"none of the model's matrices ({', '.join(every)}) is known to make keys, values or end a "
@@ -109,7 +110,7 @@ def peft_settings(
             )
         return IA3Config(
             target_modules=chosen,
-            feedforward_modules=[name for name in chosen if name in SECOND_MATRICES],
+            feedforward_modules=[name for name in chosen if name in second],
             **kept,
         )
     common: dict[str, Any] = {"num_virtual_tokens": config.virtual_tokens, **kept}

@@ -11,6 +11,7 @@ from cluster.stage import Outcome, StageContext
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.examples.records import Conversation, Text, to_jsonl
 from pipelines.finetune.examples.template import load_template
+from pipelines.finetune.likeness import metrics_of, show
 from pipelines.finetune.load import load_examples
 
 SHOWN = 10
@@ -42,8 +43,12 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageCo
     page = write_report(training, "Fine-tuning", f"{config.title}, on {base.id}", {"examples": used})
     _describe(page, details, loaded.train)
     context.output.write_text("report.html", page.render())
-    write_metrics(training, context.output)
     outcome = training_outcome(training)
+    if "likeness" in details:
+        measured = metrics_of(details["likeness"])
+        outcome.metrics |= measured
+        training.records.append({"kind": "result", "step": training.summary["chosen_step"]} | measured)
+    write_metrics(training, context.output)
     outcome.counts |= {
         "examples": used,
         "examples_too_long": details["too_long"],
@@ -68,6 +73,8 @@ def _describe(page: Page, details: Mapping[str, Any], train: list[Conversation |
         before, after = details["forgetting"]["before"], details["forgetting"]["after"]
         page.heading("What it could do before")
         page.table([{"loss before": before, "loss after": after, "forgotten (nats a token)": after - before}])
+    if "likeness" in details:
+        show(details["likeness"], page)
     if details["examples"]:
         page.heading("Held-out questions, before and after")
         page.table(details["examples"])

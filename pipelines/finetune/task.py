@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from cluster.store import Store
     from pipelines.finetune.examples.encode import Encoding
+    from pipelines.finetune.examples.records import Conversation, Text
     from pipelines.train.task import Batch, Samples
 
 
@@ -114,6 +116,11 @@ class FinetuneTask:
             "too_long_places": [place for found in parts.values() for place in found.dropped][:20],
             "shortened": sum(found.shortened for found in parts.values()),
         }
+        if scored := self._scored():
+            from pipelines.finetune.likeness import compare
+
+            expected = [each.messages[-1].content for each in scored]
+            details["likeness"] = compare(before["scored"], after["scored"], expected)
         if "forgetting" in self._parts:
             details["forgetting"] = {"before": before["forgetting"], "after": after["forgetting"]}
         return details
@@ -145,21 +152,32 @@ class FinetuneTask:
                 found.append((example.text[:half][-200:], example.text[half:][:200]))
         return found
 
-    def _prompts(self) -> list[str]:
+    def _scored(self) -> list[Conversation]:
+        """Held-out conversations whose last answer is compared with what the model writes."""
+        return list(self._parts["validation"].examples[: self.config.scored])
+
+    def _prompts(self, examples: Sequence[Conversation | Text]) -> list[str]:
         from pipelines.finetune.examples.records import Conversation
 
         return [
             self._encoder.renderer.prompt(example.messages[:-1], example.where)
             if isinstance(example, Conversation)
             else example.text[: len(example.text) // 2][-200:]
-            for example in self._parts["validation"].examples[: self.config.examples_shown]
+            for example in examples
         ]
 
     def _look(self, model: Any) -> dict[str, Any]:
         """Greedy answers to held-out questions, and the loss on what should not be forgotten."""
         from pipelines.models.sampling import answer
 
-        found: dict[str, Any] = {"answers": answer(model, self._base_folder, self._prompts(), begin=self._begins)}
+        shown = self._prompts(self._parts["validation"].examples[: self.config.examples_shown])
+        found: dict[str, Any] = {"answers": answer(model, self._base_folder, shown, begin=self._begins)}
+        if scored := self._scored():
+            expected = [self._tokenizer(each.messages[-1].content).input_ids for each in scored]
+            longest = max(map(len, expected)) + 1  # and what ends it
+            prompts = self._prompts(scored)
+            written = answer(model, self._base_folder, prompts, longest, begin=self._begins)
+            found["scored"] = [text.strip() for text in written]
         if "forgetting" in self._parts:
             found["forgetting"] = mean_loss(model, self._parts["forgetting"], self._pad_id, self.config.batch_sequences)
         return found

@@ -137,6 +137,14 @@ def check_causal(folder: Path, config: ExistingModelConfig) -> dict[str, Any]:
             next_step="models that need code of their own must be converted to a type that transformers knows",
         ) from error
     named = settings.get("architectures") or []
+    if known.is_encoder_decoder:
+        raise UserError(
+            f"a model of the type {settings.get('model_type')} has an encoder and a decoder; it does not predict next "
+            "tokens",
+            where=f"{config.where}: {config.source}",
+            next_step="name a causal language model such as llama, gpt2 or qwen; fine-tuning takes encoder-decoders "
+            "with task: seq2seq",
+        )
     if type(known) not in AutoModelForCausalLM._model_mapping or any("ForMaskedLM" in each for each in named):
         raise UserError(
             f"a model of the type {settings.get('model_type')} ({', '.join(named) or 'no class named'}) does not "

@@ -47,6 +47,9 @@ UNMERGEABLE = {
 }
 """peft's types (and our own) that vLLM does not know and that are no change of the base's matrices -> what they are."""
 
+UNSERVED_PAIRS = "vLLM has no encoder-decoder that turns text into text"
+"""Why t5, bart and their kind are not served; those that vLLM has read sounds, and bart needs a plugin."""
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -14,7 +14,7 @@ from cluster.errors import UserError
 from cluster.store import Store
 from serving.config import EngineConfig
 from serving.control.state import ModelSource
-from serving.engines.adaptable import verdict
+from serving.engines.adaptable import UNSERVED_PAIRS, verdict
 from serving.engines.plan import VariantSource
 
 MODEL_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
@@ -103,6 +103,7 @@ def interpreter(config: EngineConfig) -> str:
 
 def _of_artifact(store: Store, artifact: Artifact, where: str) -> VariantSource:
     if artifact.kind == "Model":
+        _refuse_pairs(_read(store, artifact), artifact.id, where)
         return VariantSource(ModelSource(artifact=artifact.id))
     if artifact.kind != "Adapter":
         raise UserError(
@@ -120,16 +121,14 @@ def _of_artifact(store: Store, artifact: Artifact, where: str) -> VariantSource:
     except FileNotFoundError:
         settings = {}
     base = load_artifact(store, parent.id)
-    try:
-        architectures = _architectures(store.read(base.key(MODEL_FILE))) if base else []
-    except FileNotFoundError:
-        architectures = []  # the engine says what is missing
+    architectures = _architectures(_read(store, base)) if base else []
     adapter = ModelSource(artifact=artifact.id)
     return VariantSource(ModelSource(artifact=parent.id), adapter, _rank(settings, architectures, artifact.id, where))
 
 
 def _of_folder(folder: Path, where: str) -> VariantSource:
     if (folder / MODEL_FILE).is_file():
+        _refuse_pairs((folder / MODEL_FILE).read_bytes(), str(folder), where)
         return VariantSource(ModelSource(folder=str(folder)))
     try:
         settings = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
@@ -147,7 +146,9 @@ def _of_folder(folder: Path, where: str) -> VariantSource:
             where=where,
             next_step="put the base model's folder there, or write its place into that file",
         )
-    architectures = _architectures((base / MODEL_FILE).read_text(encoding="utf-8"))
+    text = (base / MODEL_FILE).read_bytes()
+    _refuse_pairs(text, str(base), where)
+    architectures = _architectures(text)
     rank = _rank(settings, architectures, str(folder), where)
     return VariantSource(ModelSource(folder=str(base.resolve())), ModelSource(folder=str(folder)), rank)
 
@@ -166,7 +167,29 @@ def _rank(settings: Mapping[str, Any], architectures: Sequence[str], adapter: st
     return int(settings["r"])
 
 
-def _architectures(text: str | bytes) -> list[str]:
+def _read(store: Store, model: Artifact) -> bytes:
+    """A model's config.json; empty where it has none, of which the engine speaks."""
+    try:
+        return store.read(model.key(MODEL_FILE))
+    except FileNotFoundError:
+        return b"{}"
+
+
+def _refuse_pairs(text: bytes, name: str, where: str) -> None:
+    """Raise UserError where a model's config.json says that it is an encoder-decoder; damaged, it is the engine's."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return
+    if isinstance(found, dict) and found.get("is_encoder_decoder"):
+        raise UserError(
+            f"{name} is an encoder-decoder ({found.get('model_type')}): {UNSERVED_PAIRS}",
+            where=where,
+            next_step="use it with transformers (AutoModelForSeq2SeqLM), or serve a decoder",
+        )
+
+
+def _architectures(text: bytes) -> list[str]:
     """What a model's config.json says that it is."""
     found = json.loads(text).get("architectures")
     return [str(each) for each in found] if isinstance(found, list) else []

@@ -153,6 +153,8 @@ def work_once(rank: int, world: int, ask: dict[str, Any]) -> dict[str, Any]:
     store = open_store(ask["store"])
     if "align" in ask:
         task = aligning(settings, store, ask["align"])
+    elif "pairs" in ask:
+        task = turning(settings, store, ask["pairs"])
     elif "classify" in ask:
         task = classifying(settings, store, ask["classify"])
     else:
@@ -185,6 +187,16 @@ def classifying(settings: dict[str, Any], store: Any, inputs: dict[str, Any]) ->
 
     config = FinetuneConfig(task="classification", data="rows.jsonl", **settings)
     return ClassificationTask(config, load_artifact(store, inputs["model"]), inputs["rows"], tuple(inputs["labels"]))
+
+
+def turning(settings: dict[str, Any], store: Any, inputs: dict[str, Any]) -> Any:
+    """The task of an encoder-decoder whose inputs are in the store."""
+    from cluster.artifact import load_artifact
+    from pipelines.finetune.config import FinetuneConfig
+    from pipelines.finetune.seq2seq.task import Seq2SeqTask
+
+    config = FinetuneConfig(task="seq2seq", data="rows.jsonl", sequence_length=32, answers_scored=0, **settings)
+    return Seq2SeqTask(config, load_artifact(store, inputs["model"]), inputs["rows"])
 
 
 def refuse_writes(step: int, times: int) -> None:
@@ -284,6 +296,9 @@ if __name__ == "__main__":
     import pipelines.train.loop
 
     for each in requests():
+        if "pairs" in each:
+            import pipelines.finetune.seq2seq.export
+            import pipelines.finetune.seq2seq.task
         if "classify" in each:
             import pipelines.finetune.classification.export
             import pipelines.finetune.classification.task

@@ -326,6 +326,44 @@ def test_a_classifier_on_two_processes_is_that_of_one(
         assert figures(together, kind, name) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "layout"), [("full", {}), ("lora", {}), ("full", SHARDED)])
+def test_an_encoder_decoder_on_two_processes_is_that_of_one(
+    ask: Ask, chat_model: Path, publish_model: Any, tmp_path: Path, method: str, layout: dict[str, Any]
+) -> None:
+    """Targets of different lengths: the two shares have neither as many tokens nor tensors of one shape."""
+    import torch
+
+    from pipelines.finetune.examples.records import dialogue, to_jsonl
+    from pipelines.models.export import export_model
+    from pipelines.models.shapes import Shape
+    from pipelines.models.t5 import build_t5
+
+    torch.manual_seed(0)
+    shape = Shape(hidden=32, layers=2, heads=1, kv_heads=1, intermediate=48)
+    model = build_t5(shape, vocab_size=300, bos_id=0, eos_id=1, pad_id=2)
+    probe = torch.randint(0, 300, (1, 8))
+    export_model(model, chat_model, tmp_path / "t5", probe, {"decoder_input_ids": probe})
+    rows = [dialogue(f"red {'old ' * (n % 4)}{n}", "green " * (1 + n % 3), f"r:{n}") for n in range(40)]
+
+    def train(folder: Path, world: int, config: dict[str, Any]) -> list[dict[str, Any]]:
+        store = open_store(folder)
+        base = publish_model(store, tmp_path / "t5", "Model", "base")
+        keys = {"train": "rows/train.jsonl", "validation": "rows/validation.jsonl"}
+        for key, part in zip(keys.values(), (rows[:31], rows[31:]), strict=True):
+            store.write(key, to_jsonl(part).encode())
+        inputs = {"model": base.id, "rows": keys}
+        values = {"method": method, "learning_rate": 1e-2} | config
+        return ask(folder, world, work=True, steps=6, pairs=inputs, config=values)
+
+    whole = {name: value for name, value in layout.items() if name != "parallel"}
+    alone, together = train(tmp_path / "one", 1, whole), train(tmp_path / "two", 2, layout)
+    for kind, name in (("train", "loss"), ("train", "gradient_norm"), ("validation", "loss")):
+        expected = figures(alone, kind, name)
+        assert len(set(expected.values())) > 1
+        assert figures(together, kind, name) == pytest.approx(expected, abs=1e-5)
+
+
 def test_an_alignment_that_is_killed_between_two_updates_gives_the_same_bytes(aligned: Any, tmp_path: Path) -> None:
     """Step 5 is the first of two updates on one drawing of answers, which must be drawn again from step 4's weights."""
     aligned(tmp_path / "whole", "grpo")
