@@ -11,22 +11,21 @@ import pytest
 from cluster.artifact import Artifact
 from tests.pipelines.finetune.generation_bench import GenerationBench, measured
 
-slow = pytest.mark.slow
+pytestmark = pytest.mark.slow  # tests of the loop alone, method by method, are in test_methods.py
 
 METHODS = [
     pytest.param("llama", {"method": "lora", "dropout": 0.1, "dora": True, "learning_rate": 1e-2}, id="dora"),
-    pytest.param("llama", {"method": "lora", "packing": True, "learning_rate": 1e-2}, marks=slow, id="lora, packed"),
-    pytest.param("gpt2", {"method": "lora", "rslora": True, "merge": True}, marks=slow, id="rslora, merged"),
-    pytest.param("llama", {"method": "ia3"}, marks=slow, id="ia3"),
-    pytest.param("llama", {"method": "adapter"}, marks=slow, id="adapter"),
-    pytest.param("llama", {"method": "prompt", "virtual_tokens": 3}, marks=slow, id="prompt"),
-    pytest.param("llama", {"method": "prefix", "virtual_tokens": 3, "encoder_hidden": 8}, marks=slow, id="prefix"),
-    pytest.param("gpt2", {"method": "p-tuning", "virtual_tokens": 3}, marks=slow, id="p-tuning"),
-    pytest.param("gpt2", {"method": "full", "learning_rate": 1e-3}, marks=slow, id="full"),
+    pytest.param("llama", {"method": "lora", "packing": True, "learning_rate": 1e-2}, id="lora, packed"),
+    pytest.param("gpt2", {"method": "lora", "rslora": True, "merge": True}, id="rslora, merged"),
+    pytest.param("llama", {"method": "ia3"}, id="ia3"),
+    pytest.param("llama", {"method": "adapter"}, id="adapter"),
+    pytest.param("llama", {"method": "prompt", "virtual_tokens": 3}, id="prompt"),
+    pytest.param("llama", {"method": "prefix", "virtual_tokens": 3, "encoder_hidden": 8}, id="prefix"),
+    pytest.param("gpt2", {"method": "p-tuning", "virtual_tokens": 3}, id="p-tuning"),
+    pytest.param("gpt2", {"method": "full", "learning_rate": 1e-3}, id="full"),
     pytest.param(
         "llama",
         {"method": "full", "l2_sp": 0.1, "layer_decay": 0.8, "unfreeze_every_steps": 3, "learning_rate": 1e-2},
-        marks=slow,
         id="full, shaped",
     ),
 ]

@@ -167,7 +167,7 @@ def test_a_run_asks_a_worker_before_any_stage(
     import ray
 
     start = ray.init
-    monkeypatch.setattr(ray, "init", lambda **settings: start(**settings | {"num_gpus": 1}))
+    monkeypatch.setattr(ray, "init", lambda *given, **settings: start(*given, **settings | {"num_gpus": 1}))
     assert run_command(arguments) == 2
     said = capsys.readouterr().err
     assert "finetune.base_bits: a worker cannot keep the base in 4 bits: its PyTorch has no NVIDIA GPU" in said
