@@ -20,6 +20,8 @@ from cluster.resources import require_resources
 from cluster.session import connect, declared_cpus
 from cluster.stage import execute, load_entry
 from cluster.store import Store, open_store
+from pipelines.finetune.config import FinetuneConfig
+from pipelines.finetune.quantised import require_on_workers
 from pipelines.graph import Node, build_graph, identities, select, serves
 from pipelines.headlines import metric_label
 from pipelines.objective import TargetResult
@@ -93,6 +95,8 @@ class Lifecycle:
         self.need_ray()
         advice = f"or set {section}.gpus_per_worker: 0"
         require_resources(config.workers, section, gpus=config.gpus_per_worker, gpu_advice=advice)
+        if isinstance(config, FinetuneConfig):
+            require_on_workers(config)
 
     def make(self, node: Node, identity: Identity, *, force: bool) -> StageLine:
         """One stage's artifact, published before or made now."""

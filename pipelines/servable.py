@@ -66,7 +66,8 @@ def describe(recipe: Recipe) -> str:
     if found is None:
         return "finetune makes a whole model: vLLM serves it as one"
     if found.how == "adapter":
-        return "finetune makes a LoRA adapter: vLLM serves it beside its base, several on one base"
+        whole = ", which is then not in the 4 bits that it was trained on" if recipe.finetune.base_bits else ""
+        return f"finetune makes a LoRA adapter: vLLM serves it beside its base{whole}, several on one base"
     how = "must be merged before vLLM serves it" if found.how == "merge" else "cannot be served by vLLM"
     return f"finetune makes an adapter that {how}: {found.reason}. What to do: {found.advice}"
 

@@ -20,17 +20,22 @@ def merge(arguments: Namespace) -> int:
     adapter, parent = _adapter(store, arguments.adapter)
     from pipelines.finetune.classification.export import is_classifier, merge_classifier
     from pipelines.finetune.export import merge_folders, refuse_merging
+    from pipelines.finetune.quantised import merged_note
     from pipelines.finetune.seq2seq.export import is_of_pairs, merge_pairs
 
     refuse_merging(adapter)
     base = _base(store, arguments.base, adapter, parent)
     write = merge_classifier if is_classifier(adapter) else merge_pairs if is_of_pairs(adapter) else merge_folders
     difference = write(adapter, base, destination)
+    note = merged_note(adapter)
     result = {"adapter": arguments.adapter, "base": str(base), "to": str(destination), "difference": difference}
+    result |= {"note": note} if note else {}
     if arguments.json:
         print(json.dumps(result, indent=1))
     else:
         print(f"wrote {destination}: {arguments.adapter} merged into {base} (largest difference {difference:.1e})")
+        if note:
+            print(note)
     return 0
 
 

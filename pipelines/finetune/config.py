@@ -18,6 +18,7 @@ from pipelines.finetune.examples.config import (
     rows_identity,
 )
 from pipelines.finetune.kinds import refuse_for_task
+from pipelines.finetune.quantised import refuse_quantised
 from pipelines.train.config import Count, TrainConfig, resolve_training
 from pipelines.train.refusals import refuse_adapters
 
@@ -52,6 +53,7 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "rslora": ("lora",),
     "dora": ("lora",),
     "dropout": ("lora",),
+    "base_bits": ("lora",),
     "target_modules": ("lora", "ia3"),
     "virtual_tokens": LEARNED_PROMPTS,
     "prompt_text": ("prompt",),
@@ -177,7 +179,9 @@ class FinetuneConfig(TrainConfig):
         0.0, ge=0, description="full: pull towards the starting weights (L2-SP), such as 0.01; forgets less"
     )
     base_bits: Literal[4] | None = Field(
-        None, description="lora: keep the frozen base in 4 bits (QLoRA); needs GPUs and bitsandbytes"
+        None,
+        description="lora: keep the frozen base in 4 bits (QLoRA); needs gpus_per_worker: 1 and bitsandbytes "
+        "(raymill[qlora]) on the workers",
     )
 
     batch_sequences: Count = Field(32, ge=1, description="examples (rows, if packed) in a batch, over all workers")
@@ -206,11 +210,7 @@ class FinetuneConfig(TrainConfig):
         for name, methods in BELONGS.items():
             if getattr(self, name) != defaults[name] and self.method not in methods:
                 raise ValueError(f"{name} is for method {' or '.join(methods)}, not for {self.method}: leave it out")
-        if self.base_bits is not None:
-            raise ValueError(
-                "base_bits: 4 (QLoRA) needs NVIDIA GPUs with bitsandbytes, which this version of Raymill was not run "
-                "on: leave it out and use lora on the base as it is"
-            )
+        refuse_quantised(self)
         if self.packing and self.method in LEARNED_PROMPTS:
             raise ValueError(
                 f"packing puts several examples in a row, and {self.method} puts its learned vectors in front of a "
@@ -246,8 +246,9 @@ class FinetuneConfig(TrainConfig):
     def title(self) -> str:
         """The method for a person."""
         kind = "DoRA" if self.dora else "rsLoRA" if self.rslora else "LoRA"
+        four = " on a base in 4 bits" if self.base_bits else ""
         return {
-            "lora": f"{kind} of rank {self.rank}",
+            "lora": f"{kind} of rank {self.rank}{four}",
             "full": "all weights",
             "adapter": f"bottleneck adapters of width {self.bottleneck}",
             "ia3": "IA3",

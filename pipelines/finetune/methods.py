@@ -57,7 +57,8 @@ def adapt(
         whole: names of modules that are trained wholly and kept with the addition, such as a fresh head.
 
     Raises:
-        UserError: the model has none of the target modules, or is not built as the method needs.
+        UserError: the model has none of the target modules, or is not built as the method needs, or its weights are
+            none that DoRA can be put on.
     """
     if config.method == "full":
         return base
@@ -65,13 +66,31 @@ def adapt(
         return bottleneck.add(base, config.bottleneck)
     settings = peft_settings(base, config, base_folder, task, whole)
     try:
-        return get_peft_model(base, settings)
+        model = get_peft_model(base, settings)
     except (ValueError, AttributeError, NotImplementedError) as error:
         raise UserError(
             f"{config.method} does not fit the model: {error}",
             where="finetune.method",
             next_step="choose another method; lora works with every model whose layers have matrices",
         ) from None
+    if config.method == "lora" and config.dora:
+        _require_directions(model)
+    return model
+
+
+def _require_directions(model: nn.Module) -> None:
+    """Raise UserError where DoRA would divide by the length of a row of zeros, as padded heads have them."""
+    empty = {
+        name.split(".lora_magnitude_vector")[0].rpartition(".")[2]
+        for name, each in model.named_parameters()
+        if ".lora_magnitude_vector." in name and bool((each == 0).any())
+    }
+    if empty:
+        raise UserError(
+            f"dora learns the direction of every row, and {', '.join(sorted(empty))} of this model have rows of zeros",
+            where="finetune.dora",
+            next_step="set dora: false, or name the other matrices in finetune.target_modules",
+        )
 
 
 def peft_settings(

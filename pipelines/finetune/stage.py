@@ -60,6 +60,9 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageCo
     if config.method == "lora":
         outcome.details["rank"] = config.rank
     outcome.metrics["validation.loss_before"] = training.curve("validation", "loss")[0][1]
+    if "quantised" in details:
+        measured = {f"quantised.{name}": each for name, each in details["quantised"].items() if each is not None}
+        outcome.metrics |= measured
     if "forgetting" in details:
         outcome.metrics |= {
             "forgetting.loss_before": details["forgetting"]["before"],
@@ -75,6 +78,11 @@ def _describe(page: Page, details: Mapping[str, Any], train: list[Conversation |
         page.table([{"loss before": before, "loss after": after, "forgotten (nats a token)": after - before}])
     if "likeness" in details:
         show(details["likeness"], page)
+    if "quantised" in details:
+        whole = details["quantised"]["loss_on_whole_base"]
+        shown = "not measured: no room for it" if whole is None else whole
+        page.heading("The adapter on the base in 4 bits, and as it is")
+        page.table([{"loss in 4 bits, as trained": details["quantised"]["loss"], "loss on the base as it is": shown}])
     if details["examples"]:
         page.heading("Held-out questions, before and after")
         page.table(details["examples"])

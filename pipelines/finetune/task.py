@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pipelines.finetune.examples.records import Conversation, Text
     from pipelines.train.task import Batch, Samples
 
+MEASURED, MEASURED_AT_ONCE = 64, 8
+"""Held-out examples that the cost of a quantised base is measured on."""
+
 
 @dataclass
 class FinetuneTask:
@@ -40,11 +43,15 @@ class FinetuneTask:
         """Make the base model available on this machine, and encode the examples.
 
         Raises:
-            UserError: an example is too long or its answer gets lost (the row is named), or none of a part is left.
+            UserError: an example is too long or its answer gets lost (the row is named), or none of a part is left;
+                or a base in 4 bits is asked for, and cannot be kept here.
         """
         from pipelines.finetune.examples.records import parse_jsonl
         from pipelines.finetune.load import context_of, encoder_of, load_tokenizer, require_any
+        from pipelines.finetune.quantised import require_here
 
+        if self.config.base_bits:
+            require_here()
         self._base_folder = local_copy(store, self.base)
         self._tokenizer = load_tokenizer(self._base_folder)
         self._encoder = encoder_of(self.config, self._tokenizer, self.template, context_of(self._base_folder))
@@ -61,8 +68,12 @@ class FinetuneTask:
             UserError: the method does not fit the model, or packed examples would see each other in it.
         """
         from pipelines.finetune.methods import adapt, load_base
+        from pipelines.finetune.quantised import load_quantised
 
-        base = load_base(self._base_folder)
+        if self.config.base_bits:
+            base = load_quantised(self._base_folder, self.config.resolved_precision())
+        else:
+            base = load_base(self._base_folder)
         if self.config.packing:
             require_isolation(base)
         model: torch.nn.Module = adapt(base, self.config, self._base_folder)
@@ -121,12 +132,14 @@ class FinetuneTask:
 
             expected = [each.messages[-1].content for each in scored]
             details["likeness"] = compare(before["scored"], after["scored"], expected)
+        if self.config.base_bits:
+            details["quantised"] = self._cost(model, folder)
         if "forgetting" in self._parts:
             details["forgetting"] = {"before": before["forgetting"], "after": after["forgetting"]}
         return details
 
     def _export(self, model: Any, folder: Path, probe: Batch, device: Any) -> float:
-        from pipelines.finetune.export import export_adapter, export_merged
+        from pipelines.finetune.export import export_adapter, export_merged, export_quantised_adapter
         from pipelines.models.export import export_model
 
         inputs = probe.inputs.to(device)
@@ -135,7 +148,25 @@ class FinetuneTask:
             return export_model(model, self._base_folder, folder, inputs, arguments)
         if self.config.merge:
             return export_merged(model, self._base_folder, folder, inputs)
+        if self.config.base_bits:
+            return export_quantised_adapter(model, self._base_folder, self.base.id, folder, inputs)
         return export_adapter(model, self._base_folder, self.base.id, folder, inputs)
+
+    def _cost(self, model: Any, adapter: Path) -> dict[str, float | None]:
+        """What it costs that the base was in 4 bits, on some held-out examples; noted beside the adapter as well."""
+        from dataclasses import replace
+
+        from pipelines.finetune.quantised import cost, record
+
+        held_out = self._parts["validation"]
+        some = replace(held_out, encoded=held_out.encoded[:MEASURED])
+
+        def loss(each: Any) -> float:
+            return mean_loss(each, some, self._pad_id, min(self.config.batch_sequences, MEASURED_AT_ONCE))
+
+        measured = cost(model, self._base_folder, adapter, self.config.resolved_precision(), loss)
+        record(adapter, measured)
+        return measured
 
     def _shown(self) -> list[tuple[str, str]]:
         """(what is asked, what the example answers) of some held-out conversations; texts are continued."""
@@ -212,8 +243,9 @@ def require_isolation(base: Any) -> None:
     import torch
 
     length = 6
-    ids = (torch.arange(2 * length) * 7 % base.config.vocab_size)[None]
-    positions = torch.arange(length).repeat(2)[None]
+    device = next(base.parameters()).device
+    ids = (torch.arange(2 * length, device=device) * 7 % base.config.vocab_size)[None]
+    positions = torch.arange(length, device=device).repeat(2)[None]
     was_training = base.training
     base.eval()
     try:

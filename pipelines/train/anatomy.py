@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from torch import nn
+
+
+def numbers(parameter: nn.Parameter) -> int:
+    """How many numbers a parameter stands for; one in 4 bits has two of them in a byte."""
+    quantised = getattr(parameter, "quant_state", None)
+    return parameter.numel() if quantised is None else math.prod(quantised.shape)
 
 
 class Numbered(nn.ModuleDict):

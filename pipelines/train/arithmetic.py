@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pipelines.train.anatomy import embedding_names, output_names
+from pipelines.train.anatomy import embedding_names, numbers, output_names
 from pipelines.train.config import TrainConfig
 from pipelines.train.group import Group
 from pipelines.train.hardware import flops_per_token, matmul_rate
@@ -31,9 +31,9 @@ class Arithmetic:
         width = int(getattr(settings, "hidden_size", 0) or 0)
         # An embedding is looked up, not multiplied; one that is the output as well is multiplied there.
         looked_up = embedding_names(model) - output_names(model)
-        parameters = {name: each.numel() for name, each in model.named_parameters(remove_duplicate=False)}
+        parameters = {name: numbers(each) for name, each in model.named_parameters(remove_duplicate=False)}
         embedding = sum(parameters[name] for name in looked_up)
-        every = sum(each.numel() for each in model.parameters())
+        every = sum(numbers(each) for each in model.parameters())
         dtype = torch.float32 if config.resolved_precision() == "fp32" else torch.bfloat16
         rate = matmul_rate(group.device, dtype) * group.world
         return cls(flops_per_token(every, embedding, layers, width, length), rate)

@@ -111,6 +111,7 @@ def train_job(
     """
     import torch
 
+    from pipelines.train.anatomy import numbers
     from pipelines.train.batches import validation_indices
     from pipelines.train.group import Group
     from pipelines.train.journal import Journal
@@ -131,7 +132,7 @@ def train_job(
     with explained(job.task.where, config):
         model = job.task.model()
     trained = {name: each.numel() for name, each in model.named_parameters() if each.requires_grad}
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = sum(numbers(parameter) for parameter in model.parameters())
     tokens_per_sequence = training.targets(validation_indices(training, config)) / min(
         config.validation_sequences, len(training)
     )

@@ -26,6 +26,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "shaped": {"method": "full", "l2_sp": 0.1, "layer_decay": 0.7, "unfreeze_every_steps": 6},
     "adapter": {"method": "adapter", "bottleneck": 4},
     "prefix": {"method": "prefix", "virtual_tokens": 3, "encoder_hidden": 8},
+    "qlora": {"method": "lora", "rank": 4, "base_bits": 4, "gpus_per_worker": 1, "precision": "fp32"},
 }
 """What fine-tuning adds to a tiny model: ``llama:lora``."""
 
@@ -98,6 +99,8 @@ def train_once(rank: int, world: int, ask: dict[str, Any]) -> dict[str, Any]:
     if method:
         from pipelines.finetune.methods import adapt
 
+        if config.base_bits:
+            model = in_four_bits(model)
         model = adapt(model, config)
     finished, run = train(
         model, FixedSamples(40, 1), FixedSamples(9, 2), ask.get("steps", 20), config, group, keeper, "here"
@@ -111,6 +114,18 @@ def train_once(rank: int, world: int, ask: dict[str, Any]) -> dict[str, Any]:
         journal.close()
         result["records"] = Follower(store, "journal").poll()
     return result
+
+
+def in_four_bits(model: Any) -> Any:
+    """The same model with its layers' matrices packed."""
+    import torch
+
+    from pipelines.finetune import quantised
+
+    quantised.base_device = lambda: torch.device("cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return quantised.load_quantised(Path(folder), "fp32")
 
 
 class TinyTask:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cluster.store import open_store
+from tests.pipelines.four_bits import on_this_cpu
 
 ROOT = Path(__file__).resolve().parents[2]
 Ask = Callable[..., list[dict[str, Any]]]
@@ -72,6 +73,7 @@ LAYOUTS: list[Any] = [
     pytest.param("llama:adapter", 2, {}, marks=pytest.mark.slow),
     pytest.param("llama:prefix", 2, {}, marks=pytest.mark.slow),
     pytest.param("gpt2:lora", 3, {}, marks=pytest.mark.slow),
+    pytest.param("llama:qlora", 2, {}, marks=[pytest.mark.slow, on_this_cpu]),
     pytest.param("gpt2", 2, {"parallel": {"pipeline": 2}}, marks=pytest.mark.slow),
     pytest.param("llama", 4, {"parallel": {"shard": 2, "tensor": 2}}, marks=pytest.mark.slow),
     pytest.param("gpt2", 2, {"parallel": {"shard": 2}}, marks=pytest.mark.slow),

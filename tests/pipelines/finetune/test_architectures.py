@@ -69,7 +69,7 @@ def test_every_family_is_trained_and_written(method: str, folder: Path, tmp_path
     if method == "full":
         assert set(depths_of(model).values()) == {0, 1, 2, 3}  # two layers were found
     keeper = Keeper(LocalStore(tmp_path / "store"), "checkpoints", (), Group(), None, 2)
-    start = evaluate(arrange(model, config, Group()), SAMPLES, np.arange(len(SAMPLES)), config)
+    start = evaluate(arrange(model, config, Group()), SAMPLES, np.arange(len(SAMPLES)), config).loss
     finished, run = train(model, SAMPLES, SAMPLES, 4, config, Group(), keeper, "finetune")
     assert run.runner.parameters
     assert finished.validation_loss < start - 0.01

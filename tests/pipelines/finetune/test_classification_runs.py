@@ -205,6 +205,9 @@ def test_steps_are_those_of_transformers_and_peft(
     expected = by_hand(bench, task, 2, torch.tensor([1.0, weights["loud"]]) if weights else None)
     assert seen.keys() == expected.keys()
     for name, value in expected.items():
+        if name.endswith("c_attn.bias"):  # a key's bias has no gradient but rounding, which Adam makes steps of
+            width = len(value) // 3
+            value[width : 2 * width] = seen[name][width : 2 * width]
         torch.testing.assert_close(seen[name], value, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 

@@ -104,7 +104,6 @@ def test_identity_is_the_files_content_and_not_its_place(tmp_path: Path) -> None
         ("data: x.csv", "'x.csv' does not say what kind of file it is"),
         ("{method: full, rank: 4}", "rank is for method lora, not for full: leave it out"),
         ("{method: prompt, packing: true, data: x.jsonl}", "prompt puts its learned vectors in front of a row"),
-        ("{method: lora, base_bits: 4}", r"base_bits: 4 \(QLoRA\) needs NVIDIA GPUs"),
         ("{method: lora, l2_sp: 0.1}", "l2_sp is for method full, not for lora"),
         ("subset: 1.5", "subset 1.5 is neither a share below 1 nor a whole number"),
         ("{method: prefix, recompute: full}", "recompute drops the cache"),

@@ -227,6 +227,20 @@ def test_target_modules_that_match_nothing_are_named(method: str, bases: dict[st
     assert "its layers have down_proj, gate_proj" in caught.value.next_step
 
 
+def test_dora_on_rows_of_zeros_is_refused(bases: dict[str, Path]) -> None:
+    """As padded heads have them: their direction is nothing divided by nothing."""
+    base = load_base(bases["llama"])
+    with torch.no_grad():
+        base.model.layers[1].self_attn.k_proj.weight[3] = 0.0
+    with pytest.raises(UserError, match="dora learns the direction of every row, and k_proj of this model have rows"):
+        adapt(base, FinetuneConfig(method="lora", dora=True))
+    base = load_base(bases["llama"])
+    with torch.no_grad():
+        base.model.layers[1].self_attn.k_proj.weight[3] = 0.0
+    model = adapt(base, FinetuneConfig(method="lora", dora=True, target_modules=("q_proj", "o_proj")))
+    assert bool(model(PROBE).logits.isfinite().all())
+
+
 def test_an_adapter_of_another_model_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
     for case in ("lora", "adapter"):
         export_adapter(fresh(case, bases), bases["llama"], "Model/x", tmp_path / case, PROBE)
