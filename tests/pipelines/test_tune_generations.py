@@ -195,6 +195,30 @@ def test_a_member_s_recipe_alone_gives_its_model(search: Search, tmp_path: Path)
         assert store.folders(artifact) == [published.attempt]
 
 
+def test_who_gives_up_ends_better_than_with_its_own_values(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against the same first values, trained to the end without changing; on data that can be learned."""
+    monkeypatch.setattr(Task, "samples", lambda task: (FixedSamples(8, 12, 1), FixedSamples(8, 12, 1)))
+    records, _ = train(search, open_store(tmp_path / "search"), tmp_path)
+    other = open_store(tmp_path / "alone")
+    fixed = {}
+    for each in search.trials:
+        assert each.recipe is not None
+        with Progress().track("pretrain") as tracker:
+            identity = identify(STAGE, each.recipe.pretrain, {})
+            result = execute(STAGE, identity, each.recipe.pretrain, {}, other, tracker)
+        fixed[each.number] = result.artifact.metrics["validation.loss"]
+    gave_up = [each for each in records if each.takeovers]
+    assert gave_up
+    for each in records:
+        assert each.objective is not None
+        if each.takeovers:
+            assert each.objective < fixed[each.number]
+        else:
+            assert each.objective == fixed[each.number], "nothing was changed"
+
+
 @pytest.mark.parametrize("kill_after", [2, 5, 8, 17])
 def test_a_killed_search_comes_to_the_same(search: Search, tmp_path: Path, kill_after: int) -> None:
     whole, done = train(search, open_store(tmp_path / "whole"), tmp_path)

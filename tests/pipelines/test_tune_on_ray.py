@@ -277,26 +277,3 @@ def test_a_population_is_killed_repeated_and_run_again_alone(tmp_path: Path, cor
         raymill(alone, "run", "one.yaml")
         artifact = each["artifacts"]["pretrain"]
         assert weights(open_store(str(alone / "raymill-store")), artifact) == weights(store, artifact)
-
-
-@pytest.mark.slow
-def test_a_population_is_no_worse_than_the_worst_quarter_of_fixed_rates(
-    tmp_path: Path, corpus_rows: list[dict[str, str]]
-) -> None:
-    """The same first values, trained to the end without changing, are what it is held against."""
-    found = {}
-    for scheduler in ("pbt", "none"):
-        folder = tmp_path / scheduler
-        folder.mkdir()
-        space = {"pretrain.learning_rate": {"loguniform": [1e-6, 3e-2]}}
-        write(
-            folder,
-            corpus_rows[:60],
-            POPULATION | {"scheduler": scheduler, "interval_fraction": 0.2, "space": space},
-            steps=90,
-        )
-        out, _ = raymill(folder, "tune", "search.yaml", "--json")
-        found[scheduler] = sorted(each["objective"] for each in json.loads(out)["trials"])
-    assert found["pbt"][0] <= found["none"][-1]
-    assert found["pbt"][-1] < found["none"][-1], "its last member is better than the last fixed rate"
-    assert found["pbt"][0] <= found["none"][1], "and its best is near the best fixed one"
