@@ -78,7 +78,7 @@ def why_no_redis() -> str:
 
 
 def family(mark: str) -> set[int]:
-    """Ids of the processes that carry a mark, and of all below them: Ray's workers write over what they carry."""
+    """Ids of the processes that carry a mark, and of all below them, which may have lost it."""
     found = set(reaper.marked_processes(mark))
     parents = {each.pid: each.info["ppid"] for each in psutil.process_iter(["ppid"])}
     while new := {pid for pid, parent in parents.items() if parent in found} - found:
