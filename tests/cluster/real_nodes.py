@@ -13,37 +13,24 @@ import os
 import random
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from cluster import reaper
 from cluster.local_cluster import LOOPBACK, NODE_ENVIRONMENT
+from tests.cluster.families import LIMIT_S, family, kill_family, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "head"
 WORKERS = ("worker-1", "worker-2", "worker-3")
 CPUS = 2
 OBJECTS_BYTES = 256 << 20
-LIMIT_S = 120.0
-"""How long a wait may last before it fails; where all is well none does."""
-
-
-def wait_for(condition: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
-    """Return when something is so; fail after a long time."""
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, f"this never came: {what}"
-        time.sleep(0.1)
 
 
 APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -75,35 +62,6 @@ def why_no_redis() -> str:
     subprocess.run(["apt-get", "update", "-q"], capture_output=True, timeout=LIMIT_S)
     done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S)
     return "" if shutil.which("redis-server") else f"redis-server cannot be installed: {done.stderr.strip()[-300:]}"
-
-
-def family(mark: str) -> set[int]:
-    """Ids of the processes that carry a mark, and of all below them, which may have lost it."""
-    found = set(reaper.marked_processes(mark))
-    parents = {each.pid: each.info["ppid"] for each in psutil.process_iter(["ppid"])}
-    while new := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= new
-    return found
-
-
-def kill_family(mark: str) -> None:
-    """SIGKILL for all of them at once; return when they are gone."""
-    victims = [pid for pid in family(mark) if psutil.pid_exists(pid)]
-    for pid in victims:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    reaper.end_marked(mark, grace_s=0)
-    wait_for(lambda: not any(map(runs, victims)), f"the end of {victims}")
-
-
-def runs(pid: int) -> bool:
-    """Whether a process is there and not only waits to be collected."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def run_ip(*words: str) -> None:

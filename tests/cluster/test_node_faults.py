@@ -22,7 +22,8 @@ from cluster.artifact import list_artifacts
 from cluster.jobs_api import JobsClient
 from cluster.pending import view_of
 from cluster.store_local import LocalStore
-from tests.cluster.real_nodes import HEAD, ROOT, WORKERS, Nodes, real_nodes, wait_for, why_no_namespaces, why_no_redis
+from tests.cluster.families import wait_for
+from tests.cluster.real_nodes import HEAD, ROOT, WORKERS, Nodes, real_nodes, why_no_namespaces, why_no_redis
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 SHRUNKEN = {
