@@ -139,6 +139,9 @@ class Nodes:
             self.kill(name)
             run_ip("link", "set", self._link(name), "up")
         self.cut.clear()
+        for name in (HEAD, *WORKERS):
+            if self.processes(name) and not any("raylet/raylet" in line for line in self.command_lines(name)):
+                self.kill(name)  # half a node
         if not self.processes(HEAD):
             self.start(HEAD)
         self.start(*[name for name in WORKERS if not self.processes(name)])
@@ -171,18 +174,20 @@ class Nodes:
         self.cut.add(name)
         run_ip("link", "set", self._link(name), "down")
 
-    def with_process(self, text: str) -> set[str]:
-        """The nodes that have a process with this in its command line."""
-        found = set()
-        for name in WORKERS:
-            for pid in self.processes(name):
-                try:
-                    words = (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ")
-                except FileNotFoundError:
-                    continue
-                if text.encode() in words:
-                    found.add(name)
+    def command_lines(self, name: str) -> list[str]:
+        """Of a node's processes."""
+        found = []
+        for pid in self.processes(name):
+            try:
+                words = (Path("/proc") / str(pid) / "cmdline").read_bytes()
+            except FileNotFoundError:  # it ended while we looked
+                continue
+            found.append(words.replace(b"\0", b" ").decode(errors="replace"))
         return found
+
+    def with_process(self, text: str) -> set[str]:
+        """The nodes besides the head that have a process with this in its command line."""
+        return {name for name in WORKERS if any(text in line for line in self.command_lines(name))}
 
     def _mark(self, name: str) -> str:
         mark = self.marks[name] = secrets.token_hex(8)
@@ -231,8 +236,10 @@ class Nodes:
         self.launches += 1
         words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         words += ["--node-name", name, "--node-ip-address", self._address(name), "--temp-dir", str(self.shown)]
-        # Ray's own default is one fixed port, which another Ray on this machine may have: the node would wait for it.
-        words += ["--object-store-memory", str(OBJECTS_BYTES), "--dashboard-agent-listen-port", "0"]
+        words += ["--object-store-memory", str(OBJECTS_BYTES)]
+        # For a port that an agent chooses itself Ray waits 15 seconds, which on a busy machine is too little.
+        for option in ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export"):
+            words += [f"--{option}-port", str(free_port())]
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         environment = kept | NODE_ENVIRONMENT | {reaper.MARK: self._mark(name), "RAY_AUTH_TOKEN_PATH": str(self.token)}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
