@@ -13,37 +13,24 @@ import os
 import random
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from cluster import reaper
 from cluster.local_cluster import LOOPBACK, NODE_ENVIRONMENT
+from tests.cluster.families import LIMIT_S, family, kill_family, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "head"
 WORKERS = ("worker-1", "worker-2", "worker-3")
 CPUS = 2
 OBJECTS_BYTES = 256 << 20
-LIMIT_S = 120.0
-"""How long a wait may last before it fails; where all is well none does."""
-
-
-def wait_for(condition: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
-    """Return when something is so; fail after a long time."""
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, f"this never came: {what}"
-        time.sleep(0.1)
 
 
 APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -75,35 +62,6 @@ def why_no_redis() -> str:
     subprocess.run(["apt-get", "update", "-q"], capture_output=True, timeout=LIMIT_S)
     done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S)
     return "" if shutil.which("redis-server") else f"redis-server cannot be installed: {done.stderr.strip()[-300:]}"
-
-
-def family(mark: str) -> set[int]:
-    """Ids of the processes that carry a mark, and of all below them: Ray's workers write over what they carry."""
-    found = set(reaper.marked_processes(mark))
-    parents = {each.pid: each.info["ppid"] for each in psutil.process_iter(["ppid"])}
-    while new := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= new
-    return found
-
-
-def kill_family(mark: str) -> None:
-    """SIGKILL for all of them at once; return when they are gone."""
-    victims = [pid for pid in family(mark) if psutil.pid_exists(pid)]
-    for pid in victims:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    reaper.end_marked(mark, grace_s=0)
-    wait_for(lambda: not any(map(runs, victims)), f"the end of {victims}")
-
-
-def runs(pid: int) -> bool:
-    """Whether a process is there and not only waits to be collected."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def run_ip(*words: str) -> None:
@@ -181,6 +139,9 @@ class Nodes:
             self.kill(name)
             run_ip("link", "set", self._link(name), "up")
         self.cut.clear()
+        for name in (HEAD, *WORKERS):
+            if self.processes(name) and not any("raylet/raylet" in line for line in self.command_lines(name)):
+                self.kill(name)  # half a node
         if not self.processes(HEAD):
             self.start(HEAD)
         self.start(*[name for name in WORKERS if not self.processes(name)])
@@ -213,18 +174,20 @@ class Nodes:
         self.cut.add(name)
         run_ip("link", "set", self._link(name), "down")
 
-    def with_process(self, text: str) -> set[str]:
-        """The nodes that have a process with this in its command line."""
-        found = set()
-        for name in WORKERS:
-            for pid in self.processes(name):
-                try:
-                    words = (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ")
-                except FileNotFoundError:
-                    continue
-                if text.encode() in words:
-                    found.add(name)
+    def command_lines(self, name: str) -> list[str]:
+        """Of a node's processes."""
+        found = []
+        for pid in self.processes(name):
+            try:
+                words = (Path("/proc") / str(pid) / "cmdline").read_bytes()
+            except FileNotFoundError:  # it ended while we looked
+                continue
+            found.append(words.replace(b"\0", b" ").decode(errors="replace"))
         return found
+
+    def with_process(self, text: str) -> set[str]:
+        """The nodes besides the head that have a process with this in its command line."""
+        return {name for name in WORKERS if any(text in line for line in self.command_lines(name))}
 
     def _mark(self, name: str) -> str:
         mark = self.marks[name] = secrets.token_hex(8)
@@ -273,8 +236,10 @@ class Nodes:
         self.launches += 1
         words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         words += ["--node-name", name, "--node-ip-address", self._address(name), "--temp-dir", str(self.shown)]
-        # Ray's own default is one fixed port, which another Ray on this machine may have: the node would wait for it.
-        words += ["--object-store-memory", str(OBJECTS_BYTES), "--dashboard-agent-listen-port", "0"]
+        words += ["--object-store-memory", str(OBJECTS_BYTES)]
+        # For a port that an agent chooses itself Ray waits 15 seconds, which on a busy machine is too little.
+        for option in ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export"):
+            words += [f"--{option}-port", str(free_port())]
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         environment = kept | NODE_ENVIRONMENT | {reaper.MARK: self._mark(name), "RAY_AUTH_TOKEN_PATH": str(self.token)}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])

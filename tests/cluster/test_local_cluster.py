@@ -22,7 +22,7 @@ from cluster import local_cluster, reaper
 from cluster.checkup import OPEN_BY_DESIGN
 from cluster.jobs_api import JobsClient
 from cluster.local_cluster import HEAD, ClusterRecord, find_cluster
-from tests.cluster.real_nodes import family
+from tests.cluster.families import family
 from tests.cluster.socket_probe import beyond_loopback, is_open
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

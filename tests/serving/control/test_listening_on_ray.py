@@ -28,19 +28,21 @@ FAKE = [sys.executable, str(Path(__file__).parents[1] / "fake_engine.py")]
 
 @pytest.fixture(scope="module")
 def served(serve_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """A fake behind a gateway that everybody on the network could call, so keys are wanted."""
+    """Fakes behind a gateway that everybody on the network could call, so keys are wanted."""
     folder = tmp_path_factory.mktemp("served")
-    (folder / "base").mkdir()
-    (folder / "base" / "config.json").write_text("{}")
+    sources = {}
+    for name in ("base", "tuned"):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text("{}")
+        sources[name] = VariantSource(ModelSource(folder=str(folder / name)))
     engine = {"cpus": 0.5, "startup_timeout_seconds": 60}
     config = ServingConfig.model_validate(
         {"host": "0.0.0.0", "port": 0, "admin_port": 0, "gateways": 1, "engine": engine}
     )
-    sources = {"base": VariantSource(ModelSource(folder=str(folder / "base")))}
     store = open_store(folder / "store")
     with Progress(stream=io.StringIO(), live=False).track("serving") as tracker:
         deployment = deploy(
-            config, sources, tracker, store=store, name="listening", logs=folder, commands={"base": FAKE}
+            config, sources, tracker, store=store, name="listening", logs=folder, commands=dict.fromkeys(sources, FAKE)
         )
     yield deployment
     deployment.shutdown()
