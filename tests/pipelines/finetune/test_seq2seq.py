@@ -229,3 +229,21 @@ def test_shifted_targets_are_repeated_without_loss() -> None:
     assert batch.inputs.tolist() == [[3, 4, 5], [3, 9, 9]]
     assert batch.labels.tolist() == [[6, 1, -100, -100], [5, 6, 7, 1]]
     assert batch.arguments["decoder_input_ids"].tolist() == [[8, 6, 9, 9], [8, 5, 6, 7]]
+
+
+def test_layers_are_found_in_both_stacks(encoder_decoders: dict[str, Path]) -> None:
+    from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as THEIRS
+
+    from pipelines.finetune.methods import peft_settings
+    from pipelines.train.shaping import depths_of
+
+    ia3 = FinetuneConfig.model_validate({"task": "seq2seq", "data": "rows.jsonl", "method": "ia3"})
+    for name, encoder_layer, decoder_layer in (
+        ("t5", "encoder.block.0.layer.0.SelfAttention.q.weight", "decoder.block.1.layer.1.EncDecAttention.q.weight"),
+        ("bart", "model.encoder.layers.0.self_attn.q_proj.weight", "model.decoder.layers.1.encoder_attn.q_proj.weight"),
+    ):
+        model = AutoModelForSeq2SeqLM.from_pretrained(encoder_decoders[name])
+        chosen = set(peft_settings(model, ia3).target_modules)
+        assert chosen == set(THEIRS["t5"]) if name == "t5" else chosen >= {"k_proj", "v_proj", "fc2"}
+        depths = depths_of(model)
+        assert depths[decoder_layer] == 1 and depths[encoder_layer] == 4 == max(depths.values()) - 1
