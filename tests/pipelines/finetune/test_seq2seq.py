@@ -164,6 +164,7 @@ T5 = "pretrain: {architecture: t5}\ntokenizer: {sentinels: 99}\n"
         ("finetune: {task: classification, data: a.jsonl, answers_scored: 3}", "answers_scored means nothing"),
         (f"finetune: {{{DATA}}}", "task seq2seq is for encoder-decoders, not llama. Pretrain t5"),
         (f"{T5}finetune: {{{DATA}}}", "t5 has relative positions, so that nothing bounds a text"),
+        (f"{T5}finetune: {{data: rows.jsonl}}", "not t5. Set task: seq2seq, train llama or gpt2"),
         (f"finetune: {{{DATA}, model: m}}\nevals:", "every suite asks a model that predicts next tokens"),
         (f"finetune: {{{DATA}, model: m}}\nalign: {{data: p.jsonl}}", "it needs a decoder that writes, and finetune"),
         (
