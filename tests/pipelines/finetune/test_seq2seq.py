@@ -164,6 +164,7 @@ T5 = "pretrain: {architecture: t5}\ntokenizer: {sentinels: 99}\n"
         ("finetune: {task: classification, data: a.jsonl, answers_scored: 3}", "answers_scored means nothing"),
         (f"finetune: {{{DATA}}}", "task seq2seq is for encoder-decoders, not llama. Pretrain t5"),
         (f"{T5}finetune: {{{DATA}}}", "t5 has relative positions, so that nothing bounds a text"),
+        (f"{T5}finetune: {{data: rows.jsonl}}", "not t5. Set task: seq2seq, train llama or gpt2"),
         (f"finetune: {{{DATA}, model: m}}\nevals:", "every suite asks a model that predicts next tokens"),
         (f"finetune: {{{DATA}, model: m}}\nalign: {{data: p.jsonl}}", "it needs a decoder that writes, and finetune"),
         (
@@ -229,3 +230,21 @@ def test_shifted_targets_are_repeated_without_loss() -> None:
     assert batch.inputs.tolist() == [[3, 4, 5], [3, 9, 9]]
     assert batch.labels.tolist() == [[6, 1, -100, -100], [5, 6, 7, 1]]
     assert batch.arguments["decoder_input_ids"].tolist() == [[8, 6, 9, 9], [8, 5, 6, 7]]
+
+
+def test_layers_are_found_in_both_stacks(encoder_decoders: dict[str, Path]) -> None:
+    from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as THEIRS
+
+    from pipelines.finetune.methods import peft_settings
+    from pipelines.train.shaping import depths_of
+
+    ia3 = FinetuneConfig.model_validate({"task": "seq2seq", "data": "rows.jsonl", "method": "ia3"})
+    for name, encoder_layer, decoder_layer in (
+        ("t5", "encoder.block.0.layer.0.SelfAttention.q.weight", "decoder.block.1.layer.1.EncDecAttention.q.weight"),
+        ("bart", "model.encoder.layers.0.self_attn.q_proj.weight", "model.decoder.layers.1.encoder_attn.q_proj.weight"),
+    ):
+        model = AutoModelForSeq2SeqLM.from_pretrained(encoder_decoders[name])
+        chosen = set(peft_settings(model, ia3).target_modules)
+        assert chosen == set(THEIRS["t5"]) if name == "t5" else chosen >= {"k_proj", "v_proj", "fc2"}
+        depths = depths_of(model)
+        assert depths[decoder_layer] == 1 and depths[encoder_layer] == 4 == max(depths.values()) - 1

@@ -73,3 +73,11 @@ def test_the_other_rules_are_in_its_sources() -> None:
     found = re.search(r"MaxLoRARanks = Literal\[([\d, ]+)\]", ranks)
     assert found and [int(each) for each in found[1].split(",")] == list(LORA_RANKS)
     assert max(LORA_RANKS) == LARGEST_RANK
+
+
+def test_the_installed_vllm_has_no_encoder_decoder_from_text_to_text() -> None:
+    registry = (sources() / "model_executor" / "models" / "registry.py").read_text(encoding="utf-8")
+    built_in, _, plugins = registry.partition("_OOT_SUPPORTED_MODELS")
+    for name in ("T5", "MT5", "UMT5", "T5Gemma", "Bart", "MBart", "Pegasus", "M2M100", "LED", "BigBirdPegasus"):
+        assert f'"{name}ForConditionalGeneration"' not in built_in
+    assert '"BartForConditionalGeneration"' in plugins  # not part of vLLM, nor of Raymill
