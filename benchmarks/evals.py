@@ -4,10 +4,10 @@ Every measurement is a fresh process; the sides take turns. `startup` ends when 
 are loaded, imports included, on a machine whose cache of prepared datasets is empty (`startup_warm`: it is full);
 `build` is making the requests of MMLU 5-shot and ARC-Challenge 25-shot; of these also the ratio of CPU times is given,
 which a busy machine changes least. `arc_easy` and `mmlu` are whole commands, from
-start to exit, with both sides on the same two cores; scores have to be equal, and log-probabilities within 1e-4. For
-MMLU 5-shot both sides read one copy of the model whose context is --context tokens, so that the worked examples fit;
-`mmlu` runs with --share-prefixes, `mmlu_exact` without. `two_workers` is the scoring of arc_easy by two workers
-against one, each on a core of its own (the peer is Raymill itself).
+start to exit, with both sides on the same two cores; scores have to be equal, and log-probabilities within 1e-4. They
+run with --share-prefixes, `arc_easy_exact` and `mmlu_exact` without. For MMLU 5-shot both sides read one copy of the
+model whose context is --context tokens, so that the worked examples fit. `two_workers` is the scoring of arc_easy by
+two workers against one, each on a core of its own (the peer is Raymill itself).
 
     python benchmarks/evals.py [--model FOLDER] [--data FOLDER] [--rounds N] [--only NAME]... [--limit N] [--context N]
         [--quick]
@@ -36,7 +36,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 SUITES = ("arc_easy", "arc_challenge", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2")
-PARTS = ("startup", "startup_warm", "build", "arc_easy", "mmlu", "mmlu_exact", "two_workers")
+PARTS = ("startup", "startup_warm", "build", "arc_easy", "arc_easy_exact", "mmlu", "mmlu_exact", "two_workers")
 SHOTS = {"mmlu": 5, "arc_challenge": 25, "arc_easy": 0}
 BATCH_SIZE = 8
 CORES = 2
@@ -275,7 +275,7 @@ def measure(part: str, arguments: argparse.Namespace, model: Path, data: Path, o
             equal = equal and own["sha256"] == theirs["sha256"]
         else:
             suite = part.removesuffix("_exact")
-            own_seconds, own_scores, own_answers = whole_ours(suite, model, data, arguments.limit, part == "mmlu")
+            own_seconds, own_scores, own_answers = whole_ours(suite, model, data, arguments.limit, suite == part)
             peer_seconds, peer_scores, peer_answers = whole_stock(suite, model, overlay, arguments.limit)
             ours.append(own_seconds)
             peer.append(peer_seconds)
@@ -285,7 +285,7 @@ def measure(part: str, arguments: argparse.Namespace, model: Path, data: Path, o
     if part == "two_workers":
         return result(part, ours, peer, "raymill, one worker")
     more: dict[str, float] = {"cpu_ratio": round(statistics.median(processor), 2)} if processor else {}
-    more |= {"largest_difference": far} if part in ("arc_easy", "mmlu", "mmlu_exact") else {}
+    more |= {"largest_difference": far} if part.startswith(("arc_easy", "mmlu")) else {}
     return result(part, ours, peer, f"lm_eval {version('lm-eval')}", equal=equal, **more)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from cluster.errors import InfraError
 from cluster.resources import require_resources
 from evals.answers import AnswerBook, key_of
+from evals.prefixes import row_tokens
 from evals.scorer import Answer, Group, Prompt, Scorer, SharedBatch
 
 CHUNK_TOKENS = 16_384
@@ -51,13 +52,26 @@ class ScorerPool:
         ]
         return self._answer("score_shared", batches, sizes, tokens, on_done)
 
+    def score_rows(self, batches: list[list[SharedBatch]], on_done: Callable[[int], None]) -> list[list[list[Answer]]]:
+        """As :meth:`score_shared`, of runs that are a row each; answers by batch, sequence and continuation."""
+        sizes = [sum(len(group.continuations) for row in batch for group in row.groups) for batch in batches]
+        tokens = [len(batch) * max(map(row_tokens, batch), default=0) for batch in batches]
+        return self._answer("score_rows", batches, sizes, tokens, on_done)
+
     def why_not_shared(self) -> str:
         """Why the model cannot :meth:`score_shared`; empty where it can."""
+        return str(self._tell("why_not_shared"))
+
+    def takes_rows(self) -> bool:
+        """Whether a model that can :meth:`score_shared` can :meth:`score_rows`, too."""
+        return bool(self._tell("takes_rows"))
+
+    def _tell(self, method: str) -> Any:
         import ray
 
         try:
             ray.get(self._loading)
-            return str(ray.get(self._actors[0].why_not_shared.remote()))
+            return ray.get(getattr(self._actors[0], method).remote())
         except ray.exceptions.RayActorError as error:
             raise _died(error) from error
 

@@ -122,11 +122,19 @@ def why_not_shared(model: Any, device: str) -> str:
         rest = torch.tensor([tokens[half:], tokens[half:]], device=device)
         parts = model(rest, past_key_values=read_only(cache), use_cache=True).logits[1]
         whole = model(torch.tensor([tokens], device=device), use_cache=False).logits[0, half:]
-        far = (torch.log_softmax(parts.double(), -1) - torch.log_softmax(whole.double(), -1)).abs().max()
-    allowed = max(TOLERANCE, 30 * torch.finfo(whole.dtype).eps)
-    if not float(far) <= allowed:
-        return f"its answers differ by {float(far):.2g} when a prompt is computed in two parts"
+    if not agrees(parts, whole):
+        return f"its answers differ by {difference(parts, whole):.2g} when a prompt is computed in two parts"
     return ""
+
+
+def agrees(logits: torch.Tensor, whole: torch.Tensor) -> bool:
+    """Whether logits (positions, vocabulary) give the log-probabilities of those of whole sequences."""
+    return difference(logits, whole) <= max(TOLERANCE, 30 * torch.finfo(whole.dtype).eps)
+
+
+def difference(logits: torch.Tensor, whole: torch.Tensor) -> float:
+    """The largest between log-probabilities; not a number where one is none."""
+    return float((torch.log_softmax(logits.double(), -1) - torch.log_softmax(whole.double(), -1)).abs().max())
 
 
 def _is_plain(cache: Any, tokens: int) -> bool:

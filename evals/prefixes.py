@@ -1,9 +1,10 @@
 """Which sequences are scored together because they begin alike: the worked examples of an MMLU subject, the question
 of several answers.
 
-A run of sequences shares one prefix, which is computed once; of each sequence only the rest is. Where the rests'
-logits are read (the continuations), a sequence is never shared. Found on token ids, without asking who belongs to
-which task, so the same sequences give the same runs wherever they are scored.
+A run of sequences shares one prefix, which is computed once; of each sequence only the rest is. A short run, as a
+question's answers are, is one row: the prefix and the rests after each other. Where the rests' logits are read (the
+continuations), a sequence is never shared. Found on token ids, without asking who belongs to which task, so the same
+sequences give the same runs wherever they are scored.
 """
 
 from __future__ import annotations
@@ -20,15 +21,24 @@ LEAST_SAVED = 256
 """A run has to save so many tokens: its prefix is a forward pass of its own, and its last batch is not full."""
 
 
+LEAST_IN_ROW = 32
+"""The same for a run in one row: nothing is computed apart, but attention has to follow a mask."""
+
+ROW_TOKENS = 512
+"""The longest row: in one, each rest's attention also costs what the other rests have."""
+
+
 class Run(NamedTuple):
     """Sequences that share their first ``prefix`` tokens.
 
     Attributes:
         members: their indices, the longest sequence first.
+        in_row: whether they are one row.
     """
 
     prefix: int
     members: list[int]
+    in_row: bool = False
 
 
 @dataclass
@@ -37,14 +47,19 @@ class _Span:
 
     start: int
     end: int
+    tokens: int
     saved: int = 0
     prefix: int = 0
     """Above 0: they are one run. Otherwise ``parts`` say."""
+    in_row: bool = False
     parts: tuple[_Span, ...] = ()
 
 
-def find_runs(groups: Sequence[Group]) -> list[Run]:
+def find_runs(groups: Sequence[Group], rows: bool = False) -> list[Run]:
     """Runs that are worth it, longest sequences first; what is in none is better scored alone.
+
+    Args:
+        rows: short runs may be one row.
 
     Sorted sequences that begin alike are neighbours. Spans of them are joined in the order of what they have in
     common, most first; a joined span is one run where that saves more tokens than its parts do.
@@ -57,12 +72,12 @@ def find_runs(groups: Sequence[Group]) -> list[Run]:
     common = [
         min(_common_tokens(packed[one], packed[other]), usable[one], usable[other]) for one, other in pairwise(order)
     ]
-    starting = {place: _Span(place, place) for place in range(len(order))}
+    starting = {place: _Span(place, place, len(groups[index].inputs)) for place, index in enumerate(order)}
     ending = dict(starting)
     span = starting[0]
     for place in sorted(range(len(common)), key=lambda place: -common[place]):
         left, right = ending.pop(place), starting.pop(place + 1)
-        span = _join(left, right, common[place])
+        span = _join(left, right, common[place], rows)
         starting[span.start] = ending[span.end] = span
 
     runs: list[Run] = []
@@ -72,7 +87,7 @@ def find_runs(groups: Sequence[Group]) -> list[Run]:
         if span.prefix:
             members = order[span.start : span.end + 1]
             members.sort(key=lambda index: (-len(groups[index].inputs), groups[index].inputs, index))
-            runs.append(Run(span.prefix, members))
+            runs.append(Run(span.prefix, members, span.in_row))
         else:
             waiting.extend(span.parts)
     return sorted(runs, key=lambda run: (-len(groups[run.members[0]].inputs), groups[run.members[0]].inputs))
@@ -105,6 +120,29 @@ def cut_runs(groups: Sequence[Group], runs: Sequence[Run], batch_size: int) -> l
     return batches
 
 
+def cut_rows(
+    groups: Sequence[Group], runs: Sequence[Run], batch_size: int
+) -> list[tuple[list[SharedBatch], list[int]]]:
+    """Runs that are a row each, the longest first, in batches of so many sequences; with the indices of its groups."""
+    batches: list[tuple[list[SharedBatch], list[int]]] = []
+    by_length = sorted(runs, key=lambda run: (-row_tokens(_row(groups, run)), groups[run.members[0]].inputs))
+    for run in by_length:
+        if not batches or len(batches[-1][1]) + len(run.members) > batch_size:
+            batches.append(([], []))
+        batches[-1][0].append(_row(groups, run))
+        batches[-1][1].extend(run.members)
+    return batches
+
+
+def row_tokens(row: SharedBatch) -> int:
+    """The length of a row: the prefix and every rest."""
+    return row.prefix + sum(len(group.inputs) - row.prefix for group in row.groups)
+
+
+def _row(groups: Sequence[Group], run: Run) -> SharedBatch:
+    return SharedBatch(run.prefix, [groups[index] for index in run.members])
+
+
 def computed_tokens(batches: Sequence[SharedBatch]) -> int:
     """Tokens that are computed for batches of runs: each run's prefix once, and every row's rest."""
     heads = {tuple(batch.groups[0].inputs[: batch.prefix]) for batch in batches}
@@ -112,12 +150,14 @@ def computed_tokens(batches: Sequence[SharedBatch]) -> int:
     return sum(map(len, heads)) + rests
 
 
-def _join(left: _Span, right: _Span, common: int) -> _Span:
-    together = (right.end - left.start) * common - LEAST_SAVED
+def _join(left: _Span, right: _Span, common: int, rows: bool) -> _Span:
+    tokens, shared = left.tokens + right.tokens, (right.end - left.start) * common
+    in_row = rows and tokens - shared <= ROW_TOKENS
+    together = shared - (LEAST_IN_ROW if in_row else LEAST_SAVED)
     apart = left.saved + right.saved
     if together > apart:
-        return _Span(left.start, right.end, together, prefix=common)
-    return _Span(left.start, right.end, apart, parts=(left, right))
+        return _Span(left.start, right.end, tokens, together, prefix=common, in_row=in_row)
+    return _Span(left.start, right.end, tokens, apart, parts=(left, right))
 
 
 def _usable(group: Group) -> int:

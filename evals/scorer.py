@@ -145,6 +145,18 @@ class Scorer:
             self._sharing = PrefixScorer(self._model, self._device)
         return [self._sharing.score(batch) for batch in batches]
 
+    def takes_rows(self) -> bool:
+        """Whether this model, which can :meth:`score_shared`, can :meth:`score_rows`."""
+        from evals.row_scoring import takes_rows
+
+        return takes_rows(self._model, self._device)
+
+    def score_rows(self, batches: list[list[SharedBatch]]) -> list[list[list[Answer]]]:
+        """As :meth:`score_shared`, each run one row."""
+        from evals.row_scoring import score_rows
+
+        return [score_rows(self._model, batch, self._device) for batch in batches]
+
     def count_tokens(self, store: Store, key: str, row_groups: list[int]) -> dict[int, int]:
         """See :func:`count_tokens`."""
         if self._tokenizer is None:
@@ -185,11 +197,12 @@ def read_answers(logits: torch.Tensor, groups: list[Group], rows: Sequence[int] 
         end = len(group.inputs) + added
         length = max(map(len, group.continuations))
         rows = torch.log_softmax(logits[row][end - length : end], dim=-1)
-        answers.append([_read_answer(rows, tokens) for tokens in group.continuations])
+        answers.append([read_answer(rows, tokens) for tokens in group.continuations])
     return answers
 
 
-def _read_answer(rows: torch.Tensor, continuation: list[int]) -> Answer:
+def read_answer(rows: torch.Tensor, continuation: list[int]) -> Answer:
+    """The answer for one continuation, read off the last of ``rows``: log-probabilities (positions, vocabulary)."""
     import torch
 
     rows = rows[len(rows) - len(continuation) :]

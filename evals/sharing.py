@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.progress import Tracker
 from evals.pool import ScorerPool
-from evals.prefixes import computed_tokens, cut_runs, find_runs
+from evals.prefixes import computed_tokens, cut_rows, cut_runs, find_runs, row_tokens
 from evals.scorer import Answer, Group
 
 
@@ -28,6 +28,7 @@ class Sharing:
         self._batch_size = batch_size
         self._max_length = max_length
         self._told = False
+        self._rows = False
 
     def score(
         self, groups: Sequence[Group], fits: Sequence[bool], on_done: Callable[[int], None]
@@ -47,17 +48,19 @@ class Sharing:
                 " beginning, each another part of it; they are computed whole"
             )
         candidates = [groups[index] for index in whole]
-        runs = find_runs(candidates)
+        runs = find_runs(candidates, rows=self._rows)
         self.sequences += sum(len(run.members) for run in runs)
-        cut = cut_runs(candidates, runs, self._batch_size)
-        batches = [batch for batch, _ in cut]
-        whole_tokens = sum(len(group.inputs) for batch in batches for group in batch.groups)
-        self.saved_tokens += whole_tokens - computed_tokens(batches)
-        answered = self._pool.score_shared(batches, on_done)
+        in_rows = cut_rows(candidates, [run for run in runs if run.in_row], self._batch_size)
+        cut = cut_runs(candidates, [run for run in runs if not run.in_row], self._batch_size)
+        rows, batches = [batch for batch, _ in in_rows], [batch for batch, _ in cut]
+        self.saved_tokens += sum(len(candidates[index].inputs) for run in runs for index in run.members)
+        self.saved_tokens -= computed_tokens(batches) + sum(row_tokens(row) for batch in rows for row in batch)
+        answered = self._pool.score_rows(rows, on_done) + self._pool.score_shared(batches, on_done)
+        members = [each for _, each in in_rows] + [each for _, each in cut]
         return {
             whole[place]: answers
-            for (_, members), given in zip(cut, answered, strict=True)
-            for place, answers in zip(members, given, strict=True)
+            for places, given in zip(members, answered, strict=True)
+            for place, answers in zip(places, given, strict=True)
         }
 
     def record(self) -> dict[str, Any]:
@@ -67,6 +70,7 @@ class Sharing:
     def _possible(self) -> bool:
         if self.reason is None:
             self.reason = self._pool.why_not_shared()
+            self._rows = not self.reason and self._pool.takes_rows()
             if self.reason:
                 self._tracker.note(
                     f"share_prefixes: not with this model: {self.reason}; every prompt is computed whole"

@@ -153,14 +153,15 @@ def _trainer(job: Job) -> Any:
     for name, value in RAY_TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray.train
-    from ray.train.torch import TorchTrainer
+
+    from pipelines.train.trainer import Trainer
 
     filesystem, path = job.store.arrow(f"{job.resume}/ray")
     resources: dict[str, float] = {"CPU": 1}
     if config.gpus_per_worker:
         resources["GPU"] = config.gpus_per_worker
     workers: Any = (config.workers, config.max_workers) if config.max_workers else config.workers
-    return TorchTrainer(
+    return Trainer(
         work,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(

@@ -130,14 +130,15 @@ class Actor:
     def __init__(self, scorer: Scorer) -> None:
         self.load = SimpleNamespace(remote=lambda: None)
         self.why_not_shared = SimpleNamespace(remote=scorer.why_not_shared)
+        self.takes_rows = SimpleNamespace(remote=scorer.takes_rows)
         self.answer = SimpleNamespace(remote=scorer.answer)
 
 
 class Pool(ScorerPool):
     """A :class:`ScorerPool` without Ray: calls are answered at once."""
 
-    def why_not_shared(self) -> str:
-        return str(self._actors[0].why_not_shared.remote())
+    def _tell(self, method: str) -> Any:
+        return getattr(self._actors[0], method).remote()
 
     def _stream(self, work: list[Callable[[Any], Any]], on_done: Callable[[int], None]) -> list[Any]:
         results = []
@@ -169,15 +170,22 @@ QUESTIONS = st.lists(
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.lists(st.lists(TOKENS, max_size=200), min_size=3, max_size=3), QUESTIONS, st.sampled_from([1, 3, 8]))
+@given(
+    st.lists(st.lists(TOKENS, max_size=200), min_size=3, max_size=3),
+    QUESTIONS,
+    st.sampled_from([1, 3, 8]),
+    st.sampled_from([0, 100, 512]),
+)
 def test_any_requests_are_answered_as_without_sharing(
-    scorer: Scorer, tiny_model: Path, heads: list[list[int]], questions: list[Any], batch_size: int
+    scorer: Scorer, tiny_model: Path, heads: list[list[int]], questions: list[Any], batch_size: int, row_tokens: int
 ) -> None:
     requests: list[TokenRequest] = [
         (None, [*heads[which], *question], answer) for which, question, answers in questions for answer in answers
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefixes, "LEAST_SAVED", 0)
+        patch.setattr(prefixes, "LEAST_IN_ROW", 0)
+        patch.setattr(prefixes, "ROW_TOKENS", row_tokens)
         shared, lm, _, _ = asked(scorer, tiny_model, requests, batch_size, True)
     plain, *_ = asked(scorer, tiny_model, requests, batch_size, False)
     assert lm.sharing is not None and lm.sharing.reason == ""
@@ -193,14 +201,17 @@ def questions_after(head: int, count: int) -> list[TokenRequest]:
     return [("mmlu@1", [*before, *question], [letter]) for question in questions for letter in (5, 6, 7, 8)]
 
 
+@pytest.mark.parametrize(("row_tokens", "batches"), [(200, 2), (210, 1)])
 def test_a_question_s_choices_share_their_last_position_and_questions_their_examples(
-    scorer: Scorer, tiny_model: Path
+    scorer: Scorer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, row_tokens: int, batches: int
 ) -> None:
+    """After their examples, three and two at a time, or all in one row where that is not too long."""
+    monkeypatch.setattr(prefixes, "ROW_TOKENS", row_tokens)
     _, lm, said, pool = asked(scorer, tiny_model, questions_after(180, 5), 3, True)
     assert lm.sharing is not None
     assert lm.sharing.record() == {"sequences": 5, "saved_tokens": 4 * 180, "not_possible": ""}
     assert "share_prefixes" not in said
-    assert pool.asked == 2
+    assert pool.asked == batches
 
 
 def test_prompts_that_lost_their_beginning_are_computed_whole_to_the_bit_and_it_is_said_once(
