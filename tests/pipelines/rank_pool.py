@@ -119,12 +119,15 @@ def train_once(rank: int, world: int, ask: dict[str, Any]) -> dict[str, Any]:
 def in_four_bits(model: Any) -> Any:
     """The same model with its layers' matrices packed."""
     import torch
+    from safetensors.torch import save_file
 
     from pipelines.finetune import quantised
 
     quantised.base_device = lambda: torch.device("cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
+    with tempfile.TemporaryDirectory() as folder:  # by hand: save_pretrained writes on the first rank only
+        model.config.to_json_file(f"{folder}/config.json")
+        weights = {name: each.detach().contiguous() for name, each in model.named_parameters()}
+        save_file(weights, f"{folder}/model.safetensors", metadata={"format": "pt"})
         return quantised.load_quantised(Path(folder), "fp32")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, pipeline
 
 from cluster.artifact import Artifact
 from cluster.config import parse_document
@@ -83,24 +84,41 @@ class Bench:
         return summary | {"records": Follower(self.store, "try/resume/journal").poll()}
 
 
+def vivid(base: Path, folder: Path) -> Path:
+    """A bert whose layers' matrices are eight times as large."""
+    shutil.copytree(base, folder)
+    model = AutoModelForMaskedLM.from_pretrained(base, dtype=torch.float32)
+    with torch.no_grad():
+        for name, each in model.named_parameters():
+            if ".layer." in name and each.ndim == 2:
+                each.mul_(8)
+    model.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def make_bench(tmp_path: Path, bases: dict[str, Path], publish_model: Callable[..., Artifact]) -> Callable[..., Bench]:
     def make(name: str, base: str, rows: int = 64) -> Bench:
-        return Bench(tmp_path / name, bases[base], publish_model, rows)
+        folder = vivid(bases["bert"], tmp_path / "vivid") if base == VIVID else bases[base]
+        return Bench(tmp_path / name, folder, publish_model, rows)
 
     return make
 
 
 slow = pytest.mark.slow
+VIVID = "vivid bert"
+"""A frozen one of fresh weights hardly mixes its positions: what its first token says of the last is lost in rounding,
+and the lighter methods cannot change that. With larger matrices it does."""
+
 FITTING: list[Any] = [
     ("bert", {"method": "full", "learning_rate": 5e-3}),
     ("llama", {"method": "lora", "learning_rate": 1e-2}),
     pytest.param("bert", {"method": "lora", "learning_rate": 1e-2, "merge": True}, marks=slow),
-    pytest.param("bert", {"method": "ia3", "learning_rate": 3e-2}, marks=slow),
+    pytest.param(VIVID, {"method": "ia3", "learning_rate": 3e-2}, marks=slow),
     pytest.param("bert", {"method": "lora", "dora": True, "learning_rate": 1e-2}, marks=slow),
-    pytest.param("bert", {"method": "prompt", "virtual_tokens": 4, "learning_rate": 3e-2}, marks=slow),
-    pytest.param("bert", {"method": "p-tuning", "virtual_tokens": 4, "learning_rate": 1e-2}, marks=slow),
-    pytest.param("bert", {"method": "prefix", "virtual_tokens": 4, "learning_rate": 3e-2}, marks=slow),
+    pytest.param(VIVID, {"method": "prompt", "virtual_tokens": 4, "learning_rate": 3e-2}, marks=slow),
+    pytest.param(VIVID, {"method": "p-tuning", "virtual_tokens": 4, "learning_rate": 1e-2}, marks=slow),
+    pytest.param(VIVID, {"method": "prefix", "virtual_tokens": 4, "learning_rate": 3e-2}, marks=slow),
     pytest.param("llama", {"method": "full", "learning_rate": 5e-3}, marks=slow),
     pytest.param("llama", {"method": "ia3", "learning_rate": 3e-2, "merge": True}, marks=slow),
     pytest.param("llama", {"method": "prefix", "virtual_tokens": 4, "learning_rate": 3e-2}, marks=slow),
