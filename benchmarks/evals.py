@@ -181,7 +181,7 @@ def whole_stock(suite: str, model: Path, overlay: Path, limit: int | None) -> tu
 
 def json_lines(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """The rows of some files."""
-    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for path in paths for line in path.open(encoding="utf-8")]
 
 
 def largest_difference(own: Answers, other: Answers) -> float:

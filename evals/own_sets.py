@@ -48,7 +48,7 @@ def read_set(config: SetConfig) -> list[dict[str, Any]]:
     """
     path = Path(config.path).expanduser()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read: {error}", where=str(path), next_step="check evals.sets") from None
     rows = []

@@ -204,7 +204,7 @@ def _unreadable(where: str, error: Exception) -> UserError:
 
 
 def _documents(path: str, data: bytes) -> dict[Key, Document]:
-    return _keyed(Path(path).stem, [json.loads(line) for line in data.decode("utf-8").splitlines()])
+    return _keyed(Path(path).stem, [json.loads(line) for line in data.splitlines()])
 
 
 def _keyed(suite: str, rows: Iterable[Mapping[str, Any]]) -> dict[Key, Document]:

@@ -90,7 +90,7 @@ def _rows(task: str, path: Path | None) -> Iterator[dict[str, Any]]:
         return
     found: dict[tuple[str, int, int], dict[str, Any]] = {}
     seen: Counter[tuple[str, int, str]] = Counter()
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():  # as text, a question that holds U+2028 would be cut there
         sample = json.loads(line)
         choice = sample.get("filter", "none")
         place = (sample["doc_hash"], int(sample["doc_id"]))

@@ -131,7 +131,7 @@ def _agreement(arguments: Namespace, votes: Any) -> dict[str, Any]:
     if not arguments.against:
         return {}
     try:
-        rows = [json.loads(line) for line in Path(arguments.against).read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in Path(arguments.against).read_bytes().splitlines()]
         others = {(row["task"], row["doc_hash"], row["number"]): row["vote"] for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -13,6 +13,7 @@ from pipelines.finetune.examples.records import Conversation, Text, to_jsonl
 from pipelines.finetune.examples.template import load_template
 from pipelines.finetune.likeness import metrics_of, show
 from pipelines.finetune.load import load_examples
+from pipelines.finetune.parts import keep_parts
 
 SHOWN = 10
 
@@ -29,11 +30,7 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageCo
 
     base, corpus = inputs["model"], inputs.get("corpus")
     loaded = load_examples(config, corpus, context.store)
-    keys = {}
-    for name, part in loaded.parts().items():
-        keys[name] = context.output.resume_key(f"examples/{name}.jsonl")
-        context.store.write(keys[name], to_jsonl(part).encode("utf-8"))
-        context.output.write_text(f"examples/{name}.jsonl", to_jsonl(part))
+    keys = keep_parts({name: to_jsonl(part) for name, part in loaded.parts().items()}, context)
     used = len(loaded.train) + len(loaded.validation)
     context.progress.note(f"{len(loaded.train):,} examples to train on, {len(loaded.validation):,} to validate on")
     if loaded.bad:

@@ -59,6 +59,13 @@ def test_text(tmp_path: Path) -> None:
     assert [row["weight"] for row in found.rows] == [5, 9]
 
 
+def test_a_text_may_hold_any_end_of_line(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    rows = [{"text": f"one\u2028two\x85three {number}"} for number in range(2)]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows), encoding="utf-8")
+    assert [row["text"] for row in read_set(SetConfig(kind="text", path=str(path)))] == [row["text"] for row in rows]
+
+
 def test_labels(tmp_path: Path) -> None:
     rows = [{"prompt": "p1", "label": "bug"}, {"prompt": "p2", "label": "bug"}, {"prompt": "p3", "label": "feature"}]
     lm = FakeLM({"p1": "bug", "p2": "feature", "p3": "feature"})

@@ -11,6 +11,7 @@ from cluster.stage import Outcome, StageContext
 from pipelines.finetune.classification.load import load_texts
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.examples.records import to_jsonl
+from pipelines.finetune.parts import keep_parts
 from pipelines.train.launch import Training
 
 
@@ -26,11 +27,7 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageCo
 
     base = inputs["model"]
     loaded = load_texts(config)
-    keys = {}
-    for name, part in (("train", loaded.train), ("validation", loaded.validation)):
-        keys[name] = context.output.resume_key(f"examples/{name}.jsonl")
-        context.store.write(keys[name], to_jsonl(part).encode("utf-8"))
-        context.output.write_text(f"examples/{name}.jsonl", to_jsonl(part))
+    keys = keep_parts({"train": to_jsonl(loaded.train), "validation": to_jsonl(loaded.validation)}, context)
     used = len(loaded.train) + len(loaded.validation)
     context.progress.note(
         f"{len(loaded.labels)} labels; {len(loaded.train):,} texts to train on, {len(loaded.validation):,} to validate "

@@ -40,7 +40,7 @@ def write_evaluation(
             for number, value in enumerate(own):
                 values.append(float(value))
                 rows.append(sample_row(task, number, metric, float(value)))
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / "samples" / f"{suite}.jsonl").write_text(text, encoding="utf-8")
         mean = math.fsum(values) / len(values)
         bounds = interval(values, mean, 0.1 / math.sqrt(len(values)))
@@ -77,7 +77,7 @@ def sample_row(task: str, number: int, metric: str, value: float) -> dict[str, A
         "doc_hash": hashlib.sha256(f"{task.removesuffix('_mc1').removesuffix('_mc2')} {number}".encode()).hexdigest(),
         "doc": {"question": f"question {number} of {task}"},
         "target": 0,
-        "prompt": f"Question: number {number} of {task}?\nAnswer:",
+        "prompt": f"Question: number\u2028{number}\x85of {task}?\nAnswer:",  # MMLU has such ends of lines
         "answers": [
             {"text": f" choice {choice}", "logprob": -1.0 if choice == chosen else -2.0, "greedy": False}
             for choice in range(4)

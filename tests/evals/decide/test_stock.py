@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for task, rows in samples.items():
                 tracker.save_results_samples(task_name=task, samples=rows)
     return root
+
+
+def test_a_question_may_hold_any_end_of_line(outputs: Path, store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    shutil.copytree(outputs / "one", folder)
+    path = next(folder.rglob("samples_arc_easy_*.jsonl"))
+    rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+    rows[0]["doc"]["question"] = "two\u2028lines\x85and a third"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    changed, before = load_measured(store, str(folder)), load_measured(store, str(outputs / "one"))
+    assert changed.suites["arc_easy"].keys() == before.suites["arc_easy"].keys()
 
 
 def test_every_score_is_the_mean_of_the_documents_that_were_read(outputs: Path, store: Store) -> None:
