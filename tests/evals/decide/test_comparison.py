@@ -320,7 +320,7 @@ def test_where_nothing_can_be_compared_it_says_why(tmp_path: Path, store: Store)
     for name, score in (("a", 20.0), ("b", 25.5)):
         folder = write_evaluation(tmp_path / name, {"wmt16-de-en": {"wmt16-de-en": [0.0, 0.0]}})
         samples = folder / "samples" / "wmt16-de-en.jsonl"
-        rows = [json.loads(line) | {"metrics": {}} for line in samples.read_text().splitlines()]
+        rows = [json.loads(line) | {"metrics": {}} for line in samples.read_bytes().splitlines()]
         samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
         results = json.loads((folder / "results.json").read_text())
         figures = {"score": score, "stderr": None, "interval_95": None, "chance": None, "n": 2}
