@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from cluster.artifact import Artifact
@@ -26,6 +29,8 @@ pytestmark = pytest.mark.ray
 MODULE = """
 import os, signal, time
 from pathlib import Path
+
+import psutil
 
 def pages(shard, shards, marker):
     for number in range(200):
@@ -46,6 +51,8 @@ def logged(shard, shards, folder):
         yield f"page {number} of {shard} " + "x" * 100
     driver = folder / "driver"
     if shard >= 4 and driver.exists():
+        beside = [each for each in psutil.Process().parent().children() if "Agent" not in each.cmdline()[0]]
+        (folder / "workers").write_text(" ".join(str(each.pid) for each in beside))
         os.kill(int(driver.read_text()), signal.SIGKILL)
         time.sleep(600)  # until what the driver started is ended
 """
@@ -109,6 +116,15 @@ def publish(root: Path, keys: dict[str, Any]) -> Artifact:
         return execute(STAGE, identify(STAGE, config, {}), config, {}, LocalStore(root), tracker).artifact
 
 
+def wait_gone(pid: int) -> None:
+    """Return when a process has ended, whether or not anybody has looked."""
+    deadline = time.monotonic() + 60
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, f"process {pid} is still there"
+            time.sleep(0.05)
+
+
 def test_neither_workers_nor_their_deaths_change_the_corpus(tmp_path: Path, folder: Path) -> None:
     marker = tmp_path / "killed"
     killed = make(tmp_path / "one", folder, 2, marker)
@@ -129,6 +145,8 @@ def test_a_killed_driver_loses_no_shard_that_was_read(tmp_path: Path, folder: Pa
     done = subprocess.run([sys.executable, "-c", DRIVER, str(tmp_path)], timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
     (tmp_path / "driver").unlink()
+    for pid in map(int, (tmp_path / "workers").read_text().split()):
+        wait_gone(pid)  # a worker that had only just started would read its shard beside the next run
     store = LocalStore(tmp_path / "store")
     committed = {
         json.loads(store.read(file.key))["number"] for file in store.files("Corpus") if file.key.endswith("/done.json")
