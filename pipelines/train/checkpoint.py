@@ -188,19 +188,29 @@ def load(store: Store, checkpoint: Checkpoint, state: State, group: Any = None, 
     source = reader(store, checkpoint.key)
     try:
         stored = source.read_metadata().state_dict_metadata
-        differences = _differences(stored, state)
-        differences = _gather(differences, group, alone)
-        if differences:
-            raise UserError(
-                f"the checkpoint is of another model or optimiser: {'; '.join(differences[:3])}",
-                where=store.uri(checkpoint.key),
-                next_step="run the stage with --force, which starts anew",
-            )
+        differences = _gather(_differences(stored, state), group, alone)
+        wanted = _gather(list(state), group, alone)  # of all processes: a stage of a pipeline has a part of the names
+        differences += _left_over(stored, wanted)
+        refuse_another(differences, store.uri(checkpoint.key))
         dcp.load(dict(state), storage_reader=source, process_group=group, no_dist=alone)
     except FileNotFoundError:
         raise InfraError(
             "the checkpoint disappeared while it was read", where=store.uri(checkpoint.key), next_step="repeat the run"
         ) from None
+
+
+def refuse_another(differences: Sequence[str], where: str) -> None:
+    """Refuse a checkpoint that differs from what is trained.
+
+    Raises:
+        UserError: it does.
+    """
+    if differences:
+        raise UserError(
+            f"the checkpoint is of another model or optimiser: {'; '.join(differences[:3])}",
+            where=where,
+            next_step="run the stage with --force, which starts anew",
+        )
 
 
 def _differences(stored: Mapping[str, Any], wanted: State) -> list[str]:
@@ -212,6 +222,11 @@ def _differences(stored: Mapping[str, Any], wanted: State) -> list[str]:
         elif tuple(size) != tuple(tensor.shape):
             found.append(f"{name} is {tuple(size)} there and {tuple(tensor.shape)} here")
     return found
+
+
+def _left_over(stored: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """Weights that nobody asks for: the model that they are of has more layers, say, and is another function."""
+    return [f"it has {name} as well" for name in sorted(set(stored) - set(wanted)) if name.startswith(MODEL)]
 
 
 def _gather(mine: list[str], group: Any, alone: bool) -> list[str]:

@@ -12,10 +12,10 @@ from cluster.errors import UserError
 from pipelines.train.arithmetic import Arithmetic, Stopwatch
 from pipelines.train.batches import accumulate, evaluate, validation_indices
 from pipelines.train.changes import Timetable, pause_at
-from pipelines.train.checkpoint import DESCRIBED, MODEL, OPTIMIZER, VALIDATED, State
+from pipelines.train.checkpoint import DESCRIBED, MODEL, OPTIMIZER, VALIDATED, State, refuse_another
 from pipelines.train.config import TrainConfig
 from pipelines.train.course import Course
-from pipelines.train.describe import describe
+from pipelines.train.describe import compare, describe
 from pipelines.train.gradients import clip, gradient_norm
 from pipelines.train.group import Group
 from pipelines.train.hardware import peak_memory_bytes, seed_generators, step_seed
@@ -107,6 +107,7 @@ class Run:
         found = self.around.restore(self.state(), self.until + 1 if below is None else below)
         if found is None:
             return None
+        refuse_another(compare(found.memory.get(DESCRIBED), self.described), found.key)
         self.course = Course.from_json(dict(found.memory))
         return found.step
 

@@ -108,6 +108,10 @@ def test_another_model_is_refused(store: Store) -> None:
         checkpoint.load(store, found, state | {"model/1.weight": torch.zeros(3, 3)})
     with pytest.raises(UserError, match=r"it has no model/2\.weight"):
         checkpoint.load(store, found, {"model/2.weight": torch.zeros(3, 3)})
+    fewer = {name: each for name, each in state.items() if name != "model/1.bias"}
+    with pytest.raises(UserError, match=r"of another model or optimiser: it has model/1\.bias as well"):
+        checkpoint.load(store, found, fewer)
+    checkpoint.load(store, found, {name: each for name, each in state.items() if name.startswith("model/")})
 
 
 class Failing:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
+from cluster.errors import UserError
 from cluster.store_local import LocalStore
 from pipelines.cli import run_command
 from pipelines.models.gpt2 import build_gpt2
@@ -65,6 +69,55 @@ def test_there_and_back_is_the_same_model(
     assert finished.resumed_at == 0
     with torch.no_grad():
         assert torch.allclose(other.eval()(probe).logits, model(probe).logits, atol=1e-5)
+
+
+def llama(**fields: Any) -> Any:
+    shape = replace(SHAPE, **fields)
+    return build_llama(shape, vocab_size=50, max_positions=16, bos_id=0, eos_id=1, pad_id=2)
+
+
+def mistral() -> Any:
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "tie_word_embeddings": True}
+    return MistralForCausalLM(MistralConfig(**sizes, **heads))
+
+
+OTHERS: list[tuple[Callable[[], Any], str]] = [
+    (lambda: llama(layers=3), r"it has model/model\.layers\.2\.input_layernorm\.weight as well"),
+    (lambda: llama(layers=1), r"it has no model/model\.layers\.1\."),
+    (lambda: llama(heads=2, kv_heads=2), "num_attention_heads is 2 there and 1 here"),
+    (lambda: llama(rope_theta=5e5), "rope_theta is 500000.0 there and 10000.0 here"),
+    (lambda: llama(norm_epsilon=1e-6), "rms_norm_eps is 1e-06 there and 1e-05 here"),
+    (mistral, "it is of a MistralForCausalLM, and this is a LlamaForCausalLM"),
+]
+"""Most of them have the very tensors of the model that is trained."""
+
+
+@pytest.mark.parametrize(("other", "message"), OTHERS)
+def test_a_run_does_not_begin_with_another_architecture(
+    tmp_path: Path, other: Callable[[], Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other().save_pretrained(tmp_path / "other")
+    assert run_command(["convert", "other", "checkpoints"]) == 0
+    keeper = Keeper(LocalStore(tmp_path), "checkpoints", (), Group(), None, 2)
+    with pytest.raises(UserError, match=message) as raised:
+        train(llama(), Random(), Random(), 2, CONFIG, Group(), keeper, "here")
+    assert "of another model" in raised.value.what and "--force" in raised.value.next_step
+
+
+def test_a_gpt2_from_elsewhere_has_the_same_activation_by_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = {"vocab_size": 50, "n_positions": 16, "n_embd": 32, "n_layer": 2, "n_head": 1, "n_inner": 48}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(tmp_path / "theirs")
+    assert json.loads((tmp_path / "theirs" / "config.json").read_text())["activation_function"] == "gelu_new"
+    assert run_command(["convert", "theirs", "checkpoints"]) == 0
+    keeper = Keeper(LocalStore(tmp_path), "checkpoints", (), Group(), None, 2)
+    model = build_gpt2(SHAPE, vocab_size=50, max_positions=16, bos_id=0, eos_id=1, pad_id=2)
+    finished, _ = train(model, Random(), Random(), 1, CONFIG, Group(), keeper, "here")
+    assert finished.resumed_at == 0
 
 
 def test_an_unfinished_artifacts_folder_means_the_try_that_got_furthest(
