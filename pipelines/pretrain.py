@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pipelines.tokens.packing import TokenBlocks
     from pipelines.train.task import Batch, Samples
 
+EIGHT_BITS = ("llama", "bert", "t5")
+"""Our architectures that can compute in fp8."""
+
 VALIDATION_DRAWS = 0x5EED
 """Seeds what is hidden in validation: the same whatever the recipe's seed, so that runs can be compared."""
 
@@ -37,6 +40,11 @@ class PretrainConfig(ModelConfig, TrainConfig):
 
     @model_validator(mode="after")
     def _check_layout(self) -> PretrainConfig:
+        if self.precision == "fp8" and (self.own or self.architecture not in EIGHT_BITS):
+            raise ValueError(
+                f"precision fp8 is for {', '.join(EIGHT_BITS)}, whose layers are of torch's Linear, not for "
+                f"{self.architecture}: set precision: auto"
+            )
         if self.parallel.fixed > 1:
             shape = None if self.own else self.shape()
             refuse_layout(

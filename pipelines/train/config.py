@@ -124,6 +124,10 @@ class TrainConfig(StrictModel):
             )
         if self.precision == "fp8" and self.parallel.fixed > 1:
             raise ValueError("precision fp8 is for whole models, with parallel.data only: use bf16 with other layouts")
+        if self.precision == "fp8" and not self.gpus_per_worker:
+            raise ValueError(
+                "precision fp8 needs GPUs of the Hopper generation or later: set gpus_per_worker: 1, or precision: auto"
+            )
         layout = plan_layout(self.parallel, self.workers)
         shares = max(layout.shares, most if self.max_workers else 0)
         if shares > self.batch_sequences:

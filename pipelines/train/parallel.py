@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cluster.errors import UserError
 from pipelines.train.anatomy import blocks
 from pipelines.train.config import TrainConfig
 from pipelines.train.group import Group
@@ -101,14 +102,32 @@ def _pipelined(model: Any, config: TrainConfig, group: Group) -> Runner:
 
 
 def _to_fp8(model: nn.Module) -> None:
-    """Layers' matrix products in fp8 (torchao, scaled by whole tensors); the output layer stays in bf16."""
-    from torchao.float8 import convert_to_float8_training
+    """Layers' matrix products in fp8 (torchao, scaled by whole tensors); the output layer stays in bf16.
+
+    Raises:
+        UserError: there are none that can be.
+    """
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+
+    chosen = 0
 
     def fits(module: nn.Module, name: str) -> bool:
-        return isinstance(module, nn.Linear) and all(side % 16 == 0 for side in module.weight.shape)
+        nonlocal chosen
+        suits = isinstance(module, nn.Linear) and all(side % 16 == 0 for side in module.weight.shape)
+        chosen += suits
+        return suits
 
+    # The units want sixteen tokens at a time, and examples and corrupted spans have any number.
+    settings = Float8LinearConfig(pad_inner_dim=True)
     for block in blocks(model):
-        convert_to_float8_training(block, module_filter_fn=fits)
+        convert_to_float8_training(block, module_filter_fn=fits, config=settings)
+    if not chosen:
+        raise UserError(
+            f"no layer of {type(model).__name__} can compute in fp8: that takes torch's Linear with sides that are "
+            "multiples of 16",
+            where="precision: fp8",
+            next_step="set precision: auto",
+        )
 
 
 def _split(model: Any, group: Group) -> None:

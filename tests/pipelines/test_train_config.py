@@ -65,6 +65,7 @@ def test_a_size_is_known_by_the_shape_that_it_gives() -> None:
 
 def test_precision_can_be_forced() -> None:
     assert TrainConfig(precision="fp32", gpus_per_worker=1).resolved_precision() == "fp32"
+    assert pretrain("precision: fp8\ngpus_per_worker: 1").resolved_precision() == "fp8"
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,12 @@ def test_precision_can_be_forced() -> None:
         ("parallel: {pipeline: 2}\nisolate_documents: true", "isolate_documents needs a mask"),
         ("parallel: {shard: 2}\noptimizer: muon", "optimizer muon works on whole matrices"),
         ("parallel: {shard: 2}\nprecision: fp8", "precision fp8 is for whole models"),
+        ("precision: fp8", "precision fp8 needs GPUs of the Hopper generation or later: set gpus_per_worker: 1"),
+        (
+            "precision: fp8\ngpus_per_worker: 1\narchitecture: gpt2",
+            "precision fp8 is for llama, bert, t5, .* not for gpt2: set precision: auto",
+        ),
+        ("precision: fp8\ngpus_per_worker: 1\narchitecture: 'my:Model'", "not for my:Model"),
         ("max_workers: 4\nparallel: {shard: 2}", "leave parallel out with it"),
         ("max_workers: 1", "max_workers 1 is below workers 2"),
         ("max_workers: 40", "workers 40 leaves some without a sequence"),

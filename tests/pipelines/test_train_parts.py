@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from cluster.errors import UserError
+from pipelines.models.gpt2 import build_gpt2
 from pipelines.models.llama import build_llama
 from pipelines.models.shapes import Shape
 from pipelines.train.anatomy import blocks, output_names
@@ -125,7 +129,64 @@ def test_running_out_of_memory_names_the_knobs(error: Exception) -> None:
         raise RuntimeError("another")
 
 
-def test_a_precision_that_the_hardware_lacks_is_refused() -> None:
+def test_a_precision_that_the_hardware_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="fp8 needs a GPU of the Hopper generation"):
         require_precision("fp8", torch.device("cpu"), "pretrain")
     require_precision("bf16", torch.device("cpu"), "pretrain")
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(UserError, match="Tesla T4 does not compute in bf16") as raised:
+        require_precision("bf16", gpu, "pretrain")
+    assert raised.value.next_step == "set pretrain.precision: fp32"
+    with pytest.raises(UserError, match="fp8 needs a GPU of the Hopper generation"):
+        require_precision("fp8", gpu, "pretrain")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="fp8 needs torchao, which is not installed on the workers"):
+        require_precision("fp8", gpu, "pretrain")
+
+
+class Torchao:
+    """Notes what torchao would be asked to convert; its own layers are tried where it is installed."""
+
+    def __init__(self) -> None:
+        self.converted: list[str] = []
+
+    def Float8LinearConfig(self, **settings: Any) -> dict[str, Any]:
+        return settings
+
+    def convert_to_float8_training(self, block: nn.Module, *, module_filter_fn: Any, config: Any) -> None:
+        assert config == {"pad_inner_dim": True}
+        self.converted += [name for name, each in block.named_modules() if module_filter_fn(each, name)]
+
+
+def test_fp8_is_for_the_layers_matrices_and_refused_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Torchao()
+    monkeypatch.setitem(sys.modules, "torchao", asked)
+    monkeypatch.setitem(sys.modules, "torchao.float8", asked)
+    config = TrainConfig(workers=1, gpus_per_worker=1, precision="fp8")
+    arrange(llama(), config, Group())
+    projections = [f"self_attn.{name}_proj" for name in "qkvo"] + [
+        f"mlp.{name}_proj" for name in ("gate", "up", "down")
+    ]
+    assert asked.converted == projections * 3
+    shape = Shape(hidden=32, layers=1, heads=1, kv_heads=1, intermediate=48)
+    other = build_gpt2(shape, vocab_size=50, max_positions=16, bos_id=0, eos_id=1, pad_id=2)
+    with pytest.raises(UserError, match="no layer of GPT2LMHeadModel can compute in fp8"):
+        arrange(other, config, Group())
+
+
+def test_fp8_as_torchao_has_it() -> None:
+    """Its layers stand in for fp32's: same names, all gradients, losses close by; for any number of tokens."""
+    pytest.importorskip("torchao", reason="torchao is not installed, and no dependency")
+    config = TrainConfig(workers=1, gpus_per_worker=1, precision="fp8")
+    losses = []
+    for each in (config, CONFIG):
+        runner = arrange(llama(), each, Group())
+        assert list(runner.parameters) == [name for name, _ in llama().named_parameters()]
+        odd = Batch(batch().inputs[:3, :7], batch().labels[:3, :7])
+        losses.append(float(runner.backward([odd], 21)) / 21)
+        assert all(parameter.grad is not None for parameter in runner.parameters.values())
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)
