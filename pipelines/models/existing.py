@@ -22,7 +22,7 @@ from cluster.config import StrictModel, execution
 from cluster.errors import UserError
 from cluster.stage import Outcome, Stage, StageContext
 from cluster.store import Store
-from pipelines.tokens.existing import ARTIFACT, HUB, KEPT, take_tokenizer
+from pipelines.tokens.existing import ARTIFACT, HUB, KEPT, require_rows, take_tokenizer
 
 STAGE = Stage("base", "Model", 1, "pipelines.models.existing:run", resolve="pipelines.models.existing:resolve")
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
@@ -74,7 +74,7 @@ def run(config: ExistingModelConfig, inputs: Mapping[str, Artifact], context: St
     """Copy the model into the store.
 
     Raises:
-        UserError: it is not there, is no model that predicts next tokens, or has no usable tokenizer.
+        UserError: it is not there, is no model that predicts next tokens, or has no usable tokenizer of its own.
     """
     folder = locate(config, context.store)
     model_files(folder, config)
@@ -83,6 +83,9 @@ def run(config: ExistingModelConfig, inputs: Mapping[str, Artifact], context: St
     with tempfile.TemporaryDirectory(prefix="raymill-base-") as name:
         target = Path(name)
         take_tokenizer(str(folder), context.store, target)
+        rows = settings.get("vocab_size") or settings.get("text_config", {}).get("vocab_size")
+        if rows:
+            require_rows(target, int(rows), f"{config.where}: {config.source}")
         found = [*_weights(folder, target, settings, causal=config.causal), *target.iterdir()]
         size = _parameters(path for path in found if path.suffix == ".safetensors")
         for path in sorted(found):

@@ -102,6 +102,30 @@ def take_tokenizer(
         (folder / name).unlink(missing_ok=True)  # what tokenizer.json and its settings say by now
 
 
+def require_rows(folder: Path, rows: int, where: str) -> None:
+    """Refuse a tokenizer with tokens that a model's embedding has no row for: training would end at the first of them.
+
+    Args:
+        folder: with ``tokenizer.json``.
+        rows: of the embedding.
+
+    Raises:
+        UserError: it has some.
+    """
+    from tokenizers import Tokenizer
+
+    from pipelines.tokens.marks import vocabulary_size
+
+    size = vocabulary_size(Tokenizer.from_file(str(folder / "tokenizer.json")))
+    if size > rows:
+        raise UserError(
+            f"the tokenizer has a vocabulary of {size:,}, the model's embedding {rows:,} rows",
+            where=where,
+            next_step="take the tokenizer that the model was trained with, or give the model more rows with "
+            "transformers' resize_token_embeddings and save it again",
+        )
+
+
 def _settings(folder: Path) -> dict[str, Any]:
     """``tokenizer_config.json``, completed by the older ``special_tokens_map.json``; the file's order is kept."""
     found: dict[str, Any] = {}

@@ -13,6 +13,7 @@ import transformers
 from cluster.attempt import RESUME
 from cluster.errors import UserError
 from cluster.store import Store
+from pipelines.tokens.existing import require_rows
 from pipelines.train.checkpoint import COMPLETE, DESCRIBED, MODEL, WEIGHTS_ONLY, Checkpoint, damage, find, load
 from pipelines.train.course import Course
 from pipelines.train.describe import describe
@@ -56,7 +57,8 @@ def to_hugging_face(store: Store, checkpoint: Checkpoint, folder: Path, tokenize
     """Write a checkpoint's model as a Hugging Face folder; the number of parameters.
 
     Raises:
-        UserError: the checkpoint does not hold a whole model of transformers' classes, or there is no tokenizer.
+        UserError: the checkpoint does not hold a whole model of transformers' classes, or there is no tokenizer, or a
+            larger one than the model has rows for.
     """
     if tokenizer is not None and not (tokenizer / TOKENIZER_FILES[0]).is_file():
         raise UserError(
@@ -72,6 +74,8 @@ def to_hugging_face(store: Store, checkpoint: Checkpoint, folder: Path, tokenize
             where=store.uri(checkpoint.key),
             next_step="let the run finish: its artifact holds the exported model",
         )
+    if tokenizer is not None:
+        require_rows(tokenizer, int(described["config"]["vocab_size"]), str(tokenizer))
     model = kind(kind.config_class.from_dict(dict(described["config"])))
     wanted = {f"{MODEL}{name}": each.detach() for name, each in model.named_parameters()}
     load(store, checkpoint, wanted)

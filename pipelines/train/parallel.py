@@ -6,6 +6,7 @@ pipeline stages, tensor parallelism, activation checkpointing, compilation, then
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -141,12 +142,14 @@ def _shard(model: nn.Module, config: TrainConfig, group: Group) -> None:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = group.mesh["data", "shard"] if group.layout.data > 1 else group.mesh["shard"]
-    policy = MixedPrecisionPolicy()
+    policy = outer = MixedPrecisionPolicy()
     if config.resolved_precision() != "fp32":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        policy = outer = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        if group.layout.pipeline > 1:  # hidden states are sent on in fp32: that is what the next stage waits for
+            outer = replace(policy, output_dtype=torch.float32)
     for block in blocks(model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=outer)
 
 
 def compile_blocks(model: nn.Module) -> None:

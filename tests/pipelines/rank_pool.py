@@ -19,6 +19,8 @@ from typing import Any
 VOCABULARY = 52
 LENGTH = 12
 CONFIG = {"batch_sequences": 8, "learning_rate": 3e-3, "seed": 5, "validation_sequences": 7}
+STRICT = {"gradient_clip": 0.1, "z_loss": 1e-2}
+"""What every layout must do as well: clip each gradient, and weigh the logits' normaliser."""
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -56,15 +58,24 @@ class FixedSamples:
         return int((self.labels[indices % len(self)] != -100).sum())
 
 
+OWN = {
+    "lstm": "pipelines.models.recurrent:LSTMModel",
+    "convolution": "pipelines.models.convolutional:ConvolutionalModel",
+}
+
+
 def tiny(architecture: str, seed: int = 0, **fields: Any) -> Any:
-    """A model of four layers."""
+    """A model of four layers, or of two where it is none of transformers'."""
     import torch
 
     from pipelines.models.gpt2 import build_gpt2
     from pipelines.models.llama import build_llama
+    from pipelines.models.own import build_own
     from pipelines.models.shapes import Shape
 
     torch.manual_seed(seed)
+    if architecture in OWN:
+        return build_own(OWN[architecture], {"hidden": 32, "layers": 2}, vocab_size=VOCABULARY, max_positions=16)
     values = {"hidden": 32, "layers": 4, "heads": 4, "kv_heads": 2, "intermediate": 48} | fields
     build = build_llama if architecture == "llama" else build_gpt2
     return build(Shape(**values), vocab_size=VOCABULARY, max_positions=16, bos_id=0, eos_id=1, pad_id=2)
@@ -83,7 +94,7 @@ def train_once(rank: int, world: int, ask: dict[str, Any]) -> dict[str, Any]:
     from pipelines.train.loop import train
 
     architecture, _, method = ask.get("architecture", "llama").partition(":")
-    values = CONFIG | {"workers": world} | ask.get("config", {})
+    values = CONFIG | STRICT | {"workers": world} | ask.get("config", {})
     config: Any = TrainConfig(**values)
     if method:
         from pipelines.finetune.config import FinetuneConfig

@@ -95,6 +95,24 @@ def test_what_is_no_causal_model_is_named(store: LocalStore, tmp_path: Path) -> 
         take(folder, store)
 
 
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused(store: LocalStore, tmp_path: Path) -> None:
+    """As where a token for padding was added to the one and not to the other."""
+    from tokenizers import Tokenizer
+
+    folder = gpt2(tmp_path / "given")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens(["a new one"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert take(folder, store).counts["parameters"] > 10_000  # its eleven fill the eleven rows
+    tokenizer.add_special_tokens(["<pad>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(UserError, match="a vocabulary of 12, the model's embedding 11 rows") as raised:
+        take(folder, store)
+    assert (
+        str(raised.value.where).startswith("finetune.model: ") and "resize_token_embeddings" in raised.value.next_step
+    )
+
+
 def test_an_encoder_is_taken_whole_where_nothing_has_to_be_written_with_it(tmp_path: Path, store: LocalStore) -> None:
     """Its weights in torch's format are read by the class that wrote them: no other keeps all of its parts."""
     from safetensors import safe_open

@@ -16,9 +16,13 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Mist
 from cluster.errors import UserError
 from cluster.store_local import LocalStore
 from pipelines.cli import run_command
+from pipelines.models.bert import build_bert
 from pipelines.models.gpt2 import build_gpt2
 from pipelines.models.llama import build_llama
 from pipelines.models.shapes import Shape
+from pipelines.models.t5 import build_t5
+from pipelines.tokens.folder import write_folder
+from pipelines.tokens.learn import learn_bpe
 from pipelines.train.config import TrainConfig
 from pipelines.train.group import Group
 from pipelines.train.keeper import Keeper
@@ -40,6 +44,15 @@ class Random:
 
     def targets(self, indices: Indices) -> int:
         return 8 * len(indices)
+
+
+@pytest.fixture
+def larger_tokenizer(tmp_path: Path) -> Path:
+    """A tokenizer with more tokens than the models here have rows."""
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    write_folder(learn_bpe(["some words to learn from and more of them"] * 40, 300, 2), folder)
+    return folder
 
 
 @pytest.mark.parametrize("build", [build_llama, build_gpt2])
@@ -135,6 +148,38 @@ def test_an_unfinished_artifacts_folder_means_the_try_that_got_furthest(
     for folder, step in (("Model/pretrain-0", 4), ("Model/pretrain-0/20260102T000000-bb", 2)):
         assert run_command(["convert", folder, f"step {step}", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["step"] == step
+
+
+KINDS: dict[str, Callable[[], Any]] = {
+    "llama, untied": lambda: llama(tie_embeddings=False),
+    "bert": lambda: build_bert(SHAPE, vocab_size=50, max_positions=16, bos_id=0, eos_id=1, pad_id=2),
+    "t5": lambda: build_t5(SHAPE, vocab_size=50, bos_id=0, eos_id=1, pad_id=2),
+}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_kind_comes_back_from_a_checkpoint(
+    tmp_path: Path,
+    kind: str,
+    larger_tokenizer: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = KINDS[kind]().eval()
+    model.save_pretrained(tmp_path / "first")
+    assert run_command(["convert", "first", "checkpoints"]) == 0
+    assert run_command(["convert", "checkpoints", "second"]) == 0
+    copy = type(model).from_pretrained(tmp_path / "second").eval()
+    probe = {"input_ids": torch.arange(10)[None]} | (
+        {"decoder_input_ids": torch.arange(4)[None]} if kind == "t5" else {}
+    )
+    with torch.no_grad():
+        assert torch.equal(copy(**probe).logits, model(**probe).logits)
+    capsys.readouterr()
+    assert run_command(["convert", "checkpoints", "third", "--tokenizer", str(larger_tokenizer)]) == 2
+    assert "the model's embedding 50 rows" in capsys.readouterr().err
+    assert not (tmp_path / "third").exists()
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
