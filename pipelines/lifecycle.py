@@ -28,6 +28,7 @@ from pipelines.objective import TargetResult
 from pipelines.recipe import Recipe
 from pipelines.runs import RunRecord, StageLine, new_run, publish_run, stage_line, target_rows
 from pipelines.train.config import TrainConfig
+from pipelines.train.mlflow_log import require_mlflow
 from serving.config import AuthConfig, ServingConfig
 from serving.control.ports import require_free
 
@@ -84,6 +85,8 @@ class Lifecycle:
         if node.stage.check:
             load_entry(node.stage.check)(node.config, self.store)
         if isinstance(node.config, TrainConfig):
+            if node.config.mlflow:
+                require_mlflow(node.section)
             self._require_workers(node.config, node.section)
 
     def _require_workers(self, config: TrainConfig, section: str) -> None:

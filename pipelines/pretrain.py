@@ -30,7 +30,14 @@ EIGHT_BITS = ("llama", "bert", "t5")
 VALIDATION_DRAWS = 0x5EED
 """Seeds what is hidden in validation: the same whatever the recipe's seed, so that runs can be compared."""
 
-STAGE = Stage("pretrain", "Model", 1, "pipelines.pretrain:run", resolve="pipelines.pretrain:resolve")
+STAGE = Stage(
+    "pretrain",
+    "Model",
+    1,
+    "pipelines.pretrain:run",
+    resolve="pipelines.pretrain:resolve",
+    check="pipelines.pretrain:check",
+)
 
 
 class PretrainConfig(ModelConfig, TrainConfig):
@@ -72,6 +79,18 @@ class PretrainConfig(ModelConfig, TrainConfig):
 def resolve(config: PretrainConfig) -> dict[str, Any]:
     """Identity fields that presets and ``auto`` became."""
     return resolve_training(config) | config.model_identity()
+
+
+def check(config: PretrainConfig, store: Store) -> None:
+    """What needs no tokens to be refused.
+
+    Raises:
+        UserError: a class of the user's cannot be imported, is not a model, or does not take its options.
+    """
+    if config.own:
+        from pipelines.models.own import own_class
+
+        own_class(config.architecture, config.options)
 
 
 @dataclass

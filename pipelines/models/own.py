@@ -24,8 +24,8 @@ WEIGHTS = "model.safetensors"
 PROBE_TOKENS = 6
 
 
-def build_own(name: str, options: Mapping[str, Any], *, vocab_size: int, max_positions: int) -> Any:
-    """A model of a class of the user's with fresh weights.
+def own_class(name: str, options: Mapping[str, Any]) -> Any:
+    """A class of the user's that takes these options, as far as can be known without making a model.
 
     Raises:
         UserError: the name is not a torch module's class, or does not take these arguments.
@@ -38,15 +38,34 @@ def build_own(name: str, options: Mapping[str, Any], *, vocab_size: int, max_pos
             where=f"pretrain.architecture: {name}",
             next_step="name a subclass of torch.nn.Module; pipelines/models/recurrent.py is an example",
         )
+    arguments = {"vocab_size": 0, "max_positions": 0, **options}
+    try:
+        inspect.signature(found).bind(**arguments)
+    except TypeError as error:
+        raise _not_made(name, found, arguments, error) from None
+    return found
+
+
+def _not_made(name: str, found: Any, arguments: Mapping[str, Any], error: Exception) -> UserError:
+    return UserError(
+        f"cannot be made with {', '.join(arguments)}: {error}",
+        where=f"pretrain.architecture: {name}",
+        next_step=f"correct pretrain.options; it takes {inspect.signature(found)}",
+    )
+
+
+def build_own(name: str, options: Mapping[str, Any], *, vocab_size: int, max_positions: int) -> Any:
+    """A model of a class of the user's with fresh weights.
+
+    Raises:
+        UserError: the name is not a torch module's class, or does not take these arguments.
+    """
+    found = own_class(name, options)
     arguments = {"vocab_size": vocab_size, "max_positions": max_positions, **options}
     try:
         model: Any = found(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"cannot be made with {', '.join(arguments)}: {error}",
-            where=f"pretrain.architecture: {name}",
-            next_step=f"correct pretrain.options; it takes {inspect.signature(found)}",
-        ) from error
+        raise _not_made(name, found, arguments, error) from error
     model.own_record = {"class": name, "arguments": arguments}
     model.own_positions = max_positions
     return model

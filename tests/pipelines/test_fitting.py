@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,32 @@ def test_what_a_later_stage_would_refuse_is_said_before_the_first_one(
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text("A text.", encoding="utf-8")
     written = recipe(f"corpus: {{sources: [{source}]}}\ncurate: {{{curate}}}")
+    with pytest.raises(UserError, match=message):
+        run_recipe(written, Progress(io.StringIO(), live=False))
+    assert not list(Path("raymill-store").glob("Corpus/*"))
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ("pretrain: {architecture: 'nobody:Model'}", "cannot be imported: ModuleNotFoundError"),
+        ("pretrain: {architecture: 'collections:OrderedDict'}", "is a class that is not a torch.nn.Module"),
+        (
+            "pretrain: {architecture: 'pipelines.models.recurrent:LSTMModel', options: {hiden: 3}}",
+            "cannot be made with vocab_size, max_positions, hiden: .* unexpected keyword argument 'hiden'",
+        ),
+        ("pretrain: {mlflow: 'file:curves'}", r"pretrain\.mlflow: mlflow is not installed here"),
+        ("finetune: {mlflow: 'file:curves'}", r"finetune\.mlflow: mlflow is not installed here"),
+    ],
+)
+def test_what_training_would_refuse_is_said_before_the_first_stage(
+    training: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setattr(session, "_initialise", lambda *arguments, **more: pytest.fail("Ray was started"))
+    Path("a.txt").write_text("A text.", encoding="utf-8")
+    written = recipe(f"corpus: {{sources: [{{kind: text, path: a.txt}}]}}\n{training}")
     with pytest.raises(UserError, match=message):
         run_recipe(written, Progress(io.StringIO(), live=False))
     assert not list(Path("raymill-store").glob("Corpus/*"))
