@@ -51,9 +51,9 @@ class FixedSamples:
         return int((self.labels[indices % len(self)] != IGNORED).sum())
 
 
-def llama(seed: int = 0) -> nn.Module:
+def llama(seed: int = 0, dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(seed)
-    shape = Shape(hidden=32, layers=2, heads=1, kv_heads=1, intermediate=48)
+    shape = Shape(hidden=32, layers=2, heads=1, kv_heads=1, intermediate=48, dropout=dropout)
     return build_llama(shape, vocab_size=VOCABULARY, max_positions=16, bos_id=0, eos_id=1, pad_id=2)
 
 
@@ -138,17 +138,20 @@ def test_losses_are_those_of_a_plain_loop() -> None:
     assert around.losses()[12] < around.losses()[1]
 
 
-def test_an_interrupted_run_continues_exactly() -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_an_interrupted_run_continues_exactly(dropout: float) -> None:
     training, validation = FixedSamples(40, 12, 1), FixedSamples(9, 12, 2)
-    whole = Surroundings()
-    end = train(llama(), training, validation, 12, CONFIG, Group(), whole, "pretrain")
+    whole, plain = Surroundings(), Surroundings()
+    end = train(llama(dropout=dropout), training, validation, 12, CONFIG, Group(), whole, "pretrain")
+    train(llama(), training, validation, 2, CONFIG, Group(), plain, "pretrain")
+    assert (whole.losses()[1] == plain.losses()[1]) == (not dropout)  # it is drawn, and drawn again
 
     cut = Surroundings(stop_at=10)
     with pytest.raises(KeyboardInterrupt):
-        train(llama(), training, validation, 12, CONFIG, Group(), cut, "pretrain")
+        train(llama(dropout=dropout), training, validation, 12, CONFIG, Group(), cut, "pretrain")
     assert sorted(cut.saved) == [4, 8]
     cut.stop_at = None
-    resumed = train(llama(seed=99), training, validation, 12, CONFIG, Group(), cut, "pretrain")
+    resumed = train(llama(seed=99, dropout=dropout), training, validation, 12, CONFIG, Group(), cut, "pretrain")
     assert resumed.resumed_at == 8
     assert cut.losses() == whole.losses()
     assert resumed.validation_loss == end.validation_loss
