@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from cluster.errors import UserError
+from pipelines.models.build import build_model
+from pipelines.models.config import ModelConfig
 from pipelines.models.gpt2 import build_gpt2
 from pipelines.models.llama import build_llama
 from pipelines.models.shapes import Shape
@@ -70,12 +72,29 @@ def test_clipping_is_torchs_own() -> None:
     assert float(gradient_norm(ours)) == pytest.approx(0.1, rel=1e-4)
 
 
+def of_kind(architecture: str) -> Any:
+    """A small model with dropout, which must be drawn again as it was."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden": 64, "layers": 2, "heads": 2, "dropout": 0.1}
+    if ":" in architecture:
+        sizes = {"options": {"hidden": 16, "layers": 2, "dropout": 0.1}}
+    config = ModelConfig(architecture=architecture, **sizes)
+    return build_model(config, vocab_size=64, max_positions=16, bos_id=0, eos_id=1, pad_id=2)
+
+
 @pytest.mark.parametrize("how", ["selective", "full"])
-def test_recomputing_changes_no_gradient_and_keeps_less(how: str) -> None:
+@pytest.mark.parametrize(
+    "architecture", ["llama", "gpt2", "bert", "t5", "pipelines.models.convolutional:ConvolutionalModel"]
+)
+def test_recomputing_changes_no_gradient_and_keeps_less(architecture: str, how: str) -> None:
     kept: dict[str, int] = {}
     gradients = {}
+    given = batch()
+    if architecture == "t5":
+        given = Batch(given.inputs, given.labels, {"decoder_input_ids": given.inputs})
     for name in ("none", how):
-        runner = arrange(llama(), CONFIG.model_copy(update={"recompute": name}), Group())
+        runner = arrange(of_kind(architecture), CONFIG.model_copy(update={"recompute": name}), Group())
+        torch.manual_seed(7)
         size = 0
 
         def hold(tensor: torch.Tensor) -> torch.Tensor:
@@ -84,10 +103,10 @@ def test_recomputing_changes_no_gradient_and_keeps_less(how: str) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
-            runner.backward([batch()], 32)
+            runner.backward([given], 32)
         kept[name] = size
         gradients[name] = [each.grad for each in runner.parameters.values()]
-        assert list(runner.parameters) == [name for name, _ in llama().named_parameters()]
+        assert list(runner.parameters) == [name for name, _ in of_kind(architecture).named_parameters()]
     assert all(torch.equal(a, b) for a, b in zip(gradients["none"], gradients[how], strict=True))  # type: ignore[arg-type]
     assert kept[how] < kept["none"]
 
