@@ -90,12 +90,19 @@ def find(store: Store, prefixes: Iterable[str]) -> list[Checkpoint]:
 
 def _complete(store: Store, prefix: str) -> Iterator[Checkpoint]:
     for name in store.folders(prefix):
-        try:
-            marker = json.loads(store.read(f"{prefix}/{name}/{COMPLETE}"))
-            files = {path: (str(digest), int(size)) for path, (digest, size) in marker["files"].items()}
-            yield Checkpoint(f"{prefix}/{name}", int(marker["step"]), files, marker["memory"])
-        except (FileNotFoundError, ValueError, KeyError):
-            continue  # never completed, removed since it was listed, or of an earlier version
+        found = _read(store, f"{prefix}/{name}")
+        if found is not None:
+            yield found
+
+
+def _read(store: Store, key: str) -> Checkpoint | None:
+    """None where it was never completed, was removed since it was listed, is damaged, or of an earlier version."""
+    try:
+        marker = json.loads(store.read(f"{key}/{COMPLETE}"))
+        files = {path: (str(digest), int(size)) for path, (digest, size) in marker["files"].items()}
+        return Checkpoint(key, int(marker["step"]), files, marker["memory"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
 
 
 def reject(store: Store, prefix: str, beyond: int, memory: Mapping[str, Any]) -> None:
@@ -153,7 +160,7 @@ def damage(store: Store, checkpoint: Checkpoint) -> list[str]:
 
 
 def newest_sound(
-    store: Store, prefixes: Iterable[str], below: int | None = None
+    store: Store, prefixes: Sequence[str], below: int | None = None
 ) -> tuple[Checkpoint | None, list[str]]:
     """The checkpoint with most steps whose bytes are those that were written, and what is wrong with newer ones.
 
@@ -161,15 +168,28 @@ def newest_sound(
         below: only such with fewer steps.
     """
     damaged: list[str] = []
+    newest: Checkpoint | None = None
     for checkpoint in find(store, prefixes):
         if below is not None and checkpoint.step >= below:
             continue
         problems = damage(store, checkpoint)
         if not problems:
-            return checkpoint, damaged
+            newest = checkpoint
+            break
         if store.exists(f"{checkpoint.key}/{COMPLETE}"):  # otherwise it was removed since it was listed
             damaged.append(f"{store.uri(checkpoint.key)} is damaged and is not used: {'; '.join(problems)}")
-    return None, damaged
+    return newest, damaged + _unfinished(store, prefixes, -1 if newest is None else newest.step, below)
+
+
+def _unfinished(store: Store, prefixes: Iterable[str], after: int, below: int | None) -> list[str]:
+    """What to say of folders between two steps that somebody began to write a checkpoint to."""
+    return [
+        f"{store.uri(f'{prefix}/{name}')} was not written to its end (it has no sound {COMPLETE}) and is not used"
+        for prefix in prefixes
+        for name in store.folders(prefix)
+        if after < int(name.removeprefix("step-")) < (math.inf if below is None else below)
+        and _read(store, f"{prefix}/{name}") is None
+    ]
 
 
 def load(store: Store, checkpoint: Checkpoint, state: State, group: Any = None, *, alone: bool = True) -> None:

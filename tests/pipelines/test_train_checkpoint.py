@@ -81,7 +81,13 @@ def test_only_complete_and_sound_checkpoints_count(any_store: Store) -> None:
     any_store.write(key, bytes(data))
     found, damaged = checkpoint.newest_sound(any_store, ["new", "old"])
     assert found is not None and found.step == 10
-    assert len(damaged) == 1 and "step-000000015 is damaged" in damaged[0]
+    assert len(damaged) == 2 and "step-000000015 is damaged" in damaged[0]
+    assert "step-000000020 was not written to its end (it has no sound complete.json)" in damaged[1]
+    any_store.write("new/step-000000010/complete.json", b'{"step": 10')  # a disk that lost the end of it
+    found, damaged = checkpoint.newest_sound(any_store, ["new", "old"], below=20)
+    assert found is not None and found.step == 5
+    assert [each.partition("step-")[2][:13] for each in damaged] == ["000000015 is ", "000000010 was"]
+    save(any_store, "new", 10, state)
     any_store.delete("new/step-000000010/.metadata")
     found, damaged = checkpoint.newest_sound(any_store, ["new", "old"])
     assert found is not None and found.step == 5 and ".metadata is missing" in damaged[1]
