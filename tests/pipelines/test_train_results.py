@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,26 @@ def test_the_page_and_the_events_hold_the_curves(tmp_path: Path) -> None:
     with Attempt(open_store(tmp_path), "Model/x-1") as attempt:
         write_metrics(Training("pretrain", summary, records, tensorboard=True), attempt)
         names = [entry.path for entry in attempt.seal()]
-    assert "metrics.jsonl" in names
-    (events,) = [name for name in names if name.startswith("tensorboard/")]
-    assert "tfevents" in events
+        (events,) = [name for name in names if name.startswith("tensorboard/")]
+        assert "tfevents" in events
+        found = scalars(attempt.path(events).read_bytes())
+        lines = attempt.path("metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == records
+    train = {"loss": 3.0, **figures}
+    expected = {(f"train/{name}", step): pytest.approx(value) for name, value in train.items() for step in (1, 2)}
+    assert found == expected | {("validation/loss", 0): 4.0, ("validation/loss", 1): 3.5}
+
+
+def scalars(data: bytes) -> dict[tuple[str, int], float]:
+    """(curve, step) -> value, as TensorBoard reads an event file: records of length, checksum, content, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found, place = {}, 0
+    while place < len(data):
+        (length,) = struct.unpack_from("<Q", data, place)
+        event = Event.FromString(data[place + 12 : place + 12 + length])
+        for value in event.summary.value:
+            if value.HasField("simple_value"):
+                found[value.tag, event.step] = value.simple_value
+        place += 12 + length + 4
+    return found
