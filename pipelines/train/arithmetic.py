@@ -34,6 +34,8 @@ class Arithmetic:
         parameters = {name: numbers(each) for name, each in model.named_parameters(remove_duplicate=False)}
         embedding = sum(parameters[name] for name in looked_up)
         every = sum(numbers(each) for each in model.parameters())
+        if getattr(settings, "is_encoder_decoder", False):  # a token passes through one of two stacks, nearly alike
+            every, embedding = every // 2, embedding // 2
         dtype = torch.float32 if config.resolved_precision() == "fp32" else torch.bfloat16
         rate = matmul_rate(group.device, dtype) * group.world
         return cls(flops_per_token(every, embedding, layers, width, length), rate)

@@ -92,6 +92,10 @@ class MaskedSamples:
         """Tokens predicted in these blocks."""
         return sum(masked_count(int(row.sum())) for row in self._read(indices % len(self))[1])
 
+    def tokens_of(self, indices: Indices) -> int:
+        """Tokens read in these blocks; a seventh of them is predicted."""
+        return int(self._blocks.lengths(indices % len(self)).sum())
+
     def _read(self, numbers: Indices) -> tuple[Tokens, Tokens]:
         """Tokens, and which of them may be predicted: no marks, unless a block has nothing else."""
         tokens = self._blocks.read(numbers)[:, :-1]

@@ -96,6 +96,11 @@ class SpanSamples:
         """Tokens that the targets of these blocks have."""
         return sum(target_length(int(length)) for length in self._blocks.lengths(indices % len(self)))
 
+    def tokens_of(self, indices: Indices) -> int:
+        """Tokens of inputs and targets of these blocks: a sentinel stands in each for what the other has."""
+        lengths = self._blocks.lengths(indices % len(self))
+        return sum(int(length) + 2 * (noise_counts(int(length))[1] + 1) for length in lengths)
+
 
 def _pad(rows: tuple[Tokens, ...], filling: int) -> Tokens:
     """Rows as one int64 array, filled up on the right."""

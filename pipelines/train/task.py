@@ -78,10 +78,10 @@ class TrainTask(Protocol):
 
 @runtime_checkable
 class CountsTokens(Protocol):
-    """Samples whose loss is over something other than tokens, such as pairs of answers."""
+    """Samples whose loss is over something other than all their tokens: pairs of answers, masked tokens."""
 
     def tokens_of(self, indices: Indices) -> int:
-        """Tokens that these samples train on."""
+        """Tokens that these samples train on: what throughput and MFU are about."""
 
 
 @runtime_checkable

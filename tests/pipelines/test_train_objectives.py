@@ -112,6 +112,7 @@ def test_masked_blocks_predict_no_marks_and_no_padding(blocks: TokenBlocks) -> N
     batch = samples.batch(everything)
     predicted = batch.labels != IGNORED
     assert samples.targets(everything) == int(predicted.sum())
+    assert samples.tokens_of(everything) == blocks.index.tokens
     assert not np.isin(batch.labels[predicted].numpy(), list(MARKS.special)).any()
     last = int(blocks.lengths(everything)[-1])
     assert batch.arguments["attention_mask"][-1].tolist() == [True] * last + [False] * (64 - last)
@@ -193,6 +194,8 @@ def test_span_blocks_teach_the_decoder(blocks: TokenBlocks) -> None:
         wanted = batch.labels[row][batch.labels[row] != IGNORED]
         assert decoder[row, 1 : len(wanted)].tolist() == wanted[:-1].tolist()
         assert int(wanted[-1]) == EOS
+    read = int(batch.arguments["attention_mask"].sum())
+    assert samples.tokens_of(everything) == read + samples.targets(everything)
     last = int(batch.arguments["attention_mask"][-1].sum())
     assert last < batch.inputs.shape[1]
     assert (batch.inputs[-1, last:] == PAD).all()

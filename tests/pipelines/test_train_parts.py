@@ -135,6 +135,10 @@ def test_mfu_counts_what_multiplies() -> None:
         50 * arithmetic.flops_per_token / arithmetic.flops_per_second, rel=1e-9
     )
     assert matmul_rate(torch.device("cpu"), torch.float32) > 1e8
+    two = of_kind("t5")  # a token is in one of its stacks
+    positions = 2 * 32 * 2  # looked up, not multiplied
+    counted = sum(each.numel() for each in two.parameters()) - positions
+    assert Arithmetic.of(two, Group(), CONFIG).flops_per_token == 6 * counted // 2 + 12 * 2 * 64 * 1
 
 
 @pytest.mark.parametrize(
