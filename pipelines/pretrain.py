@@ -43,7 +43,7 @@ STAGE = Stage(
 class PretrainConfig(ModelConfig, TrainConfig):
     """Recipe section ``pretrain``: which model, and how it is trained. One pass over the tokens by default."""
 
-    tokens: Count | None = Field(None, ge=1, description="tokens to train on, for example 1e6; or give steps or epochs")
+    tokens: Count | None = Field(None, ge=1, description="tokens to read, for example 1e6; or give steps or epochs")
 
     @model_validator(mode="after")
     def _check_layout(self) -> PretrainConfig:
@@ -78,7 +78,10 @@ class PretrainConfig(ModelConfig, TrainConfig):
 
 def resolve(config: PretrainConfig) -> dict[str, Any]:
     """Identity fields that presets and ``auto`` became."""
-    return resolve_training(config) | config.model_identity()
+    budget: dict[str, Any] = {}
+    if config.tokens is not None and not config.generative:  # they were once those that are predicted
+        budget = {"tokens_are": "read"}
+    return resolve_training(config) | config.model_identity() | budget
 
 
 def check(config: PretrainConfig, store: Store) -> None:

@@ -97,9 +97,8 @@ class SpanSamples:
         return sum(target_length(int(length)) for length in self._blocks.lengths(indices % len(self)))
 
     def tokens_of(self, indices: Indices) -> int:
-        """Tokens of inputs and targets of these blocks: a sentinel stands in each for what the other has."""
-        lengths = self._blocks.lengths(indices % len(self))
-        return sum(int(length) + 2 * (noise_counts(int(length))[1] + 1) for length in lengths)
+        """Tokens of these blocks, which are read by the encoder or, a seventh of them, written by the decoder."""
+        return int(self._blocks.lengths(indices % len(self)).sum())
 
 
 def _pad(rows: tuple[Tokens, ...], filling: int) -> Tokens:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InfraError, InternalError, RaymillError, UserError
 from cluster.store import Store
-from pipelines.train.task import OwnObjective, TrainTask
+from pipelines.train.task import CountsTokens, OwnObjective, TrainTask
 
 if TYPE_CHECKING:
     from pipelines.train.loop import Finished
@@ -133,10 +133,9 @@ def train_job(
         model = job.task.model()
     trained = {name: each.numel() for name, each in model.named_parameters() if each.requires_grad}
     parameters = sum(numbers(parameter) for parameter in model.parameters())
-    tokens_per_sequence = training.targets(validation_indices(training, config)) / min(
-        config.validation_sequences, len(training)
-    )
-    steps = config.total_steps(len(training), tokens_per_sequence)
+    count = training.tokens_of if isinstance(training, CountsTokens) else training.targets
+    some = validation_indices(training, config)
+    steps = config.total_steps(len(training), count(some) / len(some))
     prefix, *earlier = job.checkpoint_prefixes()
     keeper = Keeper(job.store, prefix, earlier, group, journal, config.keep_checkpoints, show or _ignore)
     built = time.monotonic()

@@ -125,6 +125,15 @@ def test_it_learns_and_its_export_is_what_was_trained(inputs: Inputs, kind: str)
         assert again[0] == losses(records, "train")[0]  # masks and spans are drawn as before
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "bert", "t5"])
+def test_a_budget_of_tokens_is_of_what_is_read(inputs: Inputs, kind: str) -> None:
+    """8 blocks of 64 tokens make a step, whatever a model has to predict of them."""
+    summary, records, _ = pretrain(inputs, f"{kind}-budget", kind, tokens=1500, steps=None)
+    assert summary["steps"] == 3
+    read = [each["tokens"] for each in records if each["kind"] == "train"]
+    assert read == pytest.approx([8 * LENGTH] * 3, rel=0.13)  # one of the blocks is the last, which may be short
+
+
 def test_standard_models_load_in_transformers(inputs: Inputs) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 

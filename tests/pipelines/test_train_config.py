@@ -54,6 +54,12 @@ def test_identity_has_what_presets_became_and_nothing_of_how_it_runs() -> None:
     assert STAGE.resolve == "pipelines.pretrain:resolve"
 
 
+def test_a_budget_of_tokens_that_are_read_is_another_than_of_those_predicted() -> None:
+    assert resolve(pretrain("architecture: bert\ntokens: 1e6"))["tokens_are"] == "read"
+    for text in ("architecture: bert\nsteps: 5", "architecture: gpt2\ntokens: 1e6", "tokens: 1e6"):
+        assert "tokens_are" not in resolve(pretrain(text))
+
+
 def test_a_size_is_known_by_the_shape_that_it_gives() -> None:
     def identity(text: str) -> dict[str, object]:
         return identify(STAGE, pretrain(text), {}).config

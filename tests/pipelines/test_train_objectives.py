@@ -194,8 +194,7 @@ def test_span_blocks_teach_the_decoder(blocks: TokenBlocks) -> None:
         wanted = batch.labels[row][batch.labels[row] != IGNORED]
         assert decoder[row, 1 : len(wanted)].tolist() == wanted[:-1].tolist()
         assert int(wanted[-1]) == EOS
-    read = int(batch.arguments["attention_mask"].sum())
-    assert samples.tokens_of(everything) == read + samples.targets(everything)
+    assert samples.tokens_of(everything) == blocks.index.tokens
     last = int(batch.arguments["attention_mask"][-1].sum())
     assert last < batch.inputs.shape[1]
     assert (batch.inputs[-1, last:] == PAD).all()
