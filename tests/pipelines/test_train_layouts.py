@@ -24,7 +24,7 @@ STEPS = 20
 def ask() -> Iterator[Ask]:
     """Trains on some processes and gives what each returned; see tests/pipelines/rank_pool.py."""
     command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("rank_pool.py"))]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
     ) as pool:
