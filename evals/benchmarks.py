@@ -113,6 +113,10 @@ def resolve_identity(config: EvalsConfig) -> dict[str, Any]:
     if config.tasks_folder:
         identity["tasks_sha256"] = manifest_sha256(hash_files(Path(config.tasks_folder).expanduser(), ["."]))
     if config.sets:
+        from evals.own_sets import read_set
+
+        for each in config.sets.values():
+            read_set(each)  # a bad line is found now, and not when all suites have been asked
         identity["sets_sha256"] = {name: hash_set(each) for name, each in config.sets.items()}
     return identity
 

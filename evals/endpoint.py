@@ -120,6 +120,9 @@ class Endpoint:
 class EndpointPool:
     """Questions to an endpoint, so many at a time.
 
+    What it did not answer is None, and the evaluation goes on to a partial result, whatever is asked afterwards; only
+    where it never answered anything is that an error.
+
     Attributes:
         failure: why the endpoint was given up; None while it answers.
         asked: batches that it answered.
@@ -131,6 +134,7 @@ class EndpointPool:
     book: AnswerBook | None = None
     failure: RaymillError | None = None
     asked: int = 0
+    _answered: bool = False
     _kept: dict[str, Any] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -175,7 +179,8 @@ class EndpointPool:
         with ThreadPoolExecutor(self.in_flight) as threads:
             for _ in threads.map(work, range(len(batches))):
                 pass
-        if isinstance(self.failure, UserError) or (self.failure and all(result is None for result in results)):
+        self._answered = self._answered or any(result is not None for result in results)
+        if self.failure and (isinstance(self.failure, UserError) or not self._answered):
             raise self.failure
         return results
 
@@ -185,7 +190,14 @@ class EndpointPool:
             self._kept = self.book.read() if self.book else {}
         known = [index for index, key in enumerate(keys) if key in self._kept]
         for index in sorted({known[place * (len(known) - 1) // (PROBES - 1)] for place in range(PROBES) if known}):
-            if not _agree(ask(batches[index]), self._kept[keys[index]]):
+            if self.failure is not None:
+                return {}  # nobody is there to say whether they still hold
+            try:
+                found = ask(batches[index])
+            except RaymillError as error:
+                self.failure = error
+                return {}
+            if not _agree(found, self._kept[keys[index]]):
                 self._kept = {}
                 if self.book:
                     self.book.forget()  # else a third run would find the answers of two models in it

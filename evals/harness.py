@@ -7,7 +7,6 @@ padded to the same width, whichever actor gets it, and scores are equal to the s
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -120,10 +119,13 @@ class ClusterLM(TemplateLM):
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         """Log-likelihood of whole texts; see :meth:`rolling_tokens`."""
-        return self.rolling_tokens([self.tok_encode(request.args[0]) for request in requests])
+        answers = self.rolling_tokens([self.tok_encode(request.args[0]) for request in requests])
+        return [self._or_placeholder(*each, -1.0) for each in zip(requests, answers, strict=True)]
 
-    def rolling_tokens(self, documents: list[list[int]], label: str = "texts") -> list[float]:
+    def rolling_tokens(self, documents: list[list[int]], label: str = "texts") -> list[float | None]:
         """Log-likelihood of each document's tokens (natural logarithm), every token predicted once.
+
+        None for a document of which an endpoint did not answer every window.
 
         A document longer than the context is cut into windows as lm-eval cuts them: the first starts from the
         beginning-of-text token, each later one from the token before it, and the last reaches back to fill the
@@ -137,9 +139,10 @@ class ClusterLM(TemplateLM):
             )
         ]
         answers = self._loglikelihood_tokens([(None, *window) for _, window in windows], label=label)
-        totals = [0.0] * len(documents)
+        totals: list[float | None] = [0.0] * len(documents)
         for (number, _), answer in zip(windows, answers, strict=True):
-            totals[number] += answer[0] if answer is not None else math.nan
+            so_far = totals[number]
+            totals[number] = so_far + answer[0] if so_far is not None and answer is not None else None
         return totals
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:

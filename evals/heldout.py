@@ -80,6 +80,7 @@ class HeldOut:
     Attributes:
         texts: the same by document.
         train: the same of text that the model did learn from, to tell overfitting; None where it was not measured.
+        unanswered: documents that an endpoint did not answer; they are in none of the figures.
     """
 
     documents: int
@@ -89,6 +90,7 @@ class HeldOut:
     unigram_log_likelihood: float
     texts: tuple[TextLoss, ...] = ()
     train: HeldOut | None = None
+    unanswered: int = 0
 
     @property
     def bits_per_byte(self) -> float:
@@ -174,16 +176,26 @@ def measure_texts(
             total += len(encoded)
         if total >= tokens:
             break
-    encodings = [encoded for _, encoded in chosen]
-    likelihoods = lm.rolling_tokens(encodings, label)
+    likelihoods = lm.rolling_tokens([encoded for _, encoded in chosen], label)
+    answered = [
+        (text, encoded, likelihood)
+        for (text, encoded), likelihood in zip(chosen, likelihoods, strict=True)
+        if likelihood is not None
+    ]
     losses = tuple(
         TextLoss(hashlib.sha256(data).hexdigest(), len(encoded), len(data), likelihood, text[:SHOWN_CHARACTERS])
-        for (text, encoded), likelihood in zip(chosen, likelihoods, strict=True)
+        for text, encoded, likelihood in answered
         for data in (text.encode("utf-8"),)
     )
-    baseline = unigram_log_likelihood(counts, len(lm.tokenizer), encodings)
-    text_bytes = sum(loss.text_bytes for loss in losses)
-    return HeldOut(len(losses), total, text_bytes, math.fsum(likelihoods), baseline, losses)
+    return HeldOut(
+        len(losses),
+        sum(loss.tokens for loss in losses),
+        sum(loss.text_bytes for loss in losses),
+        math.fsum(loss.log_likelihood for loss in losses),
+        unigram_log_likelihood(counts, len(lm.tokenizer), [encoded for _, encoded, _ in answered]),
+        losses,
+        unanswered=len(chosen) - len(answered),
+    )
 
 
 def choose_documents(

@@ -194,10 +194,10 @@ def score_tasks(
             samples = tasks.sampled_questions(loaded, config)
         lm.versions = {name: str(task.VERSION) for name, task in loaded["tasks"].items()}
         scores = dict(tasks.evaluator()(lm, loaded, limit=config.limit, samples=samples))
-        unanswered = ""
+        counts: dict[str, tuple[int, int]] = {}
         if lm.unanswered:
             missing = {(task, number if samples is None else samples[task][number]) for task, number in lm.unanswered}
-            unanswered = partial.explain(missing, scores, reason())
+            counts = partial.count(missing, scores)
             scores = partial.restrict(scores, loaded, missing)
     if lm.truncated:
         tracker.note(
@@ -205,6 +205,8 @@ def score_tasks(
             " tokens and lost the beginning of their prompt"
         )
     sets = {name: measure_set(lm, name, each) for name, each in config.sets.items()}
+    counts |= {name: (found.unanswered, found.asked) for name, found in sets.items() if found.unanswered}
+    unanswered = partial.explain(counts, reason()) if counts else ""
     leaves = {suite: leaf_tasks(scores, suite) for suite in config.suites} | {
         name: [name] for name, found in sets.items() if found.kind != "text"
     }

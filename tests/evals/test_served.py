@@ -28,12 +28,12 @@ FAST = (0.01, 0.01)
 
 
 @contextmanager
-def serving(*options: str, port: int = 0) -> Iterator[str]:
+def serving(*options: str, port: int = 0, context: int = CONTEXT) -> Iterator[str]:
     """A server process of its own."""
     words = [
         sys.executable,
         str(Path(__file__).with_name("fake_openai.py")),
-        str(CONTEXT),
+        str(context),
         "--port",
         str(port),
         *options,
@@ -174,6 +174,55 @@ def test_an_endpoint_that_dies_half_way_leaves_a_partial_result_and_exit_3_and_i
     with serving("--die-after", "9", port=port):
         assert evaluate(url, questions, tiny_model, store) == 0
     assert results(capsys)["tasks"] == whole["tasks"]
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Words of an evaluation with every kind of request: choices, texts, sets of one's own."""
+    folder = tmp_path_factory.mktemp("everything")
+    root = write_benchmarks(folder / "set", ("arc_easy", "truthfulqa_gen"), rows=9)
+    texts = [json.dumps({"text": f"the sun is a star {number}"}) for number in range(6)]
+    asked = [json.dumps({"prompt": f"the {number}", "answer": "5 letters."}) for number in range(6)]
+    for name, lines in (("notes", texts), ("capitals", asked)):
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    sets = f"sets={{notes: {{path: {folder}/notes.jsonl, kind: text}}"
+    sets += f", capitals: {{path: {folder}/capitals.jsonl, kind: answers}}}}"
+    suites = ["--suite", "arc_easy", "--suite", "truthfulqa_gen"]
+    return ["--benchmarks", str(root), *suites, "--requests", "1", "--set", sets]
+
+
+@pytest.mark.parametrize(
+    ("requests", "missing"),
+    [
+        (8, "arc_easy 4 of 9, truthfulqa_gen 9 of 9, notes 6 of 6, capitals 6 of 6"),
+        (14, "capitals 2 of 6"),
+    ],
+    ids=["among the choices", "among a set's prompts"],
+)
+def test_an_endpoint_that_dies_leaves_a_partial_result_whatever_was_still_to_be_asked(
+    requests: int,
+    missing: str,
+    everything: list[str],
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """36 choices are 9 requests, 9 questions 3, 6 texts that differ in their last token 1, 6 prompts 2."""
+    words = ["eval", "--tokenizer", str(tiny_model), "--store", str(tmp_path / "store"), "--json", *everything]
+    with serving("--die-after", str(requests), context=1024) as url:
+        port = int(url.rpartition(":")[2])
+        assert run_command([*words, url]) == 3
+    partial = results(capsys)
+    assert partial["unanswered"].endswith(f"questions without an answer: {missing}")
+    artifact = find_artifact(open_store(tmp_path / "store"), "evals-tiny")
+    assert "PARTIAL" in open_store(tmp_path / "store").read(artifact.key("report.html")).decode()
+    with serving(port=port, context=1024):
+        assert run_command([*words, url]) == 0
+    whole = results(capsys)
+    assert "unanswered" not in whole
+    assert whole["tasks"]["truthfulqa_gen"]["bleu_acc"]["n"] == 9
+    assert whole["sets"]["capitals"]["metrics"]["exact_match"]["score"] == 1.0
+    assert whole["sets"]["notes"]["metrics"]["bits_per_byte"]["n"] == 6
 
 
 def test_kept_answers_of_another_model_are_not_used(
