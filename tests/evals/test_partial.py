@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import pytest
-from lm_eval.api.model import LM
 
 from evals.benchmarks import open_benchmarks
 from evals.config import EvalsConfig
@@ -15,20 +13,7 @@ from evals.results import suite_scores
 from evals.tasks import load_tasks, quick_and_quiet
 
 from .conftest import write_benchmarks
-
-
-class HashLM(LM):
-    """Answers that depend on the request alone."""
-
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        digests = [hashlib.sha256("\0".join(request.args).encode()).digest() for request in requests]
-        return [(-digest[0] / 16 - 0.01, digest[1] % 2 == 0) for digest in digests]
-
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        raise NotImplementedError
-
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        raise NotImplementedError
+from .hash_lm import HashLM
 
 
 @pytest.fixture(scope="module")
