@@ -39,6 +39,9 @@ TRAIN_CANDIDATES = 2_000
 
 SHOWN_CHARACTERS = 300
 
+HELD_OUT, TRAINING = "held-out windows", "training windows"
+"""What progress and the account of time and tokens call the two texts."""
+
 UNIGRAM_BYTES = 64 << 20
 """Text of the train split to count tokens in, in file order; frequencies do not move beyond it."""
 
@@ -154,8 +157,8 @@ def measure(
             next_step="raise curate's validation share, or set evals.heldout to false",
         )
     counts = count_train_tokens(pool, store, corpus, tracker)
-    found = measure_texts(lm, texts, tokens, counts, "held-out windows")
-    train = measure_texts(lm, learned, tokens, counts, "training windows") if any(learned) else None
+    found = measure_texts(lm, texts, tokens, counts, HELD_OUT)
+    train = measure_texts(lm, learned, tokens, counts, TRAINING) if any(learned) else None
     return replace(found, train=train)
 
 
