@@ -82,9 +82,7 @@ class Endpoint:
                     raise UserError(
                         f"refuses a request (HTTP {error.code}): {said[:300]}",
                         where=address,
-                        next_step=f"check the model's name, and the key in {KEY_VARIABLE}"
-                        if error.code in (401, 403, 404)
-                        else "check that the server gives log-probabilities of a prompt (echo and logprobs)",
+                        next_step=_advice(error.code, address),
                     ) from None
                 tried.append(f"HTTP {error.code}: {said[:120]}")
             except (OSError, ValueError) as error:  # refused, cut off, timed out, half an answer
@@ -244,6 +242,15 @@ class EndpointPool:
                 next_step="name a server that speaks OpenAI's completions API",
             )
         return iter(choices)
+
+
+def _advice(code: int, address: str) -> str:
+    """What to do about a request that is refused."""
+    if code in (401, 403, 404):
+        return f"check the model's name, and the key in {KEY_VARIABLE}"
+    if address.endswith("/chat/completions"):
+        return "the judge has to take a message of this length, `temperature` 0 and `max_tokens`"
+    return "check that the server gives log-probabilities of a prompt (echo and logprobs)"
 
 
 def _told_once(tried: list[str]) -> tuple[str, ...]:

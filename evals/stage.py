@@ -282,6 +282,8 @@ def describe(evaluation: Evaluation, benchmarks: BenchmarkSet, config: EvalsConf
             "task_versions": {suite: scores["versions"].get(suite) for suite in config.suites},
         },
     }
+    if config.tasks_folder:
+        described["settings"]["own_task_files"] = True
     if evaluation.sharing is not None:
         described["shared_prefixes"] = dict(evaluation.sharing)
     if evaluation.unanswered:

@@ -124,6 +124,13 @@ def compare(
         UserError: they have no documents in common, or were not asked alike.
     """
     suites = common(a.suites, b.suites)
+    for name in metrics or {}:
+        if name not in suites:
+            raise UserError(
+                f"{name} is not a suite of both",
+                where=f"{a.name}, {b.name}",
+                next_step=f"they share: {', '.join(suites)}",
+            )
     left_out = [
         f"{name}: only {each.name} has it"
         for each, other in ((a, b), (b, a))

@@ -202,7 +202,14 @@ class Judge:
             return str(self._kept[key])
         body = {"messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": MAX_TOKENS}
         answer = self._endpoint.post("/v1/chat/completions", body)
-        text = str(answer["choices"][0]["message"].get("content") or "")
+        try:
+            text = str(answer["choices"][0]["message"].get("content") or "")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise UserError(
+                f"gives no message: {str(answer)[:200]}",
+                where=f"{self._endpoint.url}/v1/chat/completions",
+                next_step="name a server that speaks OpenAI's chat API",
+            ) from None
         if self._book:
             self._book.keep({key: text})
         return text

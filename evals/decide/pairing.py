@@ -69,6 +69,11 @@ def require_same_settings(a: Measured, b: Measured, suites: Sequence[str]) -> No
         and isinstance(theirs.get(key), dict)
         and ours[key].get(suite) != theirs[key].get(suite)
     ]
+    drawn = [suite for suite in suites if any((each.get("num_fewshot") or {}).get(suite) for each in (ours, theirs))]
+    if drawn and ours.get("seed") != theirs.get("seed"):
+        different.append(
+            f"{', '.join(drawn)}: worked examples drawn with seed {ours.get('seed')}, {theirs.get('seed')}"
+        )
     if different:
         raise UserError(
             f"they were not asked alike: {'; '.join(different)}",

@@ -125,6 +125,13 @@ def test_what_was_asked_differently_is_refused(tmp_path: Path, store: Store) -> 
         compare(a, b)
     assert "--any-settings" in caught.value.next_step
     assert compare(a, b, any_settings=True).verdict == "no evidence"
+    write_evaluation(tmp_path / "c", easy, settings={"num_fewshot": {"arc_easy": 25}, "seed": 7})
+    c = load_measured(store, str(tmp_path / "c"))
+    with pytest.raises(UserError, match="arc_easy: worked examples drawn with seed 1234, 7"):
+        compare(b, c)
+    assert compare(b, c, any_settings=True).verdict == "no evidence"
+    write_evaluation(tmp_path / "d", easy, settings={"seed": 7})
+    assert compare(a, load_measured(store, str(tmp_path / "d"))).verdict == "no evidence"  # without examples all alike
 
 
 def test_a_metric_that_no_mean_of_documents_gives_is_left_out(tmp_path: Path, store: Store) -> None:
@@ -224,6 +231,8 @@ def test_the_command(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture
     assert run_command([*words, "--metric", "arc_easy=nothing"]) == 2
     assert "metrics of both: acc" in capsys.readouterr().err
     assert run_command([*words, "--metric", "arc_easy"]) == 2
+    assert run_command([*words, "--metric", "arc_esay=acc"]) == 2
+    assert "arc_esay is not a suite of both\n  they share: arc_easy" in capsys.readouterr().err
     assert run_command([*words, "--alpha", "0.7"]) == 2
     assert run_command([*words, "--page", str(tmp_path / "no" / "page.html")]) == 2
 
