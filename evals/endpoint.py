@@ -122,6 +122,8 @@ class EndpointPool:
     where it never answered anything is that an error.
 
     Attributes:
+        encode: text -> its tokens, for prompts that are too long; by default those go out as they are.
+        longest: tokens of the longest prompt and answer together.
         failure: why the endpoint was given up; None while it answers.
         asked: batches that it answered.
     """
@@ -130,6 +132,8 @@ class EndpointPool:
     in_flight: int
     eos: str
     book: AnswerBook | None = None
+    encode: Callable[[str], list[int]] | None = None
+    longest: int = 0
     failure: RaymillError | None = None
     asked: int = 0
     _answered: bool = False
@@ -217,8 +221,12 @@ class EndpointPool:
         wanted = normalize_gen_kwargs(dict(batch[0].settings), 256)
         stop = handle_stop_sequences(wanted.pop("until", None), eos=self.eos)
         temperature = float(wanted.get("temperature") or 0.0) if wanted.get("do_sample") else 0.0
+        room = self.longest - wanted["max_gen_toks"]
+        prompts: list[Any] = [prompt.context for prompt in batch]
+        if self.encode is not None and any(prompt.tokens > room for prompt in batch):
+            prompts = [self.encode(prompt.context)[-room:] for prompt in batch]  # else the server refuses them all
         body = {
-            "prompt": [prompt.context for prompt in batch],
+            "prompt": prompts,
             "max_tokens": wanted["max_gen_toks"],
             "temperature": temperature,
             "stop": stop[:4],  # as many as the API allows; the rest is cut off below

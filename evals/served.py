@@ -168,4 +168,5 @@ def _evaluate(
         longest = config.context_tokens - 2
         batch = min(config.batch_size, PROMPTS_A_REQUEST)
         lm = ClusterLM(folder, pool, batch, context.progress, max_length=longest)
+        pool.encode, pool.longest = lm.tok_encode, longest
         return score_tasks(lm, benchmarks, config, context.progress, lambda: str(pool.failure).splitlines()[0])

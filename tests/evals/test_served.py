@@ -80,6 +80,16 @@ def test_texts_end_where_the_task_says() -> None:
         assert pool_of(url).generate([prompts], lambda _: None) == [[" 2 letters.", " 4 letters."]]
 
 
+def test_a_prompt_that_is_too_long_loses_its_beginning() -> None:
+    """As the stock harness cuts it; the server would refuse the request with all its prompts."""
+    with serving(context=20) as url:
+        pool = pool_of(url)
+        pool.encode, pool.longest = lambda text: [*text.encode()], 18
+        asked = [Prompt(text, {"until": ["\n"], "max_gen_toks": 8}, len(text)) for text in ("a" * 30 + "b", "abc")]
+        assert pool.generate([asked], lambda _: None) == [[" 10 tokens to 98.", " 3 tokens to 99."]]
+        assert pool.generate([asked[1:]], lambda _: None) == [[" 3 letters."]]
+
+
 def test_a_server_that_is_busy_for_a_while_is_asked_again() -> None:
     with serving("--fail-first", "2") as url:
         pool = pool_of(url, in_flight=1)
@@ -191,31 +201,25 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--benchmarks", str(root), *suites, "--requests", "1", "--set", sets]
 
 
-@pytest.mark.parametrize(
-    ("requests", "missing"),
-    [
-        (8, "arc_easy 4 of 9, truthfulqa_gen 9 of 9, notes 6 of 6, capitals 6 of 6"),
-        (14, "capitals 2 of 6"),
-    ],
-    ids=["among the choices", "among a set's prompts"],
-)
 def test_an_endpoint_that_dies_leaves_a_partial_result_whatever_was_still_to_be_asked(
-    requests: int,
-    missing: str,
-    everything: list[str],
-    tiny_model: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    everything: list[str], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """36 choices are 9 requests, 9 questions 3, 6 texts that differ in their last token 1, 6 prompts 2."""
+    """36 choices are 9 requests, 9 questions 3, 6 texts that differ in their last token 1, 6 prompts 2.
+
+    It dies among the choices; then, three kept requests asked again, among the last set's prompts.
+    """
     words = ["eval", "--tokenizer", str(tiny_model), "--store", str(tmp_path / "store"), "--json", *everything]
-    with serving("--die-after", str(requests), context=1024) as url:
-        port = int(url.rpartition(":")[2])
-        assert run_command([*words, url]) == 3
-    partial = results(capsys)
-    assert partial["unanswered"].endswith(f"questions without an answer: {missing}")
-    artifact = find_artifact(open_store(tmp_path / "store"), "evals-tiny")
-    assert "PARTIAL" in open_store(tmp_path / "store").read(artifact.key("report.html")).decode()
+    port = 0
+    for requests, missing in (
+        (8, "arc_easy 4 of 9, truthfulqa_gen 9 of 9, notes 6 of 6, capitals 6 of 6"),
+        (9, "capitals 2 of 6"),
+    ):
+        with serving("--die-after", str(requests), port=port, context=1024) as url:
+            port = int(url.rpartition(":")[2])
+            assert run_command([*words, url]) == 3
+        assert results(capsys)["unanswered"].endswith(f"questions without an answer: {missing}")
+        artifact = find_artifact(open_store(tmp_path / "store"), "evals-tiny")
+        assert "PARTIAL" in open_store(tmp_path / "store").read(artifact.key("report.html")).decode()
     with serving(port=port, context=1024):
         assert run_command([*words, url]) == 0
     whole = results(capsys)
