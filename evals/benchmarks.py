@@ -6,6 +6,7 @@ The set's manifest hash is part of a result's identity; the place it was read fr
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
@@ -112,6 +113,8 @@ def resolve_identity(config: EvalsConfig) -> dict[str, Any]:
     }
     if config.tasks_folder:
         identity["tasks_sha256"] = manifest_sha256(hash_files(Path(config.tasks_folder).expanduser(), ["."]))
+        rows = _hash_own_rows(official_tasks(config.suites, config.tasks_folder))
+        identity |= {"rows_sha256": rows} if rows else {}
     if config.sets:
         from evals.own_sets import read_set
 
@@ -183,3 +186,22 @@ def check_layout(root: Path, tasks: Iterable[OfficialTask], choice: str = "") ->
 def _hub_hash(datasets: Iterable[str]) -> str:
     pinned = sorted(f"{dataset}@{HUB_REVISIONS.get(dataset, 'main')}" for dataset in datasets)
     return hashlib.sha256("\n".join(pinned).encode()).hexdigest()
+
+
+def _hash_own_rows(tasks: Iterable[OfficialTask]) -> str:
+    """SHA-256 over the rows that a team's tasks bring along, so that new ones are asked; empty where none do.
+
+    Raises:
+        UserError: such a file is not there.
+    """
+    digest, found = hashlib.sha256(), False
+    for pattern in sorted({pattern for task in tasks for pattern in task.own_data}):
+        paths = [Path(each) for each in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 - patterns are absolute
+        files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        if not any(file.is_file() for file in files):
+            raise UserError("no such file", where=pattern, next_step="check dataset_kwargs in the task's file")
+        for file in filter(Path.is_file, files):
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        found = True
+    return digest.hexdigest() if found else ""

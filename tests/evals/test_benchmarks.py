@@ -157,3 +157,33 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_the_real_mirror_is_complete_for_all_suites(anchors: Path) -> None:
     found = open_benchmarks(EvalsConfig(benchmarks=str(anchors / "benchmarks")))
     assert found.label == "mirror"
+
+
+OWN = """
+task: team_capitals
+dataset_path: json
+dataset_kwargs: {data_files: {test: FOLDER/test*.jsonl, train: [FOLDER/train.jsonl]}}
+test_split: test
+training_split: train
+output_type: generate_until
+doc_to_text: question
+doc_to_target: answer
+"""
+
+
+def test_the_rows_of_a_teams_tasks_are_part_of_the_identity(tmp_path: Path) -> None:
+    """Else an evaluation on other questions would be called published already."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "own.yaml").write_text(OWN.replace("FOLDER", str(tmp_path)))
+    config = EvalsConfig(benchmarks="sample", suites=("team_capitals",), tasks_folder=str(tmp_path / "tasks"))
+    with pytest.raises(UserError, match=r"test\*\.jsonl: no such file"):
+        resolve_identity(config)
+    for name in ("test-0.jsonl", "test-1.jsonl", "train.jsonl"):
+        (tmp_path / name).write_text(name)
+    identities = [resolve_identity(config)]
+    for name in ("test-1.jsonl", "train.jsonl"):
+        (tmp_path / name).write_text("other")
+        identities.append(resolve_identity(config))
+    assert len({json.dumps(each) for each in identities}) == 3
+    (tmp_path / "beside.jsonl").write_text("nobody reads it")
+    assert resolve_identity(config) == identities[-1]

@@ -11,10 +11,10 @@ import pytest
 
 from evals.benchmarks import open_benchmarks
 from evals.config import EvalsConfig
-from evals.mirroring import mirror_suites
 from evals.presets import PRESETS
 from evals.results import sample_rows, suite_scores
 from evals.tasks import load_tasks, quick_and_quiet
+from pipelines.cli import run_command
 
 from .hash_lm import HashLM
 
@@ -67,7 +67,8 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (place / config / "test.jsonl").write_text(lines, encoding="utf-8")
             header.append(f"- config_name: {config}\n  data_files: [{{split: test, path: {config}/test.jsonl}}]\n")
         (place / "README.md").write_text("---\nconfigs:\n" + "".join(header) + "---\n", encoding="utf-8")
-    mirror_suites(str(folder / "source"), str(folder / "mirror"), PRESETS["bias"].suites)
+    words = ["benchmarks", "mirror", str(folder / "mirror"), "--from", str(folder / "source")]
+    assert run_command([*words, "--preset", "bias"]) == 0
     return folder / "mirror"
 
 

@@ -83,6 +83,8 @@ def test_mirroring_says_what_it_copied_and_how_to_use_it(place: Path, capsys: py
     assert (place / "other" / "manifest.json").is_file()
     assert run_command([*words, "--suite", "arc_esay"]) == 2
     assert "did you mean arc_easy" in capsys.readouterr().err
+    assert run_command([*words, "--preset", "leaderbord"]) == 2
+    assert "--preset: unknown preset 'leaderbord'\n  known: leaderboard, bias" in capsys.readouterr().err
 
 
 def test_what_is_printed_last_has_every_score_what_was_cut_off_and_what_it_took(tmp_path: Path) -> None:
