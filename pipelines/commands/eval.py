@@ -126,20 +126,22 @@ def _name(model: str) -> str:
 
 def summary(store: Store, artifact: Artifact, results: dict[str, Any], usage: dict[str, Any]) -> list[str]:
     """The scores as text, what they took, and where everything else is."""
-    label = results["benchmarks"]
-    scored = {f"{task} ({label})": metrics for task, metrics in (results["tasks"] | _ungrouped(results)).items()}
-    scored |= {name: found["metrics"] for name, found in results.get("sets", {}).items()}
+    from evals.contamination import columns
+
+    sets = {name: found["metrics"] for name, found in results.get("sets", {}).items()}
+    seen = results.get("contamination")
     rows = [
         {
-            "task": task,
+            "task": task if task in sets else f"{task} ({results['benchmarks']})",
             "metric": metric,
             "score": figures["score"],
             "stderr": figures.get("stderr"),
             "95 % interval": "{:.4f} to {:.4f}".format(*figures["interval_95"]) if figures["interval_95"] else "",
             "chance": figures.get("chance"),
             "questions": figures["n"],
+            **(columns(seen, task) if seen else {}),
         }
-        for task, metrics in scored.items()
+        for task, metrics in (results["tasks"] | _ungrouped(results) | sets).items()
         for metric, figures in metrics.items()
     ]
     lines = [table(rows)] if rows else []

@@ -112,4 +112,8 @@ def test_what_is_printed_last_has_every_score_what_was_cut_off_and_what_it_took(
     assert any(line.startswith("36 of 1,600 requests were longer than the model's context of 256") for line in lines)
     assert "61.5 s, 12,500 tokens read, 7 written, cost 0.0214" in lines
     assert lines[-1].endswith("EvalReport/evals-0123/report.html")
+    counts = {"rate": 0.5, "left_rate": 0.025}
+    seen = {"contamination": {"suites": {"arc_easy": counts}, "tasks": {}}}
+    table = summary(LocalStore(tmp_path), artifact, results | seen, usage)[0].splitlines()  # type: ignore[arg-type]
+    assert [table[2].split()[-2:], table[3].split()[-3:]] == [["50.0%", "2.5%"], ["not", "looked", "for"]]
     assert "cost" not in "".join(summary(LocalStore(tmp_path), artifact, results, usage | {"prices": {}}))  # type: ignore[arg-type]
