@@ -186,6 +186,26 @@ def test_an_endpoint_that_dies_half_way_leaves_a_partial_result_and_exit_3_and_i
     assert results(capsys)["tasks"] == whole["tasks"]
 
 
+def test_of_a_random_sample_the_right_questions_are_left_out(
+    questions: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The harness numbers a sample's requests by their place in it, its rows by their place in the set."""
+    rows = []
+    for name, options in (("whole", ()), ("half", ("--die-after", "9"))):
+        with serving(*options) as url:
+            assert evaluate(url, questions, tiny_model, tmp_path / name, "--sample", "5") == (3 if options else 0)
+        found, store = results(capsys), open_store(tmp_path / name)
+        artifact = find_artifact(store, "evals-tiny")
+        lines = store.read(artifact.key("samples/arc_easy.jsonl")).splitlines()
+        rows.append({row["doc_id"]: row["answers"] for row in map(json.loads, lines)})
+    whole, half = rows
+    assert len(whole) == 5
+    assert 0 < len(half) < 5
+    assert found["tasks"]["arc_easy"]["acc"]["n"] == len(half)
+    assert f"arc_easy {5 - len(half)} of 5" in found["unanswered"]
+    assert half == {number: whole[number] for number in half}
+
+
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Words of an evaluation with every kind of request: choices, texts, sets of one's own."""
