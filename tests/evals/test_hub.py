@@ -53,7 +53,13 @@ for words in json.loads(sys.argv[2]):
     except RaymillError as error:
         told.append([type(error).__name__, str(error)])
 code = run_command(["benchmarks", "mirror", sys.argv[3], "--suite", "arc_easy"])
-print(json.dumps([told, code]))
+from evals.benchmarks import open_benchmarks
+from evals.config import EvalsConfig
+from evals.tasks import load_tasks
+
+config = EvalsConfig(benchmarks="hub", suites=("arc_easy",))
+loaded = load_tasks(open_benchmarks(config), config)["tasks"]["arc_easy"]
+print(json.dumps([told, code, [dict(row) for row in loaded.eval_docs]]))
 """
 
 
@@ -92,7 +98,7 @@ def test_models_adapters_and_benchmarks_are_fetched_by_name(hub: Any, tmp_path: 
         [sys.executable, "-c", ASK, *words], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    (model, adapter, unknown, gated), code = json.loads(done.stdout.splitlines()[-1])
+    (model, adapter, unknown, gated), code, rows = json.loads(done.stdout.splitlines()[-1])
     needed = ["config.json", "model.safetensors", "tokenizer.json"]
     assert model == ["base", [needed]]
     assert adapter == ["tuned", [needed, sorted(ADAPTER)]]  # its base by the name that it was trained on
@@ -106,6 +112,8 @@ def test_models_adapters_and_benchmarks_are_fetched_by_name(hub: Any, tmp_path: 
     assert {path.removeprefix(f"{DATASET}/") for path in manifest} == expected
     for path in expected:
         assert (tmp_path / "mirror" / DATASET / path).read_bytes() == hub.repositories[DATASET][path]
+    test = hub.repositories[DATASET]["ARC-Easy/test-00000.jsonl"].decode()
+    assert rows == [json.loads(line) for line in test.splitlines()]
     of_dataset = [path for _, path, _ in hub.requests if path.startswith(f"/datasets/{DATASET}/resolve/")]
     assert of_dataset
     assert all(f"/resolve/{HUB_REVISIONS[DATASET]}/" in path for path in of_dataset)
