@@ -76,8 +76,7 @@ def load_tasks(benchmarks: BenchmarkSet, config: EvalsConfig) -> Any:
             raise InfraError(
                 f"the questions cannot be had: {str(error).strip().splitlines()[0]}",
                 where=f"evals.benchmarks: {benchmarks.label}",
-                next_step="repeat this where the Hub can be reached, or name a mirror, which `raymill benchmarks mirror`"
-                " makes",
+                next_step="repeat this where the Hub can be reached, or name a mirror (`raymill benchmarks mirror`)",
             ) from error
         except (KeyError, ValueError, TypeError, ImportError, AttributeError, OSError) as error:
             raise UserError(
