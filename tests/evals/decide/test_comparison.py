@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,7 +91,11 @@ def test_a_group_is_bootstrapped_within_its_tasks_and_the_average_is_of_suites(t
     assert [row.name for row in found.tasks["mmlu"]] == sorted(mmlu)
     assert all(row.test == "mcnemar" and row.adjusted >= row.p_value for row in found.tasks["mmlu"])
     page = comparison_page(found).render()
-    assert page.count("<svg") == 4
+    bars, differences, radar, subjects = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert bars.count("<path") == 6  # A's and B's intervals of three suites
+    assert all(name in differences for name in ("mmlu", "arc_easy", "truthfulqa_mc2", "average"))
+    assert "Suite by suite" in radar and radar.count("<polygon") >= 2
+    assert all(task in subjects for task in mmlu)
     assert "better than base on mmlu" in page and "worse on truthfulqa_mc2" in page
 
 
@@ -221,7 +227,13 @@ def test_the_command(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture
     assert "tuned is better than base" in out
     assert "40 answers became right, 10 became wrong" in out
     assert "arc_easy (mirror)" in out
-    assert "Answers that changed" in page.read_text()
+    text = html.unescape(page.read_text())
+    assert "arc_easy: 40 became right, 10 became wrong" in text
+    examples = text.partition("Answers that changed")[2].partition("Settings of A")[0]
+    gained, lost = examples.count(" became right"), examples.count(" became wrong")
+    assert (gained, lost) == (6, 6)  # five examples each, and the sentence
+    assert re.search(r"of arc_easy\?\nAnswer:\n\nright: choice 0\nA:     choice [123]\nB:     choice 0", examples)
+    assert re.search(r"of arc_easy\?\nAnswer:\n\nright: choice 0\nA:     choice 0\nB:     choice [123]", examples)
     assert "pretrained=MODEL_FOLDER,dtype=auto" in page.read_text()
     assert run_command([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
