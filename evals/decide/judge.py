@@ -269,4 +269,6 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 
 def _reference(document: Document) -> str:
-    return f"\n[A right answer]\n{document.right}\n" if isinstance(document.target, str) and document.target else ""
+    """A right answer for the judge to see, where there is one; TruthfulQA's target is a blank."""
+    target = document.target[0] if isinstance(document.target, list) and document.target else document.target
+    return f"\n[A right answer]\n{target.strip()}\n" if isinstance(target, str) and target.strip() else ""

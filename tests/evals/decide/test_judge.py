@@ -175,6 +175,21 @@ def test_grades(serve: Callable[[Opinion], Endpoint]) -> None:
     assert found.length_correlation == pytest.approx(stats.spearmanr(grades, lengths).statistic)
 
 
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [("Paris", "Paris"), (["Paris", "the city"], "Paris"), (" ", ""), ([], ""), (2, ""), (None, "")],
+)
+def test_a_judge_sees_a_right_answer_only_where_there_is_one(
+    target: Any, shown: str, serve: Callable[[Opinion], Endpoint]
+) -> None:
+    seen: list[str] = []
+    document = Document("t", "0", {}, "the capital?", (), "Rome", target)
+    keyed: dict[Key, tuple[Document, Document]] = {("t", str(n), 0): (document, document) for n in range(2)}
+    Judge(serve(lambda prompt: seen.append(prompt) or "Grade: 3")).grade(keyed)  # type: ignore[func-returns-value]
+    assert all((f"[A right answer]\n{shown}\n" in prompt) == bool(shown) for prompt in seen)
+    assert any("[A right answer]" in prompt for prompt in seen) == bool(shown)
+
+
 def test_rank_correlation_is_scipys() -> None:
     first, second = [1.0, 2, 2, 4, 5, 5, 1], [3.0, 1, 2, 2, 9, 4, 1]
     assert spearman(first, second) == pytest.approx(stats.spearmanr(first, second).statistic)
