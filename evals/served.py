@@ -67,7 +67,8 @@ class ServedConfig(EvalsConfig):
                 next_step="put the key into OPENAI_API_KEY; it is then sent and never written down",
             )
         entry = _served(Endpoint(address, ""), model)
-        settings = config.model_dump(exclude={"preset"}) | {"heldout": False}
+        # An endpoint is one thing to wait for and to pay for, whatever stands behind it.
+        settings = config.model_dump(exclude={"preset"}) | {"heldout": False, "workers": 1}
         folder = _tokenizer(entry, tokenizer)
         own = {
             "url": address,

@@ -156,6 +156,7 @@ def test_a_whole_evaluation_of_a_url_needs_no_ray_and_says_what_it_asked(
     assert all(answer["logprob"] < 0 for row in rows for answer in row["answers"])
     # TruthfulQA's six worked examples do not fit 256 tokens beside their question.
     assert (found["truncated_requests"], found["truncated_by_task"]) == (36, {"truthfulqa_mc2": 36})
+    assert json.loads(store.read(artifact.key("usage.json")))["workers"] == 1
     page = store.read(artifact.key("report.html")).decode()
     assert "lost the beginning of their prompt (truthfulqa_mc2 36)" in page
     assert list(store.files("answers/")) == []  # tomorrow another model may be served there
