@@ -60,5 +60,5 @@ def mirror(parser: ArgumentParser) -> None:
         metavar="PLACE",
         dest="source",
         default="hub",
-        help="hub, or a folder in its layout (default: hub)",
+        help="hub, a folder in its layout, or a mirror on s3:// (default: hub)",
     )
