@@ -75,6 +75,14 @@ def test_a_file_with_another_byte_is_refused_by_name(any_store: Store, url: str)
     assert key in caught.value.where
 
 
+def test_a_damaged_mirror_is_not_copied_as_if_it_were_right(source: Path, tmp_path: Path) -> None:
+    mirror_suites(str(source), str(tmp_path / "mirror"), SUITES)
+    next((tmp_path / "mirror").rglob("test-*.jsonl")).write_text("{}")
+    with pytest.raises(UserError, match=r"manifest\.json says"):
+        mirror_suites(str(tmp_path / "mirror"), str(tmp_path / "copy"), SUITES)
+    assert not (tmp_path / "copy").exists()
+
+
 def test_a_missing_file_is_refused_by_name(any_store: Store, url: str) -> None:
     any_store.delete("truthfulqa/truthful_qa/multiple_choice/validation-00000.jsonl")
     with pytest.raises(UserError, match="missing"):
