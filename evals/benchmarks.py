@@ -148,39 +148,45 @@ def check_layout(root: Path, tasks: Iterable[OfficialTask], choice: str = "") ->
         UserError: naming what is missing.
     """
     problems: list[str] = []
+    lacking: list[str] = []
     for task in tasks:
-        if not task.dataset:
-            continue
-        folder = root / task.dataset
-        try:
-            files = split_files(folder, task.config)
-        except UserError as error:
-            problem = f"{Path(error.where).relative_to(root)}: {error.what}"
-            if problem not in problems:
-                problems.append(problem)
-            continue
-        for split in task.splits:
-            found = files.get(split)
-            label = f"{task.dataset}: {task.config}, split {split}"
-            if found is None:
-                problems.append(f"{label}: README.md names no files for it (it has: {', '.join(files) or 'none'})")
-            elif not found:
-                problems.append(f"{label}: its files are missing")
-            else:
-                problems.extend(
-                    f"{path.relative_to(root)}: only {' and '.join(READABLE)} files are read"
-                    for path in found
-                    if path.suffix not in READABLE
-                )
+        found = _problems(root, task) if task.dataset else []
+        problems += [problem for problem in found if problem not in problems]
+        if found and task.suite not in lacking:
+            lacking.append(task.suite)
     if problems:
         shown = problems[:SHOWN_PROBLEMS]
         more = len(problems) - len(shown)
+        command = " ".join(["raymill benchmarks mirror FOLDER", *(f"--suite {suite}" for suite in lacking)])
         raise UserError(
             "is not a complete benchmark folder:\n  " + "\n  ".join(shown) + (f"\n  and {more} more" if more else ""),
             where=choice or str(root),
-            next_step="`raymill benchmarks mirror` makes a complete one; or leave out the suites that need these files"
-            " (evals.suites), or use `benchmarks: sample`",
+            next_step=f"`{command}` puts what is missing into a folder or a mirror; or leave these suites out"
+            " (evals.suites). The shipped sample has ARC, MMLU and TruthfulQA",
         )
+
+
+def _problems(root: Path, task: OfficialTask) -> list[str]:
+    """What of a task's files is missing or cannot be read, in words."""
+    try:
+        files = split_files(root / task.dataset, task.config)
+    except UserError as error:
+        return [f"{Path(error.where).relative_to(root)}: {error.what}"]
+    problems: list[str] = []
+    for split in task.splits:
+        found = files.get(split)
+        label = f"{task.dataset}: {task.config}, split {split}"
+        if found is None:
+            problems.append(f"{label}: README.md names no files for it (it has: {', '.join(files) or 'none'})")
+        elif not found:
+            problems.append(f"{label}: its files are missing")
+        else:
+            problems.extend(
+                f"{path.relative_to(root)}: only {' and '.join(READABLE)} files are read"
+                for path in found
+                if path.suffix not in READABLE
+            )
+    return problems
 
 
 def _hub_hash(datasets: Iterable[str]) -> str:

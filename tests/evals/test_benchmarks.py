@@ -138,6 +138,8 @@ def test_what_is_missing_from_a_folder_is_named(mirror: Path, damage: Callable[[
         open_benchmarks(config(mirror))
     assert said in str(caught.value)
     assert caught.value.where == str(mirror)
+    lacking = "truthfulqa_mc1" if "truthful" in said else "arc_easy"
+    assert f"`raymill benchmarks mirror FOLDER --suite {lacking}` puts what is missing" in caught.value.next_step
 
 
 def test_files_in_another_format_are_named(mirror: Path) -> None:
