@@ -100,15 +100,16 @@ def _own_data(settings: Mapping[str, Any]) -> tuple[str, ...]:
         return (place,)
     if place not in BUILDERS or not isinstance(settings.get("dataset_kwargs"), Mapping):
         return ()
-    named = [settings["dataset_kwargs"].get(key) for key in ("data_files", "data_dir")]
+    folder, named = (settings["dataset_kwargs"].get(key) for key in ("data_dir", "data_files"))
     found: list[str] = []
-    while named:
-        value = named.pop()
-        if isinstance(value, str) and "://" not in value:
-            found.append(value)
+    left = [named or folder]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            found.append(str(Path(folder, value)) if folder and named else value)  # files are named from the folder
         elif isinstance(value, (list, tuple, Mapping)):
-            named += value.values() if isinstance(value, Mapping) else value
-    return tuple(sorted(found))
+            left += value.values() if isinstance(value, Mapping) else value
+    return tuple(sorted(each for each in found if "://" not in each and ":/" not in each))
 
 
 def _splits(settings: Mapping[str, Any], path: Path) -> tuple[str, ...]:

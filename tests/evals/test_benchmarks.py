@@ -16,6 +16,7 @@ from evals import benchmarks
 from evals.benchmarks import chosen, open_benchmarks, resolve_identity
 from evals.config import STAGE, EvalsConfig
 from evals.mirror import hash_files, manifest_sha256
+from evals.official import official_tasks
 
 from .conftest import write_benchmarks
 
@@ -189,3 +190,23 @@ def test_the_rows_of_a_teams_tasks_are_part_of_the_identity(tmp_path: Path) -> N
     assert len({json.dumps(each) for each in identities}) == 3
     (tmp_path / "beside.jsonl").write_text("nobody reads it")
     assert resolve_identity(config) == identities[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [
+        ({"data_files": "one.csv"}, ("one.csv",)),
+        ({"data_files": ["one.csv", "/two.csv"]}, ("/two.csv", "one.csv")),
+        ({"data_dir": "/rows"}, ("/rows",)),
+        ({"data_dir": "/rows", "data_files": {"test": "one.csv"}}, ("/rows/one.csv",)),
+        ({"data_files": {"test": "https://somewhere/one.csv", "train": "s3://bucket/two.csv"}}, ()),
+        ({}, ()),
+    ],
+)
+def test_the_places_that_a_task_reads_its_rows_from(
+    arguments: dict[str, object], read: tuple[str, ...], tmp_path: Path
+) -> None:
+    text = f"task: own\ndataset_path: csv\ndataset_kwargs: {json.dumps(arguments)}\ntest_split: test\n"
+    (tmp_path / "own.yaml").write_text(text)
+    (task,) = official_tasks(["own"], str(tmp_path))
+    assert task.own_data == read
