@@ -152,17 +152,28 @@ def by_transformers(evaluated: Any, roomy: Path) -> tuple[Any, dict[str, list[An
     return found
 
 
-def assert_the_same(found: tuple[Any, dict[str, list[Any]]], expected: tuple[Any, dict[str, list[Any]]]) -> None:
-    """Log-probabilities within the tolerance, texts to the letter, and so every score."""
+Found = tuple[Any, dict[str, list[Any]]]
+
+
+def assert_the_same(found: Found, expected: Found, whole: bool = True) -> None:
+    """Log-probabilities within the tolerance, texts to the letter, and so every score.
+
+    Args:
+        whole: else the text may lack a letter that its last token only begins, which vLLM's server holds back.
+    """
     for suite in SUITES:
         for row, other in zip(found[1][suite], expected[1][suite], strict=True):
             assert (row["doc_hash"], row["prompt"]) == (other["doc_hash"], other["prompt"])
-            assert row.get("output") == other.get("output")
+            texts = [
+                each.get("output", "") if whole else each.get("output", "").rstrip("\ufffd") for each in (row, other)
+            ]
+            assert texts[0] == texts[1]
             assert_near(
                 *([(each["logprob"], each["greedy"]) for each in one.get("answers", ())] for one in (row, other))
             )
-        for metric, figures in expected[0]["tasks"][suite].items():
-            assert found[0]["tasks"][suite][metric]["score"] == pytest.approx(figures["score"], abs=TOLERANCE)
+        if whole or suite != "truthfulqa_gen":
+            for metric, figures in expected[0]["tasks"][suite].items():
+                assert found[0]["tasks"][suite][metric]["score"] == pytest.approx(figures["score"], abs=TOLERANCE)
     assert any(row["output"] for row in found[1]["truthfulqa_gen"])
 
 
@@ -186,7 +197,7 @@ def test_an_evaluation_of_a_url_gives_the_scores_of_transformers(
     evaluated: Any, by_transformers: Any, server: str, roomy: Path
 ) -> None:
     found = evaluated(server, "--tokenizer", str(roomy))
-    assert_the_same(found, by_transformers)
+    assert_the_same(found, by_transformers, whole=False)
     assert found[0]["settings"]["backend"] == "url"
 
 
