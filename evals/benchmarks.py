@@ -6,6 +6,7 @@ The set's manifest hash is part of a result's identity; the place it was read fr
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
@@ -112,7 +113,13 @@ def resolve_identity(config: EvalsConfig) -> dict[str, Any]:
     }
     if config.tasks_folder:
         identity["tasks_sha256"] = manifest_sha256(hash_files(Path(config.tasks_folder).expanduser(), ["."]))
+        rows = _hash_own_rows(official_tasks(config.suites, config.tasks_folder))
+        identity |= {"rows_sha256": rows} if rows else {}
     if config.sets:
+        from evals.own_sets import read_set
+
+        for each in config.sets.values():
+            read_set(each)  # a bad line is found now, and not when all suites have been asked
         identity["sets_sha256"] = {name: hash_set(each) for name, each in config.sets.items()}
     return identity
 
@@ -141,41 +148,66 @@ def check_layout(root: Path, tasks: Iterable[OfficialTask], choice: str = "") ->
         UserError: naming what is missing.
     """
     problems: list[str] = []
+    lacking: list[str] = []
     for task in tasks:
-        if not task.dataset:
-            continue
-        folder = root / task.dataset
-        try:
-            files = split_files(folder, task.config)
-        except UserError as error:
-            problem = f"{Path(error.where).relative_to(root)}: {error.what}"
-            if problem not in problems:
-                problems.append(problem)
-            continue
-        for split in task.splits:
-            found = files.get(split)
-            label = f"{task.dataset}: {task.config}, split {split}"
-            if found is None:
-                problems.append(f"{label}: README.md names no files for it (it has: {', '.join(files) or 'none'})")
-            elif not found:
-                problems.append(f"{label}: its files are missing")
-            else:
-                problems.extend(
-                    f"{path.relative_to(root)}: only {' and '.join(READABLE)} files are read"
-                    for path in found
-                    if path.suffix not in READABLE
-                )
+        found = _problems(root, task) if task.dataset else []
+        problems += [problem for problem in found if problem not in problems]
+        if found and task.suite not in lacking:
+            lacking.append(task.suite)
     if problems:
         shown = problems[:SHOWN_PROBLEMS]
         more = len(problems) - len(shown)
+        command = " ".join(["raymill benchmarks mirror FOLDER", *(f"--suite {suite}" for suite in lacking)])
         raise UserError(
             "is not a complete benchmark folder:\n  " + "\n  ".join(shown) + (f"\n  and {more} more" if more else ""),
             where=choice or str(root),
-            next_step="`raymill benchmarks mirror` makes a complete one; or leave out the suites that need these files"
-            " (evals.suites), or use `benchmarks: sample`",
+            next_step=f"`{command}` puts what is missing into a folder or a mirror; or leave these suites out"
+            " (evals.suites). The shipped sample has ARC, MMLU and TruthfulQA",
         )
+
+
+def _problems(root: Path, task: OfficialTask) -> list[str]:
+    """What of a task's files is missing or cannot be read, in words."""
+    try:
+        files = split_files(root / task.dataset, task.config)
+    except UserError as error:
+        return [f"{Path(error.where).relative_to(root)}: {error.what}"]
+    problems: list[str] = []
+    for split in task.splits:
+        found = files.get(split)
+        label = f"{task.dataset}: {task.config}, split {split}"
+        if found is None:
+            problems.append(f"{label}: README.md names no files for it (it has: {', '.join(files) or 'none'})")
+        elif not found:
+            problems.append(f"{label}: its files are missing")
+        else:
+            problems.extend(
+                f"{path.relative_to(root)}: only {' and '.join(READABLE)} files are read"
+                for path in found
+                if path.suffix not in READABLE
+            )
+    return problems
 
 
 def _hub_hash(datasets: Iterable[str]) -> str:
     pinned = sorted(f"{dataset}@{HUB_REVISIONS.get(dataset, 'main')}" for dataset in datasets)
     return hashlib.sha256("\n".join(pinned).encode()).hexdigest()
+
+
+def _hash_own_rows(tasks: Iterable[OfficialTask]) -> str:
+    """SHA-256 over the rows that a team's tasks bring along, so that new ones are asked; empty where none do.
+
+    Raises:
+        UserError: such a file is not there.
+    """
+    digest, found = hashlib.sha256(), False
+    for pattern in sorted({pattern for task in tasks for pattern in task.own_data}):
+        paths = [Path(each) for each in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 - patterns are absolute
+        files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        if not any(file.is_file() for file in files):
+            raise UserError("no such file", where=pattern, next_step="check dataset_kwargs in the task's file")
+        for file in filter(Path.is_file, files):
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        found = True
+    return digest.hexdigest() if found else ""

@@ -82,9 +82,7 @@ class Endpoint:
                     raise UserError(
                         f"refuses a request (HTTP {error.code}): {said[:300]}",
                         where=address,
-                        next_step=f"check the model's name, and the key in {KEY_VARIABLE}"
-                        if error.code in (401, 403, 404)
-                        else "check that the server gives log-probabilities of a prompt (echo and logprobs)",
+                        next_step=_advice(error.code, address),
                     ) from None
                 tried.append(f"HTTP {error.code}: {said[:120]}")
             except (OSError, ValueError) as error:  # refused, cut off, timed out, half an answer
@@ -120,7 +118,12 @@ class Endpoint:
 class EndpointPool:
     """Questions to an endpoint, so many at a time.
 
+    What it did not answer is None, and the evaluation goes on to a partial result, whatever is asked afterwards; only
+    where it never answered anything is that an error.
+
     Attributes:
+        encode: text -> its tokens, for prompts that are too long; by default those go out as they are.
+        longest: tokens of the longest prompt and answer together.
         failure: why the endpoint was given up; None while it answers.
         asked: batches that it answered.
     """
@@ -129,8 +132,11 @@ class EndpointPool:
     in_flight: int
     eos: str
     book: AnswerBook | None = None
+    encode: Callable[[str], list[int]] | None = None
+    longest: int = 0
     failure: RaymillError | None = None
     asked: int = 0
+    _answered: bool = False
     _kept: dict[str, Any] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -175,7 +181,8 @@ class EndpointPool:
         with ThreadPoolExecutor(self.in_flight) as threads:
             for _ in threads.map(work, range(len(batches))):
                 pass
-        if isinstance(self.failure, UserError) or (self.failure and all(result is None for result in results)):
+        self._answered = self._answered or any(result is not None for result in results)
+        if self.failure and (isinstance(self.failure, UserError) or not self._answered):
             raise self.failure
         return results
 
@@ -185,7 +192,14 @@ class EndpointPool:
             self._kept = self.book.read() if self.book else {}
         known = [index for index, key in enumerate(keys) if key in self._kept]
         for index in sorted({known[place * (len(known) - 1) // (PROBES - 1)] for place in range(PROBES) if known}):
-            if not _agree(ask(batches[index]), self._kept[keys[index]]):
+            if self.failure is not None:
+                return {}  # nobody is there to say whether they still hold
+            try:
+                found = ask(batches[index])
+            except RaymillError as error:
+                self.failure = error
+                return {}
+            if not _agree(found, self._kept[keys[index]]):
                 self._kept = {}
                 if self.book:
                     self.book.forget()  # else a third run would find the answers of two models in it
@@ -207,8 +221,12 @@ class EndpointPool:
         wanted = normalize_gen_kwargs(dict(batch[0].settings), 256)
         stop = handle_stop_sequences(wanted.pop("until", None), eos=self.eos)
         temperature = float(wanted.get("temperature") or 0.0) if wanted.get("do_sample") else 0.0
+        room = self.longest - wanted["max_gen_toks"]
+        prompts: list[Any] = [prompt.context for prompt in batch]
+        if self.encode is not None and any(prompt.tokens > room for prompt in batch):
+            prompts = [self.encode(prompt.context)[-room:] for prompt in batch]  # else the server refuses them all
         body = {
-            "prompt": [prompt.context for prompt in batch],
+            "prompt": prompts,
             "max_tokens": wanted["max_gen_toks"],
             "temperature": temperature,
             "stop": stop[:4],  # as many as the API allows; the rest is cut off below
@@ -232,6 +250,15 @@ class EndpointPool:
                 next_step="name a server that speaks OpenAI's completions API",
             )
         return iter(choices)
+
+
+def _advice(code: int, address: str) -> str:
+    """What to do about a request that is refused."""
+    if code in (401, 403, 404):
+        return f"check the model's name, and the key in {KEY_VARIABLE}"
+    if address.endswith("/chat/completions"):
+        return "the judge has to take a message of this length, `temperature` 0 and `max_tokens`"
+    return "check that the server gives log-probabilities of a prompt (echo and logprobs)"
 
 
 def _told_once(tried: list[str]) -> tuple[str, ...]:

@@ -7,9 +7,8 @@ padded to the same width, whichever actor gets it, and scores are equal to the s
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,14 +119,23 @@ class ClusterLM(TemplateLM):
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         """Log-likelihood of whole texts; see :meth:`rolling_tokens`."""
-        return self.rolling_tokens([self.tok_encode(request.args[0]) for request in requests])
+        documents = [self.tok_encode(request.args[0]) for request in requests]
+        answers = self.rolling_tokens(documents, of=[request.task_name for request in requests])
+        return [self._or_placeholder(*each, -1.0) for each in zip(requests, answers, strict=True)]
 
-    def rolling_tokens(self, documents: list[list[int]], label: str = "texts") -> list[float]:
+    def rolling_tokens(
+        self, documents: list[list[int]], label: str = "texts", of: Sequence[str] | None = None
+    ) -> list[float | None]:
         """Log-likelihood of each document's tokens (natural logarithm), every token predicted once.
+
+        None for a document of which an endpoint did not answer every window.
 
         A document longer than the context is cut into windows as lm-eval cuts them: the first starts from the
         beginning-of-text token, each later one from the token before it, and the last reaches back to fill the
         context and scores only what is left.
+
+        Args:
+            of: in whose account each document is; by default all are in that of ``label``.
         """
         windows = [
             (number, window)
@@ -136,10 +144,12 @@ class ClusterLM(TemplateLM):
                 make_disjoint_window, get_rolling_token_windows(tokens, self.prefix_token_id, self.max_length, 1)
             )
         ]
-        answers = self._loglikelihood_tokens([(None, *window) for _, window in windows], label=label)
-        totals = [0.0] * len(documents)
+        payers = [label if of is None else of[number] for number, _ in windows]
+        answers = self._loglikelihood_tokens([(None, *window) for _, window in windows], label=label, payers=payers)
+        totals: list[float | None] = [0.0] * len(documents)
         for (number, _), answer in zip(windows, answers, strict=True):
-            totals[number] += answer[0] if answer is not None else math.nan
+            so_far = totals[number]
+            totals[number] = so_far + answer[0] if so_far is not None and answer is not None else None
         return totals
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
@@ -181,7 +191,11 @@ class ClusterLM(TemplateLM):
         return [self._or_placeholder(*each, "") for each in zip(requests, in_order, strict=True)]
 
     def _loglikelihood_tokens(
-        self, requests: list[TokenRequest], label: str = "requests", **_options: Any
+        self,
+        requests: list[TokenRequest],
+        label: str = "requests",
+        payers: Sequence[str] | None = None,
+        **_options: Any,
     ) -> list[Answer | None]:
         for asker, context, continuation in requests:
             if len(continuation) > self.max_length:
@@ -195,9 +209,8 @@ class ClusterLM(TemplateLM):
                 self.truncated_by_task[str(asker).partition("@")[0]] += 1
         self.requests += len(requests)
         members = _group(requests)
-        asked = [
-            (str(asker or "text").partition("@")[0], len(before) + len(after)) for asker, before, after in requests
-        ]
+        names = payers or [str(asker).partition("@")[0] for asker, _, _ in requests]
+        asked = [(name, len(before) + len(after)) for name, (_, before, after) in zip(names, requests, strict=True)]
         with (
             self._tracker.step(f"scoring {label}", total=len(requests), unit=label) as progress,
             self.usage.call(asked),

@@ -39,6 +39,9 @@ TRAIN_CANDIDATES = 2_000
 
 SHOWN_CHARACTERS = 300
 
+HELD_OUT, TRAINING = "held-out windows", "training windows"
+"""What progress and the account of time and tokens call the two texts."""
+
 UNIGRAM_BYTES = 64 << 20
 """Text of the train split to count tokens in, in file order; frequencies do not move beyond it."""
 
@@ -80,6 +83,7 @@ class HeldOut:
     Attributes:
         texts: the same by document.
         train: the same of text that the model did learn from, to tell overfitting; None where it was not measured.
+        unanswered: documents that an endpoint did not answer; they are in none of the figures.
     """
 
     documents: int
@@ -89,6 +93,7 @@ class HeldOut:
     unigram_log_likelihood: float
     texts: tuple[TextLoss, ...] = ()
     train: HeldOut | None = None
+    unanswered: int = 0
 
     @property
     def bits_per_byte(self) -> float:
@@ -152,8 +157,8 @@ def measure(
             next_step="raise curate's validation share, or set evals.heldout to false",
         )
     counts = count_train_tokens(pool, store, corpus, tracker)
-    found = measure_texts(lm, texts, tokens, counts, "held-out windows")
-    train = measure_texts(lm, learned, tokens, counts, "training windows") if any(learned) else None
+    found = measure_texts(lm, texts, tokens, counts, HELD_OUT)
+    train = measure_texts(lm, learned, tokens, counts, TRAINING) if any(learned) else None
     return replace(found, train=train)
 
 
@@ -174,16 +179,26 @@ def measure_texts(
             total += len(encoded)
         if total >= tokens:
             break
-    encodings = [encoded for _, encoded in chosen]
-    likelihoods = lm.rolling_tokens(encodings, label)
+    likelihoods = lm.rolling_tokens([encoded for _, encoded in chosen], label)
+    answered = [
+        (text, encoded, likelihood)
+        for (text, encoded), likelihood in zip(chosen, likelihoods, strict=True)
+        if likelihood is not None
+    ]
     losses = tuple(
         TextLoss(hashlib.sha256(data).hexdigest(), len(encoded), len(data), likelihood, text[:SHOWN_CHARACTERS])
-        for (text, encoded), likelihood in zip(chosen, likelihoods, strict=True)
+        for text, encoded, likelihood in answered
         for data in (text.encode("utf-8"),)
     )
-    baseline = unigram_log_likelihood(counts, len(lm.tokenizer), encodings)
-    text_bytes = sum(loss.text_bytes for loss in losses)
-    return HeldOut(len(losses), total, text_bytes, math.fsum(likelihoods), baseline, losses)
+    return HeldOut(
+        len(losses),
+        sum(loss.tokens for loss in losses),
+        sum(loss.text_bytes for loss in losses),
+        math.fsum(loss.log_likelihood for loss in losses),
+        unigram_log_likelihood(counts, len(lm.tokenizer), [encoded for _, encoded, _ in answered]),
+        losses,
+        unanswered=len(chosen) - len(answered),
+    )
 
 
 def choose_documents(

@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.errors import InfraError, UserError
 from evals.benchmarks import check_layout
 from evals.hub_layout import config_patterns, split_files
-from evals.mirror import README, Manifest, write_mirror
+from evals.mirror import README, Manifest, check_hashes, fetch_mirror, hash_files, write_mirror
 from evals.official import HUB_REVISIONS, OfficialTask, official_tasks
 
 
@@ -17,18 +17,24 @@ def mirror_suites(source: str, destination: str, suites: Iterable[str], tasks_fo
     """Copy what the suites read to a folder or an S3 prefix, and write its manifest last.
 
     Args:
-        source: ``hub``, or a folder in the Hub's layout.
+        source: ``hub``, a folder in the Hub's layout, or a mirror on S3.
 
     Raises:
-        UserError: the source lacks something, or the Hub is switched off.
+        UserError: the source lacks something, is a mirror that is damaged, or the Hub is switched off.
         InfraError: the Hub cannot be reached.
     """
     tasks = [task for task in official_tasks(suites, tasks_folder) if task.dataset]
     with tempfile.TemporaryDirectory(prefix="raymill-mirror-") as folder:
-        root = _download(tasks, Path(folder)) if source == "hub" else Path(source).expanduser()
+        if source == "hub":
+            root = _download(tasks, Path(folder))
+        elif source.startswith("s3://"):
+            root = fetch_mirror(source, _datasets(tasks))
+        else:
+            root = Path(source).expanduser()
         if not root.is_dir():
             raise UserError("no such folder", where=source, next_step="name a folder in the Hub's layout, or hub")
         check_layout(root, tasks, source)
+        check_hashes(root, hash_files(root, _datasets(tasks)), _datasets(tasks))  # damage is not to be copied as right
         files = {path for dataset in _datasets(tasks) for path in _files(root, _of(tasks, dataset))}
         return write_mirror(root, files, destination)
 

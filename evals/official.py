@@ -38,6 +38,7 @@ class OfficialTask:
         splits: the splits it reads: the questions, then the worked examples (also read when there are none).
         metadata: what its file says of itself.
         plain_rows: whether it only asks the rows, and processes none of them beforehand.
+        own_data: files, folders or patterns of them on this machine that a task reads its rows from.
         version: as its file says; raised by its authors when its scores change.
     """
 
@@ -50,6 +51,7 @@ class OfficialTask:
     version: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
     plain_rows: bool = False
+    own_data: tuple[str, ...] = ()
 
 
 def official_tasks(suites: Iterable[str], folder: str | None = None) -> list[OfficialTask]:
@@ -82,6 +84,7 @@ def _read_task(suite: str, path: Path) -> OfficialTask | None:
         version=str(metadata.get("version", "")) if isinstance(metadata, Mapping) else "",
         metadata=metadata if isinstance(metadata, Mapping) else {},
         plain_rows="process_docs" not in settings and "process_docs" not in (settings.get("fewshot_config") or {}),
+        own_data=_own_data(settings),
     )
 
 
@@ -89,6 +92,24 @@ def _brings_rows(settings: Mapping[str, Any]) -> bool:
     place = str(settings.get("dataset_path") or "")
     # A relative name is the Hub's, also where a folder of that name happens to lie in the working directory.
     return place in BUILDERS or "custom_dataset" in settings or "class" in settings or place.startswith(("/", "."))
+
+
+def _own_data(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    place = str(settings.get("dataset_path") or "")
+    if place.startswith(("/", ".")):
+        return (place,)
+    if place not in BUILDERS or not isinstance(settings.get("dataset_kwargs"), Mapping):
+        return ()
+    folder, named = (settings["dataset_kwargs"].get(key) for key in ("data_dir", "data_files"))
+    found: list[str] = []
+    left = [named or folder]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            found.append(str(Path(folder, value)) if folder and named else value)  # files are named from the folder
+        elif isinstance(value, (list, tuple, Mapping)):
+            left += value.values() if isinstance(value, Mapping) else value
+    return tuple(sorted(each for each in found if "://" not in each and ":/" not in each))
 
 
 def _splits(settings: Mapping[str, Any], path: Path) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ class SetResult:
         rows: lines of ``samples/<name>.jsonl``, as of any suite.
         labels: precision, recall and F1 by label, of a labelled set.
         note: what a reader has to know (BLEU's signature, documents without an answer).
+        asked, unanswered: documents in all, and those that a served model did not answer.
     """
 
     kind: str
@@ -34,6 +35,8 @@ class SetResult:
     rows: list[dict[str, Any]]
     labels: list[dict[str, Any]] = field(default_factory=list)
     note: str = ""
+    asked: int = 0
+    unanswered: int = 0
 
     def record(self) -> dict[str, Any]:
         """For ``results.json``."""
@@ -72,8 +75,11 @@ def _checked(line: str, where: str, config: SetConfig) -> dict[str, Any]:
         raise UserError(
             f"lacks {' or '.join(wanted)}", where=where, next_step=f"a set of kind {config.kind} has them on every line"
         )
-    if config.kind == "references" and isinstance(row["references"], str):
-        row["references"] = [row["references"]]
+    if config.kind == "references":
+        if isinstance(row["references"], str):
+            row["references"] = [row["references"]]
+        if not isinstance(row["references"], list) or not all(isinstance(each, str) for each in row["references"]):
+            raise UserError("its references are no texts", where=where, next_step="write a text, or a list of texts")
     return row
 
 
@@ -85,18 +91,29 @@ def measure_set(lm: ClusterLM, name: str, config: SetConfig) -> SetResult:
     """
     rows = read_set(config)
     if config.kind == "text":
-        return _text(lm, name, rows)
-    if config.kind == "labels":
-        return _labels(lm, name, rows)
+        found, unanswered = _text(lm, name, rows)
+    else:
+        found = _labels(lm, name, rows) if config.kind == "labels" else _written(lm, name, rows, config)
+        unanswered = sum(task == name for task, _ in lm.unanswered)
+    left_out = f"{unanswered:,} documents without an answer are left out" if unanswered else ""
+    note = "; ".join(filter(None, [found.note, left_out]))
+    return replace(found, note=note, asked=len(rows), unanswered=unanswered)
+
+
+def _written(lm: ClusterLM, name: str, rows: Sequence[dict[str, Any]], config: SetConfig) -> SetResult:
+    """What the model writes after each prompt, held against an answer or references."""
     settings = {"until": [*config.stop], "max_gen_toks": config.max_new_tokens, "do_sample": False}
     requests = [_instance("generate_until", name, n, (row["prompt"], dict(settings))) for n, row in enumerate(rows)]
     texts = [text.strip() for text in lm.generate_until(requests)]
-    rows, texts, note = _answered(lm, name, rows, texts)
+    rows, texts = _answered(lm, name, rows, texts)
+    if not rows:
+        return SetResult(config.kind, {}, [])
+    note = ""
     if config.kind == "answers":
         figures, values = set_metrics.answers([str(row["answer"]) for row in rows], texts)
     else:
         figures, values, signature = set_metrics.references([[*map(str, row["references"])] for row in rows], texts)
-        note = "; ".join(filter(None, [f"BLEU {signature}", note]))
+        note = f"BLEU {signature}"
     targets = [row.get("answer", row.get("references")) for row in rows]
     lines = [
         _line(name, number, row, target, own) | {"output": text}
@@ -105,11 +122,13 @@ def measure_set(lm: ClusterLM, name: str, config: SetConfig) -> SetResult:
     return SetResult(config.kind, figures, lines, note=note)
 
 
-def _text(lm: ClusterLM, name: str, rows: Sequence[dict[str, Any]]) -> SetResult:
-    """Perplexity and bits a byte of whole texts."""
+def _text(lm: ClusterLM, name: str, rows: Sequence[dict[str, Any]]) -> tuple[SetResult, int]:
+    """Perplexity and bits a byte of whole texts; and how many were not answered."""
     import math
 
     measured = measure_texts(lm, [str(row["text"]) for row in rows], 1 << 62, {}, f"texts of {name}")
+    if not measured.documents:
+        return SetResult("text", {}, []), measured.unanswered
     figures: set_metrics.Figures = {
         metric.removeprefix("heldout."): {"score": value, "interval_95": None, "n": measured.documents}
         for metric, value in measured.metrics().items()
@@ -124,10 +143,11 @@ def _text(lm: ClusterLM, name: str, rows: Sequence[dict[str, Any]]) -> SetResult
         )
         bounds = [bound if math.isfinite(bound) else None for bound in found.interval()]
         figures["bits_per_byte"]["interval_95"] = bounds if None not in bounds else None
-    return SetResult("text", figures, [loss.row(number, name) for number, loss in enumerate(measured.texts)])
+    lines = [loss.row(number, name) for number, loss in enumerate(measured.texts)]
+    return SetResult("text", figures, lines), measured.unanswered
 
 
-def _labels(lm: ClusterLM, name: str, rows: list[dict[str, Any]]) -> SetResult:
+def _labels(lm: ClusterLM, name: str, rows: Sequence[dict[str, Any]]) -> SetResult:
     """The likeliest label after each prompt, a blank before it."""
     labels = sorted({str(row["label"]) for row in rows})
     requests = [
@@ -137,7 +157,9 @@ def _labels(lm: ClusterLM, name: str, rows: list[dict[str, Any]]) -> SetResult:
     ]
     answers = lm.loglikelihood(requests)
     scored = [answers[start : start + len(labels)] for start in range(0, len(answers), len(labels))]
-    rows, scored, note = _answered(lm, name, rows, scored)
+    rows, scored = _answered(lm, name, rows, scored)
+    if not rows:
+        return SetResult("labels", {}, [])
     given = [labels[max(range(len(labels)), key=lambda index: own[index][0])] for own in scored]
     right = [str(row["label"]) for row in rows]
     figures, table = set_metrics.classification(right, given)
@@ -151,18 +173,15 @@ def _labels(lm: ClusterLM, name: str, rows: list[dict[str, Any]]) -> SetResult:
         }
         for number, (row, said, own) in enumerate(zip(rows, given, scored, strict=True))
     ]
-    return SetResult("labels", figures, lines, table, note)
+    return SetResult("labels", figures, lines, table)
 
 
 def _answered(
-    lm: ClusterLM, name: str, rows: list[dict[str, Any]], answers: list[Any]
-) -> tuple[list[dict[str, Any]], list[Any], str]:
-    missing = {number for task, number in lm.unanswered if task == name}
-    kept = [number for number in range(len(rows)) if number not in missing]
-    if not kept:
-        raise UserError(f"no document of {name} was answered", where="evals.sets", next_step="repeat the command")
-    note = f"{len(missing):,} documents without an answer are left out" if missing else ""
-    return [rows[number] for number in kept], [answers[number] for number in kept], note
+    lm: ClusterLM, name: str, rows: Sequence[dict[str, Any]], answers: Sequence[Any]
+) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The documents that have an answer, with their answers."""
+    kept = [number for number in range(len(rows)) if (name, number) not in lm.unanswered]
+    return [rows[number] for number in kept], [answers[number] for number in kept]
 
 
 def _line(name: str, number: int, row: dict[str, Any], target: Any, metrics: dict[str, float]) -> dict[str, Any]:

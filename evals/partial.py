@@ -36,12 +36,16 @@ def restrict(scores: Mapping[str, Any], loaded: Any, unanswered: Unanswered) -> 
     return dict(done._to_eval_results(samples=done.samples))
 
 
-def explain(unanswered: Unanswered, scores: Mapping[str, Any], reason: str) -> str:
-    """What is missing, in words."""
+def count(unanswered: Unanswered, scores: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Task -> how many of its questions have no answer, and how many were asked; tasks that have all are left out."""
     missing = Counter(task for task, _ in unanswered)
-    parts = [f"{task} {count:,} of {_asked(scores, task):,}" for task, count in sorted(missing.items())]
+    return {
+        task: (count, len({sample["doc_id"] for sample in scores["samples"][task]}))
+        for task, count in sorted(missing.items())
+    }
+
+
+def explain(missing: Mapping[str, tuple[int, int]], reason: str) -> str:
+    """What is missing, in words: of what :func:`count` gives, held-out sets among it."""
+    parts = [f"{name} {count:,} of {asked:,}" for name, (count, asked) in missing.items()]
     return f"the endpoint stopped answering ({reason}); questions without an answer: {', '.join(parts)}"
-
-
-def _asked(scores: Mapping[str, Any], task: str) -> int:
-    return len({sample["doc_id"] for sample in scores["samples"][task]})

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-MODEL_FOLDER = "MODEL_FOLDER"
+MODEL_FOLDER, TASKS_FOLDER = "MODEL_FOLDER", "TASKS_FOLDER"
+"""Stand for folders that results do not name, because they mean the same wherever they lie."""
 
 
 def stock_command(results: Mapping[str, Any]) -> str:
@@ -24,6 +25,8 @@ def stock_command(results: Mapping[str, Any]) -> str:
         words = ["lm_eval", *_model(model, settings), "--tasks", ",".join(suites)]
         words += ["--num_fewshot", str(count), "--batch_size", str(settings.get("batch_size", 1))]
         words += ["--seed", f"0,1234,1234,{settings.get('seed', 1234)}"]
+        if settings.get("own_task_files"):
+            words += ["--include_path", TASKS_FOLDER]
         if settings.get("limit"):
             words += ["--limit", str(settings["limit"])]
         lines.append(shlex.join(words))
@@ -31,6 +34,10 @@ def stock_command(results: Mapping[str, Any]) -> str:
         lines.insert(0, "# equal within 1e-4: Raymill computed what prompts begin with in common once")
     if settings.get("sample"):
         lines.insert(0, f"# every question; Raymill asked {settings['sample']} of each suite, drawn with the seed")
+    if settings.get("own_task_files"):
+        lines.insert(0, f"# {TASKS_FOLDER}: the folder with the task files of your own")
+    if results.get("benchmarks") == "sample":
+        lines.insert(0, "# the official questions; Raymill asked its own sample questions in their format")
     if "fingerprint" in model:
         lines.insert(
             0, f"# {MODEL_FOLDER}: the files of {model['id']}, `raymill show` says where; an adapter adds peft=…"

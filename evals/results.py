@@ -47,8 +47,9 @@ def leaf_tasks(results: Mapping[str, Any], name: str) -> list[str]:
 def _scores(results: Mapping[str, Any], name: str) -> Scores:
     samples = [sample for task in leaf_tasks(results, name) for sample in results["samples"].get(task, ())]
     row = results["results"].get(name) or results.get("groups", {}).get(name) or {}
-    chance = _chance(samples)
+    chance = _chance(samples, [results.get("configs", {}).get(task) or {} for task in leaf_tasks(results, name)])
     scores: Scores = {}
+    nothing_asked: list[str] = []
     for key, value in row.items():
         metric, comma, choice = key.partition(",")
         if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)):
@@ -59,6 +60,9 @@ def _scores(results: Mapping[str, Any], name: str) -> Scores:
         values = [float(sample[metric]) for sample in own if _is_number(sample[metric])]
         if stderr is None and len(values) > 1:  # a group whose every task has an error of its own has one from lm-eval
             stderr = math.sqrt(statistics.variance(values) / len(values))
+        if not values and math.isnan(value):
+            nothing_asked.append(metric)  # BBQ's score of a category of which --limit or --sample asked no question
+            continue
         score = _finite(float(value), f"{name}.{metric}")
         bounds = interval(values, score, stderr) if values else (normal(score, stderr) if stderr is not None else None)
         scores[_label(metric, choice)] = {
@@ -68,6 +72,8 @@ def _scores(results: Mapping[str, Any], name: str) -> Scores:
             "chance": chance if metric in CHANCE_METRICS else None,
             "n": len(own),
         }
+    if nothing_asked and not scores:
+        _finite(math.nan, f"{name}.{nothing_asked[0]}")
     return scores
 
 
@@ -80,9 +86,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) or type(value).__module__ == "numpy"
 
 
-def _chance(samples: Sequence[Mapping[str, Any]]) -> float | None:
-    """What guessing would score; None for texts that are written freely."""
+def _chance(samples: Sequence[Mapping[str, Any]], configs: Iterable[Mapping[str, Any]]) -> float | None:
+    """What guessing would score; None for texts that are written freely, and where a task counts in its own way.
+
+    Args:
+        configs: of the tasks; ``process_results`` is the own way. TruthfulQA's is known.
+    """
     if not samples or any(len(sample["arguments"]) < 2 for sample in samples):
+        return None
+    if any(config.get("process_results") for config in configs) and not all("mc2_targets" in s["doc"] for s in samples):
         return None
     return math.fsum(map(chance_level, samples)) / len(samples)
 

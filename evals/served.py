@@ -67,7 +67,8 @@ class ServedConfig(EvalsConfig):
                 next_step="put the key into OPENAI_API_KEY; it is then sent and never written down",
             )
         entry = _served(Endpoint(address, ""), model)
-        settings = config.model_dump(exclude={"preset"}) | {"heldout": False}
+        # An endpoint is one thing to wait for and to pay for, whatever stands behind it.
+        settings = config.model_dump(exclude={"preset"}) | {"heldout": False, "workers": 1}
         folder = _tokenizer(entry, tokenizer)
         own = {
             "url": address,
@@ -168,4 +169,5 @@ def _evaluate(
         longest = config.context_tokens - 2
         batch = min(config.batch_size, PROMPTS_A_REQUEST)
         lm = ClusterLM(folder, pool, batch, context.progress, max_length=longest)
+        pool.encode, pool.longest = lm.tok_encode, longest
         return score_tasks(lm, benchmarks, config, context.progress, lambda: str(pool.failure).splitlines()[0])

@@ -19,7 +19,7 @@ from evals.benchmarks import BenchmarkSet, open_benchmarks
 from evals.config import EvalsConfig
 from evals.decide.metrics import sides
 from evals.fit import judge_fit
-from evals.heldout import HeldOut
+from evals.heldout import HELD_OUT, TRAINING, HeldOut
 from evals.offline import offline
 from evals.own_sets import SetResult, measure_set
 from evals.report import build_report
@@ -158,6 +158,7 @@ def evaluate_model(
 
     book = AnswerBook.of(store, source.content_sha256, answer_settings(config))
     base, _ = source.folders()
+    began = time.monotonic()
     with offline(benchmarks.root is not None), scorers(source, config.workers, config.backend, book) as pool:
         from evals import heldout
         from evals.harness import ClusterLM
@@ -170,7 +171,7 @@ def evaluate_model(
                 lm, pool, store, corpus, config.heldout_tokens, config.seed, tracker, with_train=config.heldout_train
             )
         book.bind()
-        return replace(evaluation, heldout=measured)
+        return replace(evaluation, heldout=measured, usage=_account(lm, evaluation, config, began))
 
 
 def score_tasks(
@@ -194,10 +195,10 @@ def score_tasks(
             samples = tasks.sampled_questions(loaded, config)
         lm.versions = {name: str(task.VERSION) for name, task in loaded["tasks"].items()}
         scores = dict(tasks.evaluator()(lm, loaded, limit=config.limit, samples=samples))
-        unanswered = ""
+        counts: dict[str, tuple[int, int]] = {}
         if lm.unanswered:
             missing = {(task, number if samples is None else samples[task][number]) for task, number in lm.unanswered}
-            unanswered = partial.explain(missing, scores, reason())
+            counts = partial.count(missing, scores)
             scores = partial.restrict(scores, loaded, missing)
     if lm.truncated:
         tracker.note(
@@ -205,13 +206,21 @@ def score_tasks(
             " tokens and lost the beginning of their prompt"
         )
     sets = {name: measure_set(lm, name, each) for name, each in config.sets.items()}
-    leaves = {suite: leaf_tasks(scores, suite) for suite in config.suites} | {
-        name: [name] for name, found in sets.items() if found.kind != "text"
-    }
-    usage = lm.usage.account(leaves, time.monotonic() - began, config.workers, config.prices)
+    counts |= {name: (found.unanswered, found.asked) for name, found in sets.items() if found.unanswered}
+    unanswered = partial.explain(counts, reason()) if counts else ""
     by_task = dict(lm.truncated_by_task)
     shared = lm.sharing.record() if lm.sharing is not None else None
-    return Evaluation(scores, None, lm.requests, lm.truncated, by_task, lm.max_length, unanswered, usage, sets, shared)
+    found = Evaluation(scores, None, lm.requests, lm.truncated, by_task, lm.max_length, unanswered, None, sets, shared)
+    return replace(found, usage=_account(lm, found, config, began))
+
+
+def _account(lm: ClusterLM, evaluation: Evaluation, config: EvalsConfig, began: float) -> dict[str, Any]:
+    """What was spent since ``began``, by suite, held-out set and held-out text."""
+    tasks = {suite: leaf_tasks(evaluation.scores, suite) for suite in config.suites}
+    tasks |= {name: [name, f"texts of {name}"] for name in evaluation.sets}
+    if lm.usage.requests[HELD_OUT] or lm.usage.requests[TRAINING]:
+        tasks["heldout"] = [HELD_OUT, TRAINING]
+    return lm.usage.account(tasks, time.monotonic() - began, config.workers, config.prices)
 
 
 def _shots(scores: Mapping[str, Any], suite: str) -> int | None:
@@ -273,6 +282,8 @@ def describe(evaluation: Evaluation, benchmarks: BenchmarkSet, config: EvalsConf
             "task_versions": {suite: scores["versions"].get(suite) for suite in config.suites},
         },
     }
+    if config.tasks_folder:
+        described["settings"]["own_task_files"] = True
     if evaluation.sharing is not None:
         described["shared_prefixes"] = dict(evaluation.sharing)
     if evaluation.unanswered:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import UserError
+from cluster.errors import InfraError, UserError
 from evals.benchmarks import BenchmarkSet
 from evals.catalogue import task_files
 from evals.config import EvalsConfig
@@ -62,6 +62,7 @@ def load_tasks(benchmarks: BenchmarkSet, config: EvalsConfig) -> Any:
 
     Raises:
         UserError: a set has fewer worked examples than ``num_fewshot`` asks for, or a task cannot be loaded.
+        InfraError: the Hub cannot be reached.
     """
     with imported_later():
         from lm_eval.tasks import TaskManager
@@ -71,6 +72,12 @@ def load_tasks(benchmarks: BenchmarkSet, config: EvalsConfig) -> Any:
         try:
             with files_read_once():
                 loaded = TaskManager(include_path=folder, include_defaults=False).load(list(config.suites))
+        except ConnectionError as error:
+            raise InfraError(
+                f"the questions cannot be had: {str(error).strip().splitlines()[0]}",
+                where=f"evals.benchmarks: {benchmarks.label}",
+                next_step="repeat this where the Hub can be reached, or name a mirror (`raymill benchmarks mirror`)",
+            ) from error
         except (KeyError, ValueError, TypeError, ImportError, AttributeError, OSError) as error:
             raise UserError(
                 f"cannot be loaded: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",

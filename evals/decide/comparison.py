@@ -26,6 +26,7 @@ from evals.decide.pairing import (
     is_right_or_wrong,
     pair,
     require_same_settings,
+    require_suites,
     side_of,
 )
 from evals.decide.power import detectable_difference, detectable_mean, documents_needed, documents_needed_mean
@@ -124,6 +125,7 @@ def compare(
         UserError: they have no documents in common, or were not asked alike.
     """
     suites = common(a.suites, b.suites)
+    require_suites(a, b, metrics or {}, suites)
     left_out = [
         f"{name}: only {each.name} has it"
         for each, other in ((a, b), (b, a))

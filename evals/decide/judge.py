@@ -202,7 +202,14 @@ class Judge:
             return str(self._kept[key])
         body = {"messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": MAX_TOKENS}
         answer = self._endpoint.post("/v1/chat/completions", body)
-        text = str(answer["choices"][0]["message"].get("content") or "")
+        try:
+            text = str(answer["choices"][0]["message"].get("content") or "")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise UserError(
+                f"gives no message: {str(answer)[:200]}",
+                where=f"{self._endpoint.url}/v1/chat/completions",
+                next_step="name a server that speaks OpenAI's chat API",
+            ) from None
         if self._book:
             self._book.keep({key: text})
         return text
@@ -262,4 +269,6 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 
 def _reference(document: Document) -> str:
-    return f"\n[A right answer]\n{document.right}\n" if isinstance(document.target, str) and document.target else ""
+    """A right answer for the judge to see, where there is one; TruthfulQA's target is a blank."""
+    target = document.target[0] if isinstance(document.target, list) and document.target else document.target
+    return f"\n[A right answer]\n{target.strip()}\n" if isinstance(target, str) and target.strip() else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cluster.errors import UserError
@@ -69,12 +69,28 @@ def require_same_settings(a: Measured, b: Measured, suites: Sequence[str]) -> No
         and isinstance(theirs.get(key), dict)
         and ours[key].get(suite) != theirs[key].get(suite)
     ]
+    drawn = [suite for suite in suites if any((each.get("num_fewshot") or {}).get(suite) for each in (ours, theirs))]
+    if drawn and ours.get("seed") != theirs.get("seed"):
+        different.append(
+            f"{', '.join(drawn)}: worked examples drawn with seed {ours.get('seed')}, {theirs.get('seed')}"
+        )
     if different:
         raise UserError(
             f"they were not asked alike: {'; '.join(different)}",
             where=f"{a.name}, {b.name}",
             next_step="evaluate both with the same settings, or compare all the same with --any-settings",
         )
+
+
+def require_suites(a: Measured, b: Measured, named: Iterable[str], suites: Sequence[str]) -> None:
+    """Raise UserError where somebody names a suite that is not among those of both."""
+    for name in named:
+        if name not in suites:
+            raise UserError(
+                f"{name} is not a suite of both",
+                where=f"{a.name}, {b.name}",
+                next_step=f"they share: {', '.join(suites) or 'none'}",
+            )
 
 
 def is_mean(measured: Measured, suite: str, metric: str) -> bool:

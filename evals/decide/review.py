@@ -82,7 +82,8 @@ def import_votes(sheets: Sequence[Path], key: Path) -> tuple[ReviewResult, tuple
     try:
         content = json.loads(key.read_text(encoding="utf-8"))
         sides = {int(each["line"]): each for each in content["lines"]}
-    except (OSError, ValueError, KeyError) as error:
+        expected, (a, b) = str(content["sheet_sha256"]), content["names"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"is no key of a sheet: {error}", where=str(key), next_step="name the file that export wrote"
         ) from None
@@ -90,7 +91,7 @@ def import_votes(sheets: Sequence[Path], key: Path) -> tuple[ReviewResult, tuple
     by: dict[str, int] = {}
     places = []
     for sheet in sheets:
-        for number, vote in _votes_of(sheet, content["sheet_sha256"]).items():
+        for number, vote in _votes_of(sheet, expected).items():
             side = sides[number]
             document: Key = (side["key"][0], side["key"][1], side["key"][2])
             by[sheet.name] = by.get(sheet.name, 0) + 1
@@ -108,7 +109,7 @@ def import_votes(sheets: Sequence[Path], key: Path) -> tuple[ReviewResult, tuple
         krippendorff_alpha(by_document.values()),
         places.count("1") / len(places) if places else None,
         length_bias(votes, lengths),
-    ), (content["names"][0], content["names"][1])
+    ), (a, b)
 
 
 def _votes_of(sheet: Path, expected: str) -> Mapping[int, str]:

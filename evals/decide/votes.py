@@ -147,7 +147,8 @@ def tally_lines(found: Tally, a: str, b: str) -> list[str]:
             if found.decides
             else ""
         )
-        lines.append(f"no evidence either way{more}")
+        least = f"; a lead of {100 * found.detectable:.1f} points would have been found" if found.detectable else ""
+        lines.append(f"no evidence either way{least}{more}")
     else:
         lines.append(f"{b} is {found.verdict}")
     return lines

@@ -27,11 +27,11 @@ def evaluate(arguments: Namespace) -> int:
     store.check_writable()
     with contextlib.redirect_stdout(sys.stderr):  # libraries print there too; standard output is for the result
         artifact = _evaluate(arguments, config, store)
-    results = read_json(store, artifact, "results.json")
+    results, usage = (read_json(store, artifact, name) for name in ("results.json", "usage.json"))
     if arguments.json:
         print(json.dumps(results, indent=1))
     else:
-        print("\n".join(["", *summary(store, artifact, results)]))
+        print("\n".join(["", *summary(store, artifact, results, usage)]))
     return 3 if results.get("unanswered") else 0
 
 
@@ -124,20 +124,24 @@ def _name(model: str) -> str:
     return "evals-" + (re.sub(r"[^\w.]+", "-", model).strip("-.") or "model")
 
 
-def summary(store: Store, artifact: Artifact, results: dict[str, Any]) -> list[str]:
-    """The scores as text, and where everything else is."""
-    label = results["benchmarks"]
+def summary(store: Store, artifact: Artifact, results: dict[str, Any], usage: dict[str, Any]) -> list[str]:
+    """The scores as text, what they took, and where everything else is."""
+    from evals.contamination import columns
+
+    sets = {name: found["metrics"] for name, found in results.get("sets", {}).items()}
+    seen = results.get("contamination")
     rows = [
         {
-            "task": f"{task} ({label})",
+            "task": task if task in sets else f"{task} ({results['benchmarks']})",
             "metric": metric,
             "score": figures["score"],
-            "stderr": figures["stderr"],
+            "stderr": figures.get("stderr"),
             "95 % interval": "{:.4f} to {:.4f}".format(*figures["interval_95"]) if figures["interval_95"] else "",
-            "chance": figures["chance"],
+            "chance": figures.get("chance"),
             "questions": figures["n"],
+            **(columns(seen, task) if seen else {}),
         }
-        for task, metrics in (results["tasks"] | _ungrouped(results)).items()
+        for task, metrics in (results["tasks"] | _ungrouped(results) | sets).items()
         for metric, figures in metrics.items()
     ]
     lines = [table(rows)] if rows else []
@@ -149,7 +153,13 @@ def summary(store: Store, artifact: Artifact, results: dict[str, Any]) -> list[s
             f"{results['truncated_requests']:,} of {results['requests']:,} requests were longer than the model's"
             f" context of {results['context_tokens']:,} tokens and lost the beginning of their prompt",
         ]
-    return [*lines, "", f"{artifact.id}: {store.uri(artifact.key('report.html'))}"]
+    return [*lines, "", _took(usage), f"{artifact.id}: {store.uri(artifact.key('report.html'))}"]
+
+
+def _took(usage: dict[str, Any]) -> str:
+    read, wrote = (sum(each[key] for each in usage["tasks"].values()) for key in ("input_tokens", "output_tokens"))
+    cost = f", cost {usage['cost']:,.4g}" if any(usage["prices"].values()) else ""
+    return f"{usage['seconds']:,.1f} s, {read:,} tokens read, {wrote:,} written{cost}"
 
 
 def _ungrouped(results: dict[str, Any]) -> dict[str, Any]:

@@ -53,11 +53,12 @@ def evaluate(parser: ArgumentParser) -> None:
 def mirror(parser: ArgumentParser) -> None:
     parser.add_argument("destination", metavar="DEST", help="a folder or s3://bucket/prefix")
     repeated(parser, "--suite", "TASK", "suites", "whose datasets (default: ARC, MMLU and TruthfulQA)")
+    parser.add_argument("--preset", metavar="NAME", help="the datasets of leaderboard or bias as well")
     parser.add_argument("--tasks", metavar="FOLDER", help="task files of your own, which --suite may name")
     parser.add_argument(
         "--from",
         metavar="PLACE",
         dest="source",
         default="hub",
-        help="hub, or a folder in its layout (default: hub)",
+        help="hub, a folder in its layout, or a mirror on s3:// (default: hub)",
     )

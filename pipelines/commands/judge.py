@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,8 @@ from cluster.errors import UserError
 from cluster.progress import Progress
 from cluster.store import open_store
 
+ALPHA = 0.05
+
 
 def judge(arguments: Namespace) -> int:
     """Ask the judge, print what it said and how far it can be trusted."""
@@ -20,6 +23,9 @@ def judge(arguments: Namespace) -> int:
     from evals.decide.reading import load_measured
     from evals.endpoint import Endpoint
 
+    if arguments.votes:
+        check_folder(arguments.votes)
+    others = _votes_of(arguments.against) if arguments.against else {}
     store = open_store(arguments.store)
     a, b = load_measured(store, arguments.a), load_measured(store, arguments.b)
     pairs = answered_pairs(a, b, arguments.suites)
@@ -32,13 +38,14 @@ def judge(arguments: Namespace) -> int:
             graded = asking.grade(pairs, lambda done: step.update(advance=done))
         else:
             compared = asking.compare(pairs, lambda done: step.update(advance=done))
-    book.forget()  # what is served there may be another model tomorrow
     told = _rubric(graded) if arguments.rubric else _pairwise(compared)
     told |= {"a": a.model, "b": b.model, "judge": f"{arguments.model_name} at {address}"}
     if not arguments.rubric:
-        told |= _agreement(arguments, compared.votes)
+        if arguments.against:
+            told |= _agreement(arguments.against, others, compared.votes)
         if arguments.votes:
             write_votes(arguments.votes, compared.votes, arguments.model_name)
+    book.forget()  # what is served there may be another model tomorrow
     if arguments.json:
         print(json.dumps(told, indent=1))
         return 0
@@ -87,24 +94,43 @@ def length_lines(found: Any, b: str) -> list[str]:
 
 
 def _rubric(found: Any) -> dict[str, Any]:
+    detectable, decides = _sizes(found)
     return {
         "documents": len(found.grades),
         "a_grade": found.a,
         "b_grade": found.b,
         "difference": found.difference.difference,
-        "interval": list(found.difference.interval()),
+        # JSON knows no infinity.
+        "interval": [end if math.isfinite(end) else None for end in found.difference.interval()],
         "p_value": found.difference.p_value,
+        "detectable": detectable,
+        "decides": decides,
         "length_correlation": found.length_correlation,
         "unreadable": found.unreadable,
     }
 
 
+def _sizes(found: Any) -> tuple[float | None, int | None]:
+    """The difference of mean grades that would have been found, and documents that would find one like this."""
+    from evals.decide.power import detectable_mean, documents_needed_mean
+
+    if not found.difference.stderr:
+        return None, None
+    needed = documents_needed_mean(found.difference.difference, found.difference.spread, ALPHA)
+    return detectable_mean(found.difference.stderr, ALPHA), needed
+
+
 def _rubric_lines(found: Any) -> list[str]:
+    from evals.decide.power import POWER
+
     low, high = found.difference.interval()
     p = found.difference.p_value
-    verdict = (
-        "no evidence either way" if p > 0.05 else "B is better" if found.difference.difference > 0 else "B is worse"
-    )
+    verdict = "B is better" if found.difference.difference > 0 else "B is worse"
+    if p > ALPHA:
+        detectable, decides = _sizes(found)
+        least = f"; a difference of {detectable:.2f} would have been found" if detectable else ""
+        more = f"; {decides:,} documents would decide one like this {POWER:.0%} of the time" if decides else ""
+        verdict = f"no evidence either way{least}{more}"
     lines = [
         f"mean grade of {len(found.grades):,} documents, 1 to 5: A {found.a:.2f}, B {found.b:.2f}",
         f"B - A {found.difference.difference:+.2f} ({low:+.2f} to {high:+.2f}), p = {p:.4f}: {verdict}",
@@ -118,6 +144,12 @@ def _rubric_lines(found: Any) -> list[str]:
     return lines
 
 
+def check_folder(path: str) -> None:
+    """Raise UserError where the folder of a file to write is not there: found before anybody is asked."""
+    if not Path(path).resolve().parent.is_dir():
+        raise UserError("its folder does not exist", where=path, next_step="make it first")
+
+
 def write_votes(path: str, votes: Any, by: str) -> None:
     """Votes as JSON Lines."""
     from evals.decide.votes import vote_rows
@@ -125,21 +157,16 @@ def write_votes(path: str, votes: Any, by: str) -> None:
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in vote_rows(votes, by)), encoding="utf-8")
 
 
-def _agreement(arguments: Namespace, votes: Any) -> dict[str, Any]:
+def _votes_of(path: str) -> dict[tuple[str, str, int], str]:
+    try:
+        rows = [json.loads(line) for line in Path(path).read_bytes().splitlines()]
+        return {(row["task"], row["doc_hash"], row["number"]): row["vote"] for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"holds no votes: {error}", where=path, next_step="give what --votes wrote") from None
+
+
+def _agreement(path: str, others: dict[tuple[str, str, int], str], votes: Any) -> dict[str, Any]:
     from evals.decide.votes import krippendorff_alpha
 
-    if not arguments.against:
-        return {}
-    try:
-        rows = [json.loads(line) for line in Path(arguments.against).read_bytes().splitlines()]
-        others = {(row["task"], row["doc_hash"], row["number"]): row["vote"] for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"holds no votes: {error}", where=arguments.against, next_step="give what --votes wrote"
-        ) from None
     both = [[vote, others[key]] for key, vote in votes.items() if key in others]
-    return {
-        "against": arguments.against,
-        "against_documents": len(both),
-        "against_agreement": krippendorff_alpha(both),
-    }
+    return {"against": path, "against_documents": len(both), "against_agreement": krippendorff_alpha(both)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.errors import UserError
 from cluster.store import open_store
-from pipelines.commands.judge import length_lines, write_votes
+from pipelines.commands.judge import check_folder, length_lines, write_votes
 
 
 def export(arguments: Namespace) -> int:
@@ -19,9 +19,8 @@ def export(arguments: Namespace) -> int:
     from evals.decide.review import export_sheet
 
     sheet, key = Path(arguments.sheet), Path(arguments.key)
-    for path in (sheet, key):
-        if not path.resolve().parent.is_dir():
-            raise UserError("its folder does not exist", where=str(path), next_step="make it first")
+    for path in (arguments.sheet, arguments.key):
+        check_folder(path)
     if arguments.sample is not None and arguments.sample < 1:
         raise UserError("must be at least 1", where="--sample", next_step="leave it out for all documents")
     store = open_store(arguments.store)
@@ -39,6 +38,7 @@ def read_back(arguments: Namespace) -> int:
 
     found, (a, b) = import_votes([Path(sheet) for sheet in arguments.sheets], Path(arguments.key))
     if arguments.votes:
+        check_folder(arguments.votes)
         write_votes(arguments.votes, found.votes, "review")
     if arguments.json:
         told = {key: value for key, value in asdict(found).items() if key != "votes"}

@@ -35,6 +35,16 @@ def question_row(dataset: str, config: str, seed: int) -> dict[str, object]:
         }
     if dataset == "cais/mmlu":
         return {"question": sentence(seed), "subject": config, "choices": choices, "answer": seed % 4}
+    if config == "generation":
+        return {
+            "type": "Adversarial",
+            "category": "made up",
+            "question": sentence(seed) + "?",
+            "best_answer": choices[0],
+            "correct_answers": choices[:2],
+            "incorrect_answers": choices[2:],
+            "source": "nowhere",
+        }
     return {
         "question": sentence(seed) + "?",
         "mc1_targets": {"choices": choices, "labels": [1, 0, 0, 0]},

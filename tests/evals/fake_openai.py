@@ -53,11 +53,17 @@ class Handler(BaseHTTPRequestHandler):
         if number <= self.settings.fail_first:
             self._reply(503, {"error": "not yet"})
             return
-        self._reply(200, {"choices": [self._choice(index, prompt) for index, prompt in enumerate(body["prompt"])]})
+        lengths = [len(prompt) for prompt in body["prompt"] if isinstance(prompt, list)]
+        if any(length + body["max_tokens"] > self.settings.context for length in lengths):
+            self._reply(400, {"error": "longer than the context"})
+            return
+        echo = body.get("echo", False)
+        self._reply(200, {"choices": [self._choice(index, each, echo) for index, each in enumerate(body["prompt"])]})
 
-    def _choice(self, index: int, prompt: Any) -> dict[str, Any]:
-        if isinstance(prompt, str):
-            return {"index": index, "text": f" {len(prompt)} letters.\nand more"}
+    def _choice(self, index: int, prompt: Any, echo: bool) -> dict[str, Any]:
+        if not echo:
+            unit = "letters" if isinstance(prompt, str) else f"tokens to {prompt[-1]}"
+            return {"index": index, "text": f" {len(prompt)} {unit}.\nand more"}
         values = [log_probability(token, place, self.settings.shift) for place, token in enumerate(prompt)]
         best = [value if token % 3 == 0 else value + 0.5 for value, token in zip(values, prompt, strict=True)]
         told = {

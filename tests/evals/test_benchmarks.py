@@ -16,6 +16,7 @@ from evals import benchmarks
 from evals.benchmarks import chosen, open_benchmarks, resolve_identity
 from evals.config import STAGE, EvalsConfig
 from evals.mirror import hash_files, manifest_sha256
+from evals.official import official_tasks
 
 from .conftest import write_benchmarks
 
@@ -138,6 +139,8 @@ def test_what_is_missing_from_a_folder_is_named(mirror: Path, damage: Callable[[
         open_benchmarks(config(mirror))
     assert said in str(caught.value)
     assert caught.value.where == str(mirror)
+    lacking = "truthfulqa_mc1" if "truthful" in said else "arc_easy"
+    assert f"`raymill benchmarks mirror FOLDER --suite {lacking}` puts what is missing" in caught.value.next_step
 
 
 def test_files_in_another_format_are_named(mirror: Path) -> None:
@@ -157,3 +160,53 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_the_real_mirror_is_complete_for_all_suites(anchors: Path) -> None:
     found = open_benchmarks(EvalsConfig(benchmarks=str(anchors / "benchmarks")))
     assert found.label == "mirror"
+
+
+OWN = """
+task: team_capitals
+dataset_path: json
+dataset_kwargs: {data_files: {test: FOLDER/test*.jsonl, train: [FOLDER/train.jsonl]}}
+test_split: test
+training_split: train
+output_type: generate_until
+doc_to_text: question
+doc_to_target: answer
+"""
+
+
+def test_the_rows_of_a_teams_tasks_are_part_of_the_identity(tmp_path: Path) -> None:
+    """Else an evaluation on other questions would be called published already."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "own.yaml").write_text(OWN.replace("FOLDER", str(tmp_path)))
+    config = EvalsConfig(benchmarks="sample", suites=("team_capitals",), tasks_folder=str(tmp_path / "tasks"))
+    with pytest.raises(UserError, match=r"test\*\.jsonl: no such file"):
+        resolve_identity(config)
+    for name in ("test-0.jsonl", "test-1.jsonl", "train.jsonl"):
+        (tmp_path / name).write_text(name)
+    identities = [resolve_identity(config)]
+    for name in ("test-1.jsonl", "train.jsonl"):
+        (tmp_path / name).write_text("other")
+        identities.append(resolve_identity(config))
+    assert len({json.dumps(each) for each in identities}) == 3
+    (tmp_path / "beside.jsonl").write_text("nobody reads it")
+    assert resolve_identity(config) == identities[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [
+        ({"data_files": "one.csv"}, ("one.csv",)),
+        ({"data_files": ["one.csv", "/two.csv"]}, ("/two.csv", "one.csv")),
+        ({"data_dir": "/rows"}, ("/rows",)),
+        ({"data_dir": "/rows", "data_files": {"test": "one.csv"}}, ("/rows/one.csv",)),
+        ({"data_files": {"test": "https://somewhere/one.csv", "train": "s3://bucket/two.csv"}}, ()),
+        ({}, ()),
+    ],
+)
+def test_the_places_that_a_task_reads_its_rows_from(
+    arguments: dict[str, object], read: tuple[str, ...], tmp_path: Path
+) -> None:
+    text = f"task: own\ndataset_path: csv\ndataset_kwargs: {json.dumps(arguments)}\ntest_split: test\n"
+    (tmp_path / "own.yaml").write_text(text)
+    (task,) = official_tasks(["own"], str(tmp_path))
+    assert task.own_data == read

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from cluster.store_local import LocalStore
 from evals.mirroring import mirror_suites
 from pipelines.cli import run_command
+from pipelines.commands.eval import summary
 
 from .conftest import write_benchmarks
 
@@ -80,3 +83,37 @@ def test_mirroring_says_what_it_copied_and_how_to_use_it(place: Path, capsys: py
     assert (place / "other" / "manifest.json").is_file()
     assert run_command([*words, "--suite", "arc_esay"]) == 2
     assert "did you mean arc_easy" in capsys.readouterr().err
+    assert run_command([*words, "--preset", "leaderbord"]) == 2
+    assert "--preset: unknown preset 'leaderbord'\n  known: leaderboard, bias" in capsys.readouterr().err
+
+
+def test_what_is_printed_last_has_every_score_what_was_cut_off_and_what_it_took(tmp_path: Path) -> None:
+    figures = {"score": 0.25, "stderr": 0.05, "interval_95": [0.15, 0.35], "chance": 0.25, "n": 40}
+    own = {"score": 0.5, "interval_95": None, "n": 4}
+    results = {
+        "benchmarks": "mirror",
+        "tasks": {"arc_easy": {"acc": figures}},
+        "subtasks": {},
+        "sets": {"tickets": {"metrics": {"f1": own}}},
+        "requests": 1600,
+        "truncated_requests": 36,
+        "context_tokens": 256,
+    }
+    tasks = {
+        "arc_easy": {"input_tokens": 12_000, "output_tokens": 0},
+        "tickets": {"input_tokens": 500, "output_tokens": 7},
+    }
+    usage = {"seconds": 61.5, "cost": 0.0214, "prices": {"worker_hour": 0.5}, "tasks": tasks}
+    artifact = SimpleNamespace(id="EvalReport/evals-0123", key=lambda path: f"EvalReport/evals-0123/{path}")
+    lines = summary(LocalStore(tmp_path), artifact, results, usage)  # type: ignore[arg-type]
+    table = lines[0].splitlines()
+    assert table[2].split() == ["arc_easy", "(mirror)", "acc", "0.25", "0.05", "0.1500", "to", "0.3500", "0.25", "40"]
+    assert table[3].split() == ["tickets", "f1", "0.5", "4"]
+    assert any(line.startswith("36 of 1,600 requests were longer than the model's context of 256") for line in lines)
+    assert "61.5 s, 12,500 tokens read, 7 written, cost 0.0214" in lines
+    assert lines[-1].endswith("EvalReport/evals-0123/report.html")
+    counts = {"rate": 0.5, "left_rate": 0.025}
+    seen = {"contamination": {"suites": {"arc_easy": counts}, "tasks": {}}}
+    table = summary(LocalStore(tmp_path), artifact, results | seen, usage)[0].splitlines()  # type: ignore[arg-type]
+    assert [table[2].split()[-2:], table[3].split()[-3:]] == [["50.0%", "2.5%"], ["not", "looked", "for"]]
+    assert "cost" not in "".join(summary(LocalStore(tmp_path), artifact, results, usage | {"prices": {}}))  # type: ignore[arg-type]

@@ -123,6 +123,19 @@ class Asked:
 
     args: tuple[str, dict[str, object]]
     task_name: str = "gen"
+    doc_id: int = 0
+
+
+def test_whole_texts_are_in_the_account_of_the_task_that_asks(tiny_model: Path) -> None:
+    pool = EchoPool()
+    lm = make_lm(tiny_model, pool, 2)
+    asked = [Asked((text,), task) for text, task in (("the sun", "a"), ("light", "b"), ("the moon is", "a"))]  # type: ignore[arg-type]
+    answers = lm.loglikelihood_rolling(asked)
+    assert len(set(answers)) == 3
+    assert lm.usage.requests == {"a": 2, "b": 1}
+    pool.score = lambda batches, on_done: [None for _ in batches]  # type: ignore[method-assign,misc]
+    assert lm.loglikelihood_rolling(asked) == [-1.0] * 3
+    assert lm.unanswered == {("a", 0), ("b", 0)}  # what an endpoint did not answer
 
 
 def test_generation_is_batched_as_the_stock_harness_does_and_answered_in_order(tiny_model: Path) -> None:

@@ -45,6 +45,12 @@ def test_a_mirror_holds_the_same_questions_as_its_source(url: str, source: Path)
     assert (found.label, found.sha256) == ("mirror", opened(str(source)).sha256)
     manifest = read_manifest(open_store(url).read(MANIFEST), "")
     assert set(manifest) == {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    again = source.parent / "again"
+    mirror_suites(url.removeprefix("file://"), str(again), SUITES[:1])  # a mirror is a source as well, also on S3
+    assert {path.relative_to(again).as_posix() for path in again.rglob("*") if path.is_file()} == {
+        MANIFEST,
+        *(path for path in manifest if path.startswith("allenai/ai2_arc/")),
+    }
 
 
 def test_making_it_again_writes_nothing_but_the_manifest_and_another_suite_is_added(
@@ -67,6 +73,14 @@ def test_a_file_with_another_byte_is_refused_by_name(any_store: Store, url: str)
     with pytest.raises(UserError, match=r"has SHA-256 .*manifest\.json says") as caught:
         opened(url)
     assert key in caught.value.where
+
+
+def test_a_damaged_mirror_is_not_copied_as_if_it_were_right(source: Path, tmp_path: Path) -> None:
+    mirror_suites(str(source), str(tmp_path / "mirror"), SUITES)
+    next((tmp_path / "mirror").rglob("test-*.jsonl")).write_text("{}")
+    with pytest.raises(UserError, match=r"manifest\.json says"):
+        mirror_suites(str(tmp_path / "mirror"), str(tmp_path / "copy"), SUITES)
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_missing_file_is_refused_by_name(any_store: Store, url: str) -> None:

@@ -35,7 +35,7 @@ class FakeLM:
         self.unanswered: set[tuple[str, int]] = set()
         self.tokenizer = Bytes()
 
-    def rolling_tokens(self, documents: list[list[int]], label: str = "") -> list[float]:
+    def rolling_tokens(self, documents: list[list[int]], label: str = "") -> list[float | None]:
         return [-2 * math.log(2) * len(tokens) for tokens in documents]
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
@@ -107,9 +107,35 @@ def test_what_an_endpoint_did_not_answer_is_left_out(tmp_path: Path) -> None:
         "n": 2,
     }
     assert "1 documents without an answer" in found.note
+    assert (found.asked, found.unanswered) == (3, 1)
     lm.unanswered = {("capitals", number) for number in range(3)}
-    with pytest.raises(UserError, match="no document of capitals was answered"):
-        measure_set(lm, "capitals", config)  # type: ignore[arg-type]
+    nothing = measure_set(lm, "capitals", config)  # type: ignore[arg-type]
+    assert (nothing.figures, nothing.rows, nothing.unanswered) == ({}, [], 3)
+    labelled = [{"prompt": f"q{n}", "label": ("Paris", "Rome")[n % 2]} for n in range(3)]
+    config = SetConfig(path=write(tmp_path / "l.jsonl", labelled), kind="labels")
+    lm.answers["q1"] = "Rome"
+    nothing = measure_set(lm, "capitals", config)  # type: ignore[arg-type]
+    assert (nothing.kind, nothing.figures, nothing.unanswered) == ("labels", {}, 3)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 3])
+def test_a_text_that_an_endpoint_did_not_answer_is_in_no_figure(
+    missing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["some", "text", "and more"]
+    path = write(tmp_path / "t.jsonl", [{"text": text} for text in texts])
+    lm = FakeLM()
+    lm.rolling_tokens = lambda documents, label="": [  # type: ignore[method-assign]
+        None if number < missing else -math.log(2) * number * len(tokens) for number, tokens in enumerate(documents)
+    ]
+    found = measure_set(lm, "notes", SetConfig(path=path, kind="text"))  # type: ignore[arg-type]
+    assert (found.asked, found.unanswered, len(found.rows)) == (3, missing, 3 - missing)
+    sizes = [len(text) for text in texts]
+    if missing < 3:
+        expected = sum(n * sizes[n] for n in range(missing, 3)) / sum(sizes[missing:])
+        assert found.figures["bits_per_byte"]["score"] == pytest.approx(expected)
+    else:
+        assert found.figures == {}
 
 
 @pytest.mark.parametrize(
@@ -120,6 +146,7 @@ def test_what_an_endpoint_did_not_answer_is_left_out(tmp_path: Path) -> None:
         ('{"prompt": "a"}', "labels", "lacks prompt or label"),
         ('{"prompt": "a", "label": "x"}', "labels", "has one label only"),
         ("\n\n", "text", "holds no documents"),
+        ('{"prompt": "a", "references": 5}', "references", r"s\.jsonl:1: its references are no texts"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, text: str, kind: Any, words: str) -> None:
@@ -141,6 +168,9 @@ def test_the_content_of_a_set_is_part_of_the_identity_and_its_place_is_not(tmp_p
     assert identity(write(tmp_path / "b.jsonl", [{"text": "other"}])) != identity(one)
     with pytest.raises(UserError, match="cannot be read"):
         identity(str(tmp_path / "nowhere.jsonl"))
+    (tmp_path / "bad.jsonl").write_text('{"txt": "a"}\n')
+    with pytest.raises(UserError, match=r"bad\.jsonl:1: lacks text"):  # before anything is asked
+        identity(str(tmp_path / "bad.jsonl"))
 
 
 @pytest.mark.parametrize("name", ["mmlu", "hellaswag", "heldout", "Tickets", "a b"])

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import pytest
-from lm_eval.api.model import LM
 
 from evals.benchmarks import open_benchmarks
 from evals.config import EvalsConfig
-from evals.partial import explain, restrict
+from evals.partial import count, explain, restrict
 from evals.results import suite_scores
 from evals.tasks import load_tasks, quick_and_quiet
 
 from .conftest import write_benchmarks
-
-
-class HashLM(LM):
-    """Answers that depend on the request alone."""
-
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        digests = [hashlib.sha256("\0".join(request.args).encode()).digest() for request in requests]
-        return [(-digest[0] / 16 - 0.01, digest[1] % 2 == 0) for digest in digests]
-
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        raise NotImplementedError
-
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        raise NotImplementedError
+from .hash_lm import HashLM
 
 
 @pytest.fixture(scope="module")
@@ -66,4 +51,17 @@ def test_a_task_without_any_answer_is_left_out_of_its_group(loaded_tasks: tuple[
     scores = suite_scores(found, config.suites)
     assert scores["arc_easy"] == {}
     assert scores["mmlu"]["acc"]["n"] == 56 * 6
-    assert "arc_easy 6 of 6, mmlu_anatomy 6 of 6" in explain(missing, whole, "gone")
+    counts = count(missing, whole)
+    assert counts == {"arc_easy": (6, 6), "mmlu_anatomy": (6, 6)}
+    assert "(gone); questions without an answer: arc_easy 6 of 6, mmlu_anatomy 6 of 6" in explain(counts, "gone")
+
+
+def test_no_whole_answer_at_all_leaves_no_score(loaded_tasks: tuple[Any, EvalsConfig]) -> None:
+    """The endpoint died within the first question."""
+    from lm_eval.evaluator import evaluate
+
+    loaded, config = loaded_tasks
+    with quick_and_quiet():
+        whole = dict(evaluate(HashLM(), loaded))
+    found = restrict(whole, loaded, {(name, place) for name in loaded["tasks"] for place in range(6)})
+    assert suite_scores(found, config.suites) == {suite: {} for suite in config.suites}

@@ -53,9 +53,15 @@ def test_one_command_for_each_number_of_worked_examples() -> None:
         ({}, {"id": "Model/pretrain-0123", "fingerprint": "0123"}, "pretrained=MODEL_FOLDER,dtype=auto"),
         ({"share_prefixes": True}, {"id": "/m"}, "# equal within 1e-4"),
         ({"sample": 500}, {"id": "/m"}, "# every question; Raymill asked 500 of each suite"),
+        ({"own_task_files": True}, {"id": "/m"}, " --include_path TASKS_FOLDER"),
     ],
 )
 def test_adapters_backends_urls_artifacts_and_samples(
     more: dict[str, object], model: dict[str, object], words: str
 ) -> None:
     assert words in stock_command(results(**more) | {"model": model})
+
+
+def test_the_shipped_sample_is_not_said_to_be_what_lm_eval_asks() -> None:
+    assert "# the official questions; Raymill asked its own" in stock_command(results() | {"benchmarks": "sample"})
+    assert "#" not in stock_command(results() | {"benchmarks": "mirror"})

@@ -61,6 +61,16 @@ def test_a_score_that_is_no_number_is_an_error_that_names_the_task(value: float)
         suite_scores(results, ["truthfulqa_mc2"])
 
 
+def test_where_nothing_but_such_scores_is_left_it_is_an_error_too() -> None:
+    """A perplexity's documents have no number of their own."""
+    results = {
+        "results": {"wikitext": {"alias": "wikitext", "word_perplexity,none": float("nan")}},
+        "samples": {"wikitext": [sample(0.0, 1, metrics=["word_perplexity"], word_perplexity=(-1.0, 5))]},
+    }
+    with pytest.raises(InternalError, match=r"wikitext\.word_perplexity: the score is nan"):
+        suite_scores(results, ["wikitext"])
+
+
 def test_metric_names_are_the_contract() -> None:
     values = metric_values(suite_scores(RESULTS, ["arc_easy", "g"]))
     assert values == {"arc_easy.acc": 0.5, "arc_easy.acc_stderr": 0.5, "g.acc": 2 / 3, "g.acc_stderr": 0.3}

@@ -28,12 +28,12 @@ FAST = (0.01, 0.01)
 
 
 @contextmanager
-def serving(*options: str, port: int = 0) -> Iterator[str]:
+def serving(*options: str, port: int = 0, context: int = CONTEXT) -> Iterator[str]:
     """A server process of its own."""
     words = [
         sys.executable,
         str(Path(__file__).with_name("fake_openai.py")),
-        str(CONTEXT),
+        str(context),
         "--port",
         str(port),
         *options,
@@ -78,6 +78,16 @@ def test_texts_end_where_the_task_says() -> None:
     with serving() as url:
         prompts = [Prompt(text, {"until": ["\n"], "max_gen_toks": 8}, 2) for text in ("ab", "abcd")]
         assert pool_of(url).generate([prompts], lambda _: None) == [[" 2 letters.", " 4 letters."]]
+
+
+def test_a_prompt_that_is_too_long_loses_its_beginning() -> None:
+    """As the stock harness cuts it; the server would refuse the request with all its prompts."""
+    with serving(context=20) as url:
+        pool = pool_of(url)
+        pool.encode, pool.longest = lambda text: [*text.encode()], 18
+        asked = [Prompt(text, {"until": ["\n"], "max_gen_toks": 8}, len(text)) for text in ("a" * 30 + "b", "abc")]
+        assert pool.generate([asked], lambda _: None) == [[" 10 tokens to 98.", " 3 tokens to 99."]]
+        assert pool.generate([asked[1:]], lambda _: None) == [[" 3 letters."]]
 
 
 def test_a_server_that_is_busy_for_a_while_is_asked_again() -> None:
@@ -146,6 +156,7 @@ def test_a_whole_evaluation_of_a_url_needs_no_ray_and_says_what_it_asked(
     assert all(answer["logprob"] < 0 for row in rows for answer in row["answers"])
     # TruthfulQA's six worked examples do not fit 256 tokens beside their question.
     assert (found["truncated_requests"], found["truncated_by_task"]) == (36, {"truthfulqa_mc2": 36})
+    assert json.loads(store.read(artifact.key("usage.json")))["workers"] == 1
     page = store.read(artifact.key("report.html")).decode()
     assert "lost the beginning of their prompt (truthfulqa_mc2 36)" in page
     assert list(store.files("answers/")) == []  # tomorrow another model may be served there
@@ -174,6 +185,70 @@ def test_an_endpoint_that_dies_half_way_leaves_a_partial_result_and_exit_3_and_i
     with serving("--die-after", "9", port=port):
         assert evaluate(url, questions, tiny_model, store) == 0
     assert results(capsys)["tasks"] == whole["tasks"]
+
+
+def test_of_a_random_sample_the_right_questions_are_left_out(
+    questions: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The harness numbers a sample's requests by their place in it, its rows by their place in the set."""
+    rows = []
+    for name, options in (("whole", ()), ("half", ("--die-after", "9"))):
+        with serving(*options) as url:
+            assert evaluate(url, questions, tiny_model, tmp_path / name, "--sample", "5") == (3 if options else 0)
+        found, store = results(capsys), open_store(tmp_path / name)
+        artifact = find_artifact(store, "evals-tiny")
+        lines = store.read(artifact.key("samples/arc_easy.jsonl")).splitlines()
+        rows.append({row["doc_id"]: row["answers"] for row in map(json.loads, lines)})
+    whole, half = rows
+    assert len(whole) == 5
+    assert 0 < len(half) < 5
+    assert found["tasks"]["arc_easy"]["acc"]["n"] == len(half)
+    assert f"arc_easy {5 - len(half)} of 5" in found["unanswered"]
+    assert half == {number: whole[number] for number in half}
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Words of an evaluation with every kind of request: choices, texts, sets of one's own."""
+    folder = tmp_path_factory.mktemp("everything")
+    root = write_benchmarks(folder / "set", ("arc_easy",), rows=9)
+    write_benchmarks(root, ("truthfulqa_gen",), rows=2)  # ROUGE takes a quarter of a second each
+    texts = [json.dumps({"text": f"the sun is a star {number}"}) for number in range(6)]
+    asked = [json.dumps({"prompt": f"the {number}", "answer": "5 letters."}) for number in range(6)]
+    for name, lines in (("notes", texts), ("capitals", asked)):
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    sets = f"sets={{notes: {{path: {folder}/notes.jsonl, kind: text}}"
+    sets += f", capitals: {{path: {folder}/capitals.jsonl, kind: answers}}}}"
+    suites = ["--suite", "arc_easy", "--suite", "truthfulqa_gen"]
+    return ["--benchmarks", str(root), *suites, "--requests", "1", "--set", sets]
+
+
+def test_an_endpoint_that_dies_leaves_a_partial_result_whatever_was_still_to_be_asked(
+    everything: list[str], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """36 choices are 9 requests, 2 questions 1, 6 texts that differ in their last token 1, 6 prompts 2.
+
+    It dies among the choices; then, three kept requests asked again, among the last set's prompts.
+    """
+    words = ["eval", "--tokenizer", str(tiny_model), "--store", str(tmp_path / "store"), "--json", *everything]
+    port = 0
+    for requests, missing in (
+        (8, "arc_easy 4 of 9, truthfulqa_gen 2 of 2, notes 6 of 6, capitals 6 of 6"),
+        (7, "capitals 2 of 6"),
+    ):
+        with serving("--die-after", str(requests), port=port, context=1024) as url:
+            port = int(url.rpartition(":")[2])
+            assert run_command([*words, url]) == 3
+        assert results(capsys)["unanswered"].endswith(f"questions without an answer: {missing}")
+        artifact = find_artifact(open_store(tmp_path / "store"), "evals-tiny")
+        assert "PARTIAL" in open_store(tmp_path / "store").read(artifact.key("report.html")).decode()
+    with serving(port=port, context=1024):
+        assert run_command([*words, url]) == 0
+    whole = results(capsys)
+    assert "unanswered" not in whole
+    assert whole["tasks"]["truthfulqa_gen"]["bleu_acc"]["n"] == 2
+    assert whole["sets"]["capitals"]["metrics"]["exact_match"]["score"] == 1.0
+    assert whole["sets"]["notes"]["metrics"]["bits_per_byte"]["n"] == 6
 
 
 def test_kept_answers_of_another_model_are_not_used(

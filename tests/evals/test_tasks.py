@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.errors import InfraError
 from evals.benchmarks import open_benchmarks
 from evals.config import EvalsConfig
 from evals.official import HUB_REVISIONS, official_tasks
@@ -38,6 +39,15 @@ def test_from_the_hub_only_the_revision_is_added(tmp_path: Path) -> None:
     assert f"revision: {HUB_REVISIONS['allenai/ai2_arc']}" in easy
     assert "custom_dataset" not in easy
     assert len((tmp_path / "mmlu-_mmlu-1.yaml").read_text().splitlines()) == 1  # a group: included as it is
+
+
+def test_without_a_network_the_hubs_questions_are_no_mistake_of_the_task(tmp_path: Path) -> None:
+    task = "task: own\ndataset_path: nobody/has-this-set\ntest_split: test\noutput_type: generate_until\n"
+    (tmp_path / "own.yaml").write_text(task + "doc_to_text: question\ndoc_to_target: answer\n")
+    config = EvalsConfig(benchmarks="hub", suites=("own",), tasks_folder=str(tmp_path))
+    with pytest.raises(InfraError, match=r"nobody/has-this-set") as caught:
+        load_tasks(open_benchmarks(config), config)
+    assert "name a mirror" in caught.value.next_step
 
 
 def test_cached_templates_give_identical_requests_and_are_undone(tmp_path: Path) -> None:

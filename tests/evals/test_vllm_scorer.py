@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import write_adapter, write_model
+from cluster.artifact import list_artifacts
+from cluster.store_local import LocalStore
+
+from ..test_offline import ALONE
+from .conftest import write_adapter, write_benchmarks, write_model
 
 pytestmark = pytest.mark.vllm
 
@@ -85,15 +90,26 @@ def test_vllm_gives_the_log_probabilities_and_texts_of_transformers(base: Path, 
     assert written == texts
 
 
+CONTEXT = 1536
+SUITES = ("arc_easy", "truthfulqa_mc2", "truthfulqa_gen")
+"""Continuations of several tokens, long prompts, and texts."""
+
+
 @pytest.fixture(scope="module")
-def server(base: Path) -> Iterator[str]:
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose context has room for TruthfulQA's six examples and a text."""
+    return write_model(tmp_path_factory.mktemp("vllm") / "roomy", context=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def server(roomy: Path) -> Iterator[str]:
     """An unmodified vLLM server."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(base), "--port", str(port)]
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(roomy), "--port", str(port)]
     words += ["--host", "127.0.0.1", "--served-model-name", "tiny", "--dtype", "float32", "--enforce-eager"]
-    words += ["--max-model-len", "128", "--kv-cache-memory-bytes", str(64 << 20), "--max-num-seqs", "8"]
+    words += ["--max-model-len", str(CONTEXT), "--kv-cache-memory-bytes", str(64 << 20), "--max-num-seqs", "8"]
     own = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     process = subprocess.Popen(words, env={**os.environ, **own}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -110,13 +126,88 @@ def server(base: Path) -> Iterator[str]:
         process.wait(30)
 
 
+@pytest.fixture(scope="module")
+def evaluated(roomy: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Any, dict[str, list[Any]]]]:
+    """`raymill eval` of a model or URL: its results, and the rows of its samples by suite."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    questions = write_benchmarks(folder / "set", SUITES, rows=6)
+
+    def run(model: str, *more: str, before: Sequence[str] = ()) -> tuple[Any, dict[str, list[Any]]]:
+        store = LocalStore(folder / f"store-{len(list(folder.iterdir()))}")
+        words = [*before, sys.executable, "-m", "pipelines.cli", "eval", model, "--json", "--store", store.url, *more]
+        words += ["--benchmarks", str(questions), *(word for suite in SUITES for word in ("--suite", suite))]
+        own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | own, timeout=280)
+        assert done.returncode == 0, done.stderr[-4000:]
+        (report,) = list_artifacts(store, "EvalReport")
+        lines = {suite: store.read(report.key(f"samples/{suite}.jsonl")).splitlines() for suite in SUITES}
+        return json.loads(done.stdout), {suite: [json.loads(line) for line in own] for suite, own in lines.items()}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def by_transformers(evaluated: Any, roomy: Path) -> tuple[Any, dict[str, list[Any]]]:
+    found: tuple[Any, dict[str, list[Any]]] = evaluated(str(roomy), "--workers", "1")
+    return found
+
+
+Found = tuple[Any, dict[str, list[Any]]]
+
+
+def assert_the_same(found: Found, expected: Found, whole: bool = True) -> None:
+    """Log-probabilities within the tolerance, texts to the letter, and so every score.
+
+    Args:
+        whole: else the text may lack a letter that its last token only begins, which vLLM's server holds back.
+    """
+    for suite in SUITES:
+        for row, other in zip(found[1][suite], expected[1][suite], strict=True):
+            assert (row["doc_hash"], row["prompt"]) == (other["doc_hash"], other["prompt"])
+            texts = [
+                each.get("output", "") if whole else each.get("output", "").rstrip("\ufffd") for each in (row, other)
+            ]
+            assert texts[0] == texts[1]
+            assert_near(
+                *([(each["logprob"], each["greedy"]) for each in one.get("answers", ())] for one in (row, other))
+            )
+        if whole or suite != "truthfulqa_gen":
+            for metric, figures in expected[0]["tasks"][suite].items():
+                assert found[0]["tasks"][suite][metric]["score"] == pytest.approx(figures["score"], abs=TOLERANCE)
+    assert any(row["output"] for row in found[1]["truthfulqa_gen"])
+
+
 @pytest.mark.slow
-def test_a_served_url_gives_the_log_probabilities_and_texts_of_transformers(server: str, base: Path) -> None:
+@pytest.mark.ray
+def test_an_evaluation_on_engines_gives_the_scores_of_transformers(
+    evaluated: Any, by_transformers: Any, roomy: Path
+) -> None:
+    """On a loopback of its own and nothing else, where this machine can make one: engines need no network either."""
+    alone = (
+        shutil.which("unshare") is not None and subprocess.run([*ALONE, "true"], capture_output=True).returncode == 0
+    )
+    found = evaluated(str(roomy), "--backend", "vllm", "--workers", "1", before=ALONE if alone else ())
+    assert_the_same(found, by_transformers)
+    assert found[0]["settings"]["backend"] == "vllm"
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_an_evaluation_of_a_url_gives_the_scores_of_transformers(
+    evaluated: Any, by_transformers: Any, server: str, roomy: Path
+) -> None:
+    found = evaluated(server, "--tokenizer", str(roomy))
+    assert_the_same(found, by_transformers, whole=False)
+    assert found[0]["settings"]["backend"] == "url"
+
+
+@pytest.mark.slow
+def test_a_served_url_gives_the_log_probabilities_and_texts_of_transformers(server: str, roomy: Path) -> None:
     from evals.endpoint import Endpoint, EndpointPool
     from evals.scorer import Group, Prompt
 
-    batches = questions(126)  # the server counts the continuation's last token, and adds one
-    expected, texts = ask("transformers", base, "", batches)
+    batches = questions(CONTEXT - 2)  # the server counts the continuation's last token, and adds one
+    expected, texts = ask("transformers", roomy, "", batches)
     pool = EndpointPool(Endpoint(server, "tiny"), 4, "<eos>")
     found = pool.score([[Group(*group) for group in batch] for batch in batches], lambda _: None)
     assert_near(flat(found), flat(expected))

@@ -23,9 +23,11 @@ import openai
 import psutil
 import pytest
 
+from cluster.artifact import list_artifacts
 from cluster.errors import UserError
 from cluster.progress import Progress
 from cluster.store import open_store
+from pipelines.cli import run_command
 from serving.config import EngineConfig, ServingConfig, VariantConfig
 from serving.control import operations
 from serving.control.deploy import Deployment, deploy
@@ -442,12 +444,16 @@ def evaluation_arguments(served: Deployment, folder: Path) -> str:
     return f"model=tiny,base_url={served.url}/completions,tokenizer={folder},tokenizer_backend=huggingface"
 
 
-def likelihoods(folder: Path) -> list[list[float]]:
-    """log P(choice | question) by transformers."""
+def likelihoods(folder: Path, adapter: Path | None = None) -> list[list[float]]:
+    """log P(choice | question) by transformers (and peft)."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter)
     found = []
     for each in QUESTIONS:
         row = []
@@ -480,6 +486,24 @@ def test_lm_evals_local_completions_scores_as_transformers_do(served, tiny_model
         assert mine == pytest.approx(reference, abs=2e-3)
     right = [max(range(2), key=row.__getitem__) == each["answer"] for row, each in zip(got, QUESTIONS, strict=True)]
     assert results["results"]["questions"]["acc,none"] == pytest.approx(sum(right) / 3)
+
+
+@pytest.mark.slow  # each piece is tested without engines: the gateway's override, and an evaluation of a URL
+def test_an_evaluation_of_a_variant_measures_what_its_users_get(
+    served, admin, tiny_models, task, tmp_path, monkeypatch
+):
+    """Through the gateway, with the key that may choose: `raymill eval URL --variant NAME`."""
+    monkeypatch.setenv("OPENAI_API_KEY", admin)
+    words = ["eval", served.url, "--tokenizer", str(tiny_models.base), "--tasks", str(task), "--suite", "questions"]
+    for variant, adapter in (("base", None), ("tuned", tiny_models.adapter)):
+        kept = open_store(tmp_path / variant)
+        assert run_command([*words, "--benchmarks", "sample", "--store", kept.url, "--variant", variant]) == 0
+        (report,) = list_artifacts(kept, "EvalReport")
+        assert json.loads(kept.read(report.key("results.json")))["model"]["answered_by"].keys() == {variant}
+        rows = [json.loads(line) for line in kept.read(report.key("samples/questions.jsonl")).splitlines()]
+        got = [[each["logprob"] for each in row["answers"]] for row in rows]
+        for mine, reference in zip(got, likelihoods(tiny_models.base, adapter), strict=True):
+            assert mine == pytest.approx(reference, abs=1e-4)
 
 
 @pytest.mark.slow

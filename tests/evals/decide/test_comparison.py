@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,7 +91,11 @@ def test_a_group_is_bootstrapped_within_its_tasks_and_the_average_is_of_suites(t
     assert [row.name for row in found.tasks["mmlu"]] == sorted(mmlu)
     assert all(row.test == "mcnemar" and row.adjusted >= row.p_value for row in found.tasks["mmlu"])
     page = comparison_page(found).render()
-    assert page.count("<svg") == 4
+    bars, differences, radar, subjects = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert bars.count("<path") == 6  # A's and B's intervals of three suites
+    assert all(name in differences for name in ("mmlu", "arc_easy", "truthfulqa_mc2", "average"))
+    assert "Suite by suite" in radar and radar.count("<polygon") >= 2
+    assert all(task in subjects for task in mmlu)
     assert "better than base on mmlu" in page and "worse on truthfulqa_mc2" in page
 
 
@@ -125,6 +131,13 @@ def test_what_was_asked_differently_is_refused(tmp_path: Path, store: Store) -> 
         compare(a, b)
     assert "--any-settings" in caught.value.next_step
     assert compare(a, b, any_settings=True).verdict == "no evidence"
+    write_evaluation(tmp_path / "c", easy, settings={"num_fewshot": {"arc_easy": 25}, "seed": 7})
+    c = load_measured(store, str(tmp_path / "c"))
+    with pytest.raises(UserError, match="arc_easy: worked examples drawn with seed 1234, 7"):
+        compare(b, c)
+    assert compare(b, c, any_settings=True).verdict == "no evidence"
+    write_evaluation(tmp_path / "d", easy, settings={"seed": 7})
+    assert compare(a, load_measured(store, str(tmp_path / "d"))).verdict == "no evidence"  # without examples all alike
 
 
 def test_a_metric_that_no_mean_of_documents_gives_is_left_out(tmp_path: Path, store: Store) -> None:
@@ -214,7 +227,13 @@ def test_the_command(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture
     assert "tuned is better than base" in out
     assert "40 answers became right, 10 became wrong" in out
     assert "arc_easy (mirror)" in out
-    assert "Answers that changed" in page.read_text()
+    text = html.unescape(page.read_text())
+    assert "arc_easy: 40 became right, 10 became wrong" in text
+    examples = text.partition("Answers that changed")[2].partition("Settings of A")[0]
+    gained, lost = examples.count(" became right"), examples.count(" became wrong")
+    assert (gained, lost) == (6, 6)  # five examples each, and the sentence
+    assert re.search(r"of arc_easy\?\nAnswer:\n\nright: choice 0\nA:     choice [123]\nB:     choice 0", examples)
+    assert re.search(r"of arc_easy\?\nAnswer:\n\nright: choice 0\nA:     choice 0\nB:     choice [123]", examples)
     assert "pretrained=MODEL_FOLDER,dtype=auto" in page.read_text()
     assert run_command([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -224,6 +243,8 @@ def test_the_command(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture
     assert run_command([*words, "--metric", "arc_easy=nothing"]) == 2
     assert "metrics of both: acc" in capsys.readouterr().err
     assert run_command([*words, "--metric", "arc_easy"]) == 2
+    assert run_command([*words, "--metric", "arc_esay=acc"]) == 2
+    assert "arc_esay is not a suite of both\n  they share: arc_easy" in capsys.readouterr().err
     assert run_command([*words, "--alpha", "0.7"]) == 2
     assert run_command([*words, "--page", str(tmp_path / "no" / "page.html")]) == 2
 

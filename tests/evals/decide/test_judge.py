@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -46,8 +48,9 @@ def serve() -> Iterator[Callable[[Opinion], Endpoint]]:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 assert self.path == "/v1/chat/completions"
                 text = opinion(body["messages"][0]["content"])
-                data = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
-                self.send_response(200 if text else 503)
+                told = {"odd": text} if text.startswith("{") else {"choices": [{"message": {"content": text}}]}
+                data = json.dumps(told).encode()
+                self.send_response(400 if text.startswith("too long") else 200 if text else 503)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -150,6 +153,14 @@ def test_reading_a_judges_words(text: str, verdict: str | None, grade: int | Non
     assert read_grade(text) == grade
 
 
+def test_what_is_no_judge_is_refused_with_what_it_said(serve: Callable[[Opinion], Endpoint]) -> None:
+    with pytest.raises(UserError, match=r"gives no message: \{'odd': '\{\}'\}"):
+        Judge(serve(lambda _: "{}")).compare(pairs(3, 1))
+    with pytest.raises(UserError, match=r"HTTP 400.*too long") as caught:
+        Judge(serve(lambda _: "too long")).grade(pairs(3, 1))
+    assert "message of this length" in caught.value.next_step
+
+
 def test_grades(serve: Callable[[Opinion], Endpoint]) -> None:
     def grade(prompt: str) -> str:
         assert "[A right answer]\nreference" in prompt
@@ -162,6 +173,21 @@ def test_grades(serve: Callable[[Opinion], Endpoint]) -> None:
     grades = [grade for both in found.grades.values() for grade in both]
     lengths = [len(each.output) for both in pairs(40, 30).values() for each in both]
     assert found.length_correlation == pytest.approx(stats.spearmanr(grades, lengths).statistic)
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [("Paris", "Paris"), (["Paris", "the city"], "Paris"), (" ", ""), ([], ""), (2, ""), (None, "")],
+)
+def test_a_judge_sees_a_right_answer_only_where_there_is_one(
+    target: Any, shown: str, serve: Callable[[Opinion], Endpoint]
+) -> None:
+    seen: list[str] = []
+    document = Document("t", "0", {}, "the capital?", (), "Rome", target)
+    keyed: dict[Key, tuple[Document, Document]] = {("t", str(n), 0): (document, document) for n in range(2)}
+    Judge(serve(lambda prompt: seen.append(prompt) or "Grade: 3")).grade(keyed)  # type: ignore[func-returns-value]
+    assert all((f"[A right answer]\n{shown}\n" in prompt) == bool(shown) for prompt in seen)
+    assert any("[A right answer]" in prompt for prompt in seen) == bool(shown)
 
 
 def test_rank_correlation_is_scipys() -> None:
@@ -232,8 +258,10 @@ def test_sheets_that_do_not_belong_are_refused(tmp_path: Path) -> None:
         (tmp_path / "w.csv").write_text(wrong, encoding="utf-8")
         with pytest.raises(UserError, match=words):
             import_votes([tmp_path / "w.csv"], key)
-    with pytest.raises(UserError, match="is no key"):
-        import_votes([sheet], sheet)
+    (tmp_path / "half.json").write_text('{"lines": []}')
+    for wrong_key in (sheet, tmp_path / "half.json"):
+        with pytest.raises(UserError, match="is no key"):
+            import_votes([sheet], wrong_key)
 
 
 def test_a_formula_in_an_answer_is_no_formula_in_the_sheet(tmp_path: Path) -> None:
@@ -289,6 +317,15 @@ def test_the_commands(
     assert (told["against_agreement"], told["against_documents"], told["tally"]["b_wins"]) == (1.0, 12, 8)
     assert run_command([*ask, "--rubric"]) == 0
     assert "A 1.67, B 4.33" in capsys.readouterr().out
+    assert run_command([*ask, "--rubric", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert told["b_grade"] - told["a_grade"] == pytest.approx(told["difference"])
+    # The sizes are those of a two-sided test of one mean at 5 % with a power of 80 %: (1.960 + 0.842) standard errors.
+    graded = [0.0] * 4 + [4.0] * 8
+    assert told["detectable"] == pytest.approx(2.8016 * np.std(graded, ddof=1) / np.sqrt(12), rel=1e-3)
+    assert told["decides"] == max(2, math.ceil(12 * (told["detectable"] / told["difference"]) ** 2))
+    assert run_command([*ask, "--votes", str(tmp_path / "no" / "votes.jsonl")]) == 2
+    assert "its folder does not exist" in capsys.readouterr().err
     sheet, key = tmp_path / "sheet.csv", tmp_path / "key.json"
     assert run_command(["review", "export", *two, "--sheet", str(sheet), "--key", str(key), "--sample", "10"]) == 0
     assert "10 lines" in capsys.readouterr().out

@@ -50,7 +50,10 @@ def test_the_tally_is_the_sign_test(votes: list[Choice]) -> None:
 def test_verdicts_in_words() -> None:
     assert tally(["b"] * 30 + ["a"] * 8).verdict == "better"
     assert tally(["a"] * 30 + ["b"] * 8).verdict == "worse"
-    lines = tally_lines(tally(["b"] * 12 + ["a"] * 8 + ["tie"] * 5), "base", "tuned")
+    found = tally(["b"] * 12 + ["a"] * 8 + ["tie"] * 5)
+    lines = tally_lines(found, "base", "tuned")
+    assert found.detectable is not None
+    assert f"a lead of {100 * found.detectable:.1f} points would have been found" in lines[2]
     assert lines[0] == "tuned won 12, base won 8, 5 ties of 25 documents"
     assert "no evidence either way" in lines[2] and "documents would decide" in lines[2]
 
