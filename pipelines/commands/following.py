@@ -23,8 +23,12 @@ class _Detached(KeyboardInterrupt):
 
 
 @contextmanager
-def detachable(job_id: str) -> Iterator[None]:
-    """While this lasts, Ctrl-C ends following only; exit code 130."""
+def detachable(job_id: str, place: str) -> Iterator[None]:
+    """While this lasts, Ctrl-C ends following only; exit code 130.
+
+    Args:
+        place: the option that names where the job is, for the command that follows it again.
+    """
 
     def detach(number: int, frame: object) -> None:
         raise _Detached
@@ -33,7 +37,8 @@ def detachable(job_id: str) -> Iterator[None]:
     try:
         yield
     except _Detached:
-        print(f"\ndetached; {job_id} goes on: raymill jobs logs {job_id} --follow", file=sys.stderr, flush=True)
+        again = f"raymill jobs logs {job_id} --follow {place}"
+        print(f"\ndetached; {job_id} goes on: {again}", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
     finally:
         signal.signal(signal.SIGINT, previous)

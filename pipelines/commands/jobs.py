@@ -51,7 +51,7 @@ def logs(arguments: Namespace) -> int:
     if not arguments.follow:
         print(client.logs(job.id), end="")
         return 0
-    with detachable(job.id):
+    with detachable(job.id, f"--address {client.address}"):
         job = follow_job(client, job, arguments.store or job.metadata.get("raymill_store", ""))
     return job.code
 

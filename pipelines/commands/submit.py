@@ -78,7 +78,7 @@ def confirm(arguments: Namespace, plan: SubmissionPlan) -> None:
 
 def _follow(client: JobsClient, plan: SubmissionPlan, job: JobDetails, retries: int) -> JobDetails:
     """Follow a job to its end; where the infrastructure ended it, start its next attempt, so many times."""
-    with detachable(job.id):
+    with detachable(job.id, f"--address {client.address}"):
         while True:
             job = follow_job(client, job, plan.submission.store)
             infrastructure = job.status == "FAILED" and (job.exit_code is None or job.code in INFRASTRUCTURE_CODES)

@@ -92,6 +92,33 @@ def test_following_survives_a_lost_connection_and_returns_the_jobs_code(
     assert said.index("PENDING") < said.index("RUNNING") < said.index("FAILED")
 
 
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (SUCCEEDED, 0),
+        (FAILED, 3),
+        (FAILED | {"message": "Job entrypoint command failed with exit code 1, last"}, 1),
+        (FAILED | {"message": "the driver died"}, 1),
+        (FAILED | {"reason": "DeadlineExceeded", "message": "over activeDeadlineSeconds"}, 1),
+        (FAILED | {"reason": "SubmissionFailed", "message": "submitter job has reached backoff limit"}, 3),
+        (FAILED | {"reason": "PreRunningDeadlineExceeded", "message": "not running"}, 3),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, 130),
+    ],
+)
+def test_the_exit_code_is_the_runs_or_says_whose_fault_it_was(status: dict[str, str], code: int) -> None:
+    from k8s.look import job_of
+
+    assert job_of({"metadata": {"name": "x"}, "status": status}).code == code
+
+
+def test_a_job_without_a_log_yet_says_where_to_ask(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit() == 0
+    assert run_command(["jobs", "logs", "docs-assistant", "--kubernetes", "dev"]) == 0
+    said = capsys.readouterr().err
+    assert "raymill jobs why raymill-docs-assistant-" in said
+    assert "--kubernetes dev`" in said
+
+
 def test_following_waits_while_the_api_server_is_away(kubernetes: Any) -> None:
     assert submit() == 0
     (job,) = kubernetes.objects("rayjobs")
@@ -237,6 +264,15 @@ def test_why_asks_after_queue_pods_and_events(kubernetes: Any, capsys: pytest.Ca
     assert "ErrImagePull: no such image" in reasons
     assert "FailedMount: no volume" in reasons
     assert "elsewhere" not in reasons
+
+    ended = {"name": "ray-job-submitter", "state": {"terminated": {"exitCode": 1}}}
+    submitter = {"name": f"{name}-abcde", "labels": {"job-name": name}}
+    kubernetes.put("pods", {"metadata": submitter, "status": {"containerStatuses": [ended]}})
+    (kubernetes.root / "log.txt").write_text("Traceback (most recent call last):\nConnectionError: no head answers\n")
+    assert run_command(["jobs", "why", name, "--kubernetes", "gpu"]) == 0
+    said = capsys.readouterr().out
+    assert f"pod {name}-abcde, container ray-job-submitter ended with 1" in said
+    assert "error: ConnectionError: no head answers" in said
 
     job["status"] = FAILED | {"rayClusterName": "c-1"}
     kubernetes.put("rayjobs", job)

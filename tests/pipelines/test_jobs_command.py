@@ -98,7 +98,7 @@ def followed(monkeypatch: pytest.MonkeyPatch, ends: list[tuple[str, int | None]]
         return started[-1], True
 
     monkeypatch.setattr(submit, "follow_job", follow)
-    client: Any = SimpleNamespace(submit=again)
+    client: Any = SimpleNamespace(submit=again, address="http://head")
     plan: Any = SimpleNamespace(submission=SimpleNamespace(store="s"))
     return submit._follow(client, plan, JOB, retries).code, len(started)
 
