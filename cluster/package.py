@@ -1,7 +1,8 @@
 """The code that travels with a job: one zip of a folder, the same bytes for the same files.
 
 Left out are what ``.gitignore`` and ``.raymillignore`` name, what no job needs (histories, environments, caches,
-stores), what looks like a secret, and links out of the folder. A folder over the size limit is refused with its largest files named.
+stores), what looks like a secret, and links out of the folder. A folder over the size limit is refused with its largest
+files named.
 """
 
 from __future__ import annotations

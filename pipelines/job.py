@@ -30,8 +30,10 @@ from pipelines.recipe import load_recipe
 from pipelines.runs import RUNS
 
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-PIECE_BYTES = 1 << 20
+PIECE_LETTERS = 1 << 20
 FLUSH_SECONDS = 3.0
+DRAIN_SECONDS = 10.0
+"""For what a run said last; a process that it left behind may hold its output open for ever."""
 KEPT_LINES = 2_000
 INFRASTRUCTURE = 3
 FINAL_TRIES = 5
@@ -86,6 +88,7 @@ class _Supervised:
         self.fenced = False
         self._lock = threading.Lock()
         self._unwritten: list[str] = []
+        self._cut: list[str] = []
         self._kept: list[str] = []
         self._pieces = 0
         self._done = threading.Event()
@@ -117,7 +120,7 @@ class _Supervised:
             reader.start()
         code = child.wait()
         for reader in readers[:2]:
-            reader.join()
+            reader.join(DRAIN_SECONDS)
         self._done.set()
         readers[2].join()
         return self._finish(code if code >= 0 else 128 - code, "".join(results))
@@ -150,7 +153,7 @@ class _Supervised:
         beaten = 0.0
         while not self._done.wait(FLUSH_SECONDS):
             due = time.monotonic() - beaten >= BEAT_SECONDS
-            if not self._unwritten and not due:
+            if not self._unwritten and not self._cut and not due:
                 continue
             try:
                 self._flush()
@@ -169,18 +172,14 @@ class _Supervised:
                 self._complained = True
 
     def _flush(self) -> None:
+        """Write what was said since. A piece that failed is tried again as it was: it may be there all the same."""
         with self._lock:
             text, self._unwritten = "".join(self._unwritten), []
-        while text:
-            piece, rest = text[:PIECE_BYTES], text[PIECE_BYTES:]
-            try:
-                write_log(self.holding.store, self.holding.record, self._pieces + 1, piece)
-            except (RaymillError, OSError):
-                with self._lock:
-                    self._unwritten.insert(0, text)
-                raise
+        self._cut += [text[start : start + PIECE_LETTERS] for start in range(0, len(text), PIECE_LETTERS)]
+        while self._cut:
+            write_log(self.holding.store, self.holding.record, self._pieces + 1, self._cut[0])
             self._pieces += 1
-            text = rest
+            del self._cut[0]
 
     def _finish(self, code: int, output: str) -> int:
         if self.fenced:

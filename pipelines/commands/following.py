@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,10 +12,13 @@ from dataclasses import replace
 from cluster.errors import InfraError, RaymillError
 from cluster.job_record import JobRecord, read_job, read_log
 from cluster.jobs_api import JobDetails, JobsClient
+from cluster.progress import duration
 from cluster.store import open_store
 
 INFRASTRUCTURE_CODES = (3, 137, 143)
 """An InfraError of ours, or a process that somebody killed."""
+STORE_POLL_SECONDS = 3.0
+"""A job writes its log so often."""
 STATUS_OF = {"succeeded": "SUCCEEDED", "failed": "FAILED", "stopped": "STOPPED", "running": "RUNNING"}
 
 
@@ -50,11 +54,9 @@ def follow_job(client: JobsClient, job: JobDetails, store: str) -> JobDetails:
     Raises:
         InfraError: the cluster is gone and the store does not say how the job ended.
     """
-    said = 0
     try:
         for text in client.follow(job.id, lambda notice: print(f"-- {notice}", file=sys.stderr, flush=True)):
             print(text, end="", file=sys.stderr, flush=True)
-            said += len(text)
         return client.job(job.id) or _from_store(job, store)
     except InfraError as error:
         try:
@@ -73,6 +75,40 @@ def _from_store(job: JobDetails, store: str) -> JobDetails:
         )
     print("-- the cluster is gone; this is from the store", file=sys.stderr)
     return replace(job, status=STATUS_OF[record.state], exit_code=record.exit_code, message=record.message)
+
+
+def follow_stored(url: str, record: JobRecord) -> JobRecord:
+    """Print what a run says, as far as it is in the store, until it is over; a newer attempt is followed on.
+
+    Raises:
+        InfraError: it gives no sign of life.
+    """
+    store = open_store(url)
+    attempt, piece = record.attempt, 1
+    while True:
+        found = read_job(store, record.id) or record
+        if found.attempt != attempt:
+            print(f"-- attempt {found.attempt} has taken the run over", file=sys.stderr, flush=True)
+            attempt, piece = found.attempt, 1
+        text, piece = read_log(store, found.id, attempt, piece)
+        print(text, end="", file=sys.stderr, flush=True)
+        if found.over:
+            return found
+        if found.lost():
+            silent = duration(time.time() - found.updated_s)
+            raise InfraError(
+                f"attempt {attempt} gave no sign of life for {silent}",
+                where=found.id,
+                next_step="submit it again: it continues from what is published",
+            )
+        time.sleep(STORE_POLL_SECONDS)
+
+
+def code_of(record: JobRecord) -> int:
+    """The exit code to give for a run that is over."""
+    if record.exit_code is not None:
+        return record.exit_code
+    return {"succeeded": 0, "stopped": 130}.get(record.state, 3)
 
 
 def record_of(store: str, run_id: str) -> JobRecord | None:

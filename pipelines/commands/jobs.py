@@ -15,7 +15,7 @@ from cluster.local_cluster import find_cluster
 from cluster.pending import explain_demands, explain_pending
 from cluster.progress import duration, table
 from cluster.store import open_store
-from pipelines.commands.following import detachable, follow_job, log_of, record_of
+from pipelines.commands.following import code_of, detachable, follow_job, follow_stored, log_of, record_of
 
 STOP_SECONDS = 60.0
 PENDING_SECONDS = 5.0
@@ -45,8 +45,12 @@ def logs(arguments: Namespace) -> int:
 
         return kubernetes.logs(arguments)
     if arguments.store and not arguments.address:
-        print(log_of(arguments.store, _stored(arguments)), end="")
-        return 0
+        record = _stored(arguments)
+        if not arguments.follow:
+            print(log_of(arguments.store, record), end="")
+            return 0
+        with detachable(record.id, f"--store {arguments.store}"):
+            return code_of(follow_stored(arguments.store, record))
     client, job = _find(arguments)
     if not arguments.follow:
         print(client.logs(job.id), end="")

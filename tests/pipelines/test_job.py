@@ -12,23 +12,27 @@ from pathlib import Path
 
 import pytest
 
+from cluster.errors import InfraError
 from cluster.job_record import FencedOff, Holding, JobRecord, read_job, read_log
 from cluster.store_local import LocalStore
+from pipelines import job
 
 RUN = "raymill-demo-0123456789ab"
 SUPERVISOR = (
     "import sys\n"
     "from cluster.job_record import Holding\n"
     "from cluster.store import open_store\n"
+    "from pipelines import job\n"
     "from pipelines.job import supervise\n"
+    "job.DRAIN_SECONDS = float(sys.argv[3])\n"
     f"holding = Holding.take(open_store(sys.argv[1]), {RUN!r}, 'demo')\n"
     "sys.exit(supervise(holding, [sys.executable, '-c', sys.argv[2]]))\n"
 )
 
 
-def start(store: LocalStore, code: str, **environment: str) -> subprocess.Popen[str]:
+def start(store: LocalStore, code: str, drain_s: float = 60.0, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", SUPERVISOR, store.url, code],
+        [sys.executable, "-c", SUPERVISOR, store.url, code, str(drain_s)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -69,6 +73,25 @@ def test_log_state_and_run_are_in_the_store(store: LocalStore) -> None:
     assert log == said
 
 
+def test_no_line_is_lost_where_the_answer_to_a_write_is(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The piece arrived, nobody said so, and the run has said more since."""
+    supervised = job._Supervised(Holding.take(store, RUN, "demo"), [])
+    real = LocalStore.put_if_absent
+
+    def lost(self: LocalStore, key: str, data: bytes) -> bool:
+        real(self, key, data)
+        raise InfraError("the answer got lost")
+
+    supervised._say("one\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "put_if_absent", lost)
+        with pytest.raises(InfraError):
+            supervised._flush()
+    supervised._say("two\n")
+    supervised._flush()
+    assert read_log(store, RUN, 1) == ("one\ntwo\n", 3)
+
+
 def test_a_failure_is_explained_in_the_record(store: LocalStore) -> None:
     code = "import sys\nprint('error: here: no room to write\\n  free space', file=sys.stderr)\nsys.exit(3)\n"
     process = start(store, code)
@@ -88,6 +111,22 @@ def test_a_run_that_is_killed_outright_is_told(store: LocalStore) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
     assert "SIGKILL" in recorded(store).message
+
+
+def test_a_process_that_the_run_left_behind_does_not_keep_the_job(store: LocalStore) -> None:
+    code = (
+        "import subprocess, sys\n"
+        "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'])\n"
+        "print('left', left.pid, file=sys.stderr)\n"
+    )
+    process = start(store, code, drain_s=0.3)
+    said, _ = process.communicate(timeout=60)
+    left = int(said.split("left ")[1].split()[0])
+    try:
+        assert process.returncode == 0, said
+        assert recorded(store).state == "succeeded"
+    finally:
+        os.kill(left, signal.SIGKILL)
 
 
 def test_stopping_reaches_the_run_and_is_told(store: LocalStore) -> None:

@@ -19,7 +19,7 @@ from cluster.jobs_api import JobDetails
 from cluster.store_local import LocalStore
 from pipelines.cli import run_command
 from pipelines.commands import cluster as cluster_commands
-from pipelines.commands import submit
+from pipelines.commands import following, submit
 from pipelines.commands.following import follow_job
 
 RUN = "raymill-demo-0123456789ab"
@@ -60,6 +60,40 @@ def test_a_run_that_fell_silent_is_lost(store: LocalStore, capsys: pytest.Captur
     found = json.loads(capsys.readouterr().out)
     assert found["status"] == "LOST"
     assert "no sign of life" in found["reasons"][0]
+
+
+def test_a_run_is_followed_in_its_store(
+    store: LocalStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over what is said meanwhile, over an attempt that takes it up, to its end and its code."""
+    holding = Holding.take(store, RUN, "demo")
+    write_log(store, holding.record, 1, "first words\n")
+    newer: list[Holding] = []
+
+    def goes_on(seconds: float) -> None:
+        if not newer:
+            newer.append(Holding.take(store, RUN, "demo"))
+            write_log(store, newer[0].record, 1, "again\n")
+        elif newer[0].record.log_pieces:
+            newer[0].write(state="failed", exit_code=7)
+        else:
+            write_log(store, newer[0].record, 2, "and more\n")
+            newer[0].write(log_pieces=2)
+
+    monkeypatch.setattr(following.time, "sleep", goes_on)
+    assert run_command(["jobs", "logs", RUN, "--store", store.url, "--follow"]) == 7
+    said = capsys.readouterr().err
+    assert said == "first words\n-- attempt 2 has taken the run over\nagain\nand more\n"
+    assert run_command(["jobs", "logs", RUN, "--store", store.url, "--follow"]) == 7
+    assert capsys.readouterr().err == "again\nand more\n"
+
+
+def test_a_run_that_fell_silent_is_not_followed_for_ever(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
+    holding = Holding.take(store, RUN, "demo")
+    silent = holding.record.model_copy(update={"updated_s": time.time() - LOST_AFTER_SECONDS - 60})
+    store.write(key_of(RUN), silent.model_dump_json().encode())
+    assert run_command(["jobs", "logs", RUN, "--store", store.url, "--follow"]) == 3
+    assert "attempt 1 gave no sign of life" in capsys.readouterr().err
 
 
 class GoneClient:
