@@ -156,10 +156,12 @@ def test_the_base_is_the_python_of_the_pins() -> None:
 
 
 def test_what_probes_and_engines_call_is_installed() -> None:
-    """KubeRay's probe of a RayService's workers calls bash and wget; vLLM for CPUs links libnuma."""
-    cpu = (IMAGES / "cpu.Dockerfile").read_text(encoding="utf-8")
-    assert '"wget=' in cpu
-    assert '"libnuma1=' in cpu
+    """KubeRay's probes call bash and wget; vLLM for CPUs links libnuma, Triton compiles with gcc."""
+    for path in DOCKERFILES:
+        text = path.read_text(encoding="utf-8")
+        assert "bookworm" in text  # a Debian, which has bash
+        assert '"wget=' in text
+        assert {"cpu": '"libnuma1=', "cuda": '"gcc='}[path.name.partition(".")[0]] in text
 
 
 @pytest.mark.parametrize("name", shipped())
