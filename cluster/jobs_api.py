@@ -212,7 +212,8 @@ class JobsClient:
                 if isinstance(error, _Refused) and error.status in (401, 403):
                     raise
                 if not told:
-                    say(f"the connection is lost, the job goes on ({error}); trying again …")
+                    reason = error.what if isinstance(error, InfraError) else error
+                    say(f"the connection is lost, the job goes on ({reason}); trying again …")
                     told = True
             if time.monotonic() - silent_since > lost_s:
                 raise InfraError(
