@@ -116,6 +116,11 @@ CASES: list[tuple[str, Seen, list[str]]] = [
         ["make the claim"],
     ),
     (
+        "labels",
+        Seen(job("Initializing"), pods=[unschedulable("0/3 nodes are available: 3 node(s) were unschedulable.")]),
+        ["has no node: 0/3 nodes are available: 3 node(s) were unschedulable."],
+    ),
+    (
         "image",
         Seen(job("Initializing"), pods=[waiting("ImagePullBackOff", 'Back-off pulling image "raymill:9"', init=True)]),
         ['Back-off pulling image "raymill:9"', "`pull_secrets`"],
