@@ -23,7 +23,7 @@ PENDING_SECONDS = 5.0
 
 def show_list(arguments: Namespace) -> int:
     """Every job of a cluster, or every run of a store."""
-    if arguments.kubernetes:
+    if on_kubernetes(arguments):
         from pipelines.commands import kubernetes
 
         return kubernetes.show_list(arguments)
@@ -40,7 +40,7 @@ def show_list(arguments: Namespace) -> int:
 
 def logs(arguments: Namespace) -> int:
     """What a job said; with ``--follow`` on to its end, and its exit code."""
-    if arguments.kubernetes:
+    if on_kubernetes(arguments):
         from pipelines.commands import kubernetes
 
         return kubernetes.logs(arguments)
@@ -62,7 +62,7 @@ def logs(arguments: Namespace) -> int:
 
 def stop(arguments: Namespace) -> int:
     """End a job; what it has published stays, and submitting it again continues from there."""
-    if arguments.kubernetes:
+    if on_kubernetes(arguments):
         from pipelines.commands import kubernetes
 
         return kubernetes.stop(arguments)
@@ -87,7 +87,7 @@ def stop(arguments: Namespace) -> int:
 
 def why(arguments: Namespace) -> int:
     """Why a job waits or failed."""
-    if arguments.kubernetes:
+    if on_kubernetes(arguments):
         from pipelines.commands import kubernetes
 
         return kubernetes.why(arguments)
@@ -110,6 +110,22 @@ def why(arguments: Namespace) -> int:
     for line in answer.get("lines", []):
         print(f"  | {line}")
     return 0
+
+
+def on_kubernetes(arguments: Namespace) -> bool:
+    """Whether a profile's place is asked.
+
+    Raises:
+        UserError: another place is named besides.
+    """
+    if not arguments.kubernetes:
+        return False
+    for name in ("address", "store"):
+        if other := getattr(arguments, name, None):
+            raise UserError(
+                "is another place than a profile", where=f"--{name} {other}", next_step="give one of the two"
+            )
+    return True
 
 
 def _why(client: JobsClient, job: JobDetails) -> dict[str, Any]:

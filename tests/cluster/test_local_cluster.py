@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -20,9 +21,11 @@ import pytest
 
 from cluster import local_cluster, reaper
 from cluster.checkup import OPEN_BY_DESIGN
+from cluster.jobs import Submission
 from cluster.jobs_api import JobsClient
 from cluster.local_cluster import HEAD, ClusterRecord, find_cluster
 from tests.cluster.families import family
+from tests.cluster.resetting import resetting
 from tests.cluster.socket_probe import beyond_loopback, is_open
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -207,3 +210,30 @@ def test_a_cluster_with_a_job_is_not_ended_unasked(place: Place) -> None:
     assert "jobs run there: " in refused.stderr
     assert job["job"] in refused.stderr
     assert all(local_cluster.alive(node) for node in place.record.nodes)
+
+
+def test_following_a_real_job_survives_connections_that_are_reset(place: Place) -> None:
+    """Between the follower and Ray's dashboard every connection is reset after some bytes; no line is lost or twice."""
+    lines = 400
+    code = (
+        "import time\n"
+        f"for number in range({lines}):\n"
+        "    print('line', number, 'x' * 40, flush=True)\n"
+        "    time.sleep(0.01)\n"
+        "raise SystemExit(7)\n"
+    )
+    direct = JobsClient.open(place.record.dashboard)
+    token = Path(place.record.token_file).read_text()
+    job, _ = direct.submit(Submission("followed", "name: followed\n", "none", ("python", "-c", code)))
+    notices: list[str] = []
+    with resetting(
+        place.record.dashboard, itertools.chain([300, 0, 2_000, 900, 9_000], itertools.repeat(1 << 30))
+    ) as cuts:
+        client = JobsClient(cuts.url, token)
+        said = "".join(client.follow(job.id, notices.append))
+    own = [line for line in said.splitlines() if line.startswith("line ")]
+    assert own == [f"line {number} {'x' * 40}" for number in range(lines)]
+    assert cuts.resets >= 4
+    assert "connected again" in notices
+    ended = direct.job(job.id)
+    assert ended is not None and (ended.status, ended.code) == ("FAILED", 7)

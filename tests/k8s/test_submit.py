@@ -149,6 +149,14 @@ def test_list_logs_and_stop(kubernetes: Any, capsys: pytest.CaptureFixture[str])
     assert run_command(["jobs", "stop", row["job"], "--kubernetes", "dev"]) == 2
 
 
+@pytest.mark.parametrize("other", ["--address=http://127.0.0.1:9", "--store=s3://bucket/prefix"])
+def test_one_place_is_asked_at_a_time(kubernetes: Any, capsys: pytest.CaptureFixture[str], other: str) -> None:
+    for words in (["list"], ["logs", "x"], ["why", "x"]):
+        assert run_command(["jobs", *words, "--kubernetes", "dev", other]) == 2
+        assert "is another place than a profile" in capsys.readouterr().err
+    assert kubernetes.calls() == []
+
+
 def test_code_may_travel_as_a_package(kubernetes: Any, tmp_path: Path) -> None:
     code = tmp_path / "code"
     code.mkdir()
