@@ -16,6 +16,7 @@ import pytest
 from cluster.errors import InfraError, UserError
 from cluster.job_record import LOST_AFTER_SECONDS, Holding, key_of, write_log
 from cluster.jobs_api import JobDetails
+from cluster.pending import ClusterView, NodeResources
 from cluster.store_local import LocalStore
 from pipelines.cli import run_command
 from pipelines.commands import cluster as cluster_commands
@@ -153,6 +154,35 @@ def test_bounds_that_are_none(text: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(cluster_commands, "find_cluster", lambda name: SimpleNamespace(name="local", workers=[]))
     with pytest.raises(UserError, match="reads N or MIN:MAX"):
         cluster_commands.scale(Namespace(name=None, group="workers", bounds=text))
+
+
+class Serving:
+    """A client of a cluster that serves."""
+
+    address = "http://head:8265"
+
+    def get(self, path: str) -> Any:
+        if path.startswith("/api/serve"):
+            return {"applications": {"gateway": {"status": "RUNNING"}, "base": {"status": "DEPLOYING"}}}
+        return {"data": {"rayVersion": "2.1.0", "pythonVersion": "3.9.1"}}
+
+    def jobs(self) -> list[JobDetails]:
+        return [replace(JOB, metadata={"raymill_recipe": "demo"})]
+
+
+def test_status_shows_what_is_served_what_waits_and_versions_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = NodeResources("worker-1", {"CPU": 4.0, "GPU": 2.0, "memory": 2.0 * 2**30}, {"CPU": 3.0, "GPU": 2.0})
+    monkeypatch.setattr(cluster_commands, "view_of", lambda client: ClusterView([node], [({"GPU": 1.0}, 4)]))
+    monkeypatch.setattr(cluster_commands.JobsClient, "open", lambda address: Serving())
+    assert run_command(["cluster", "status", "--address", "http://head:8265"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Ray 2.1.0 (here " in said
+    assert "worker-1 3/4 2/2 2.0" in said
+    assert "waits for a place: 4 × 1 GPU" in said
+    assert f"{RUN} RUNNING demo" in said
+    assert "gateway RUNNING base DEPLOYING" in said
 
 
 def test_a_cluster_that_is_not_there_is_told(
