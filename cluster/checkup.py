@@ -52,6 +52,7 @@ def examine(client: JobsClient) -> Iterator[Finding]:
         InfraError: the cluster stopped answering.
     """
     yield authentication(client.address)
+    yield from token_of(client.address)
     metadata = client.get("/api/v0/cluster_metadata")["data"]
     yield from versions(metadata)
     nodes = client.get("/nodes?view=summary")["data"]["summary"]
@@ -83,6 +84,17 @@ def authentication(address: str) -> Finding:
         return Finding("authentication", "warning", f"the dashboard answers {error.code}", "look at its log")
     except OSError as error:
         return Finding("authentication", "warning", f"cannot be told: {error}", "check the address")
+
+
+def token_of(address: str) -> Iterator[Finding]:
+    """Whether the file with the token is its owner's alone; nothing where it is in no file."""
+    from cluster.jobs_api import others_may_read, token_file
+
+    file = token_file(address)
+    if file is not None:
+        loose = others_may_read(file)
+        found = f"{file} has mode {file.stat().st_mode & 0o777:04o}"
+        yield Finding("token", "warning" if loose else "ok", found, f"chmod 600 {file}" if loose else "")
 
 
 def versions_of(metadata: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 
 from cluster.errors import InfraError, UserError
-from cluster.jobs_api import JobDetails, JobsClient, request_of
+from cluster.jobs_api import JobDetails, JobsClient, others_may_read, request_of, token_file
 from cluster.local_cluster import find_cluster
 from pipelines.commands.following import INFRASTRUCTURE_CODES, detachable, follow_job
 from pipelines.submission import SubmissionPlan, plan_submission
@@ -64,6 +64,9 @@ def _notes(client: JobsClient) -> list[str]:
         notes.append(f"the cluster has Ray {theirs}, this machine {ours}; the job runs with the cluster's")
     if client.sends_token_in_the_clear:
         notes.append("the token travels unencrypted: use https, or a tunnel (kubectl port-forward, ssh -L)")
+    file = token_file(client.address)
+    if file is not None and others_may_read(file):
+        notes.append(f"others on this machine may read the token: chmod 600 {file}")
     return notes
 
 

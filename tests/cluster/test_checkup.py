@@ -6,13 +6,14 @@ import http.server
 import threading
 from collections.abc import Iterator
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from cluster import checkup
-from cluster.checkup import alive, authentication, clocks, disks, examine, gcs_port, memory, ports, versions
+from cluster.checkup import alive, authentication, clocks, disks, examine, gcs_port, memory, ports, token_of, versions
 
 
 def node(name: str, now: float = 1000.0, **values: Any) -> dict[str, Any]:
@@ -124,6 +125,19 @@ class Dashboard:
         mute = {"raylet": {"nodeName": "worker-1", "state": "ALIVE", "nodeManagerAddress": "127.0.0.1"}, "tpus": []}
         dead = {"raylet": {"nodeId": "ab", "state": "DEAD"}, "tpus": []}
         return {"data": {"summary": [node("head", disk={"/": {"percent": 96.0}}), mute, dead]}}
+
+
+def test_a_token_that_others_may_read_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "token"
+    file.write_text("x")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+    states = []
+    for mode in (0o600, 0o640):
+        file.chmod(mode)
+        (found,) = token_of(Dashboard.address)
+        states.append((found.state, found.fix))
+    assert states == [("ok", ""), ("warning", f"chmod 600 {file}")]
 
 
 def test_a_node_whose_agent_is_silent_is_found_and_the_rest_looked_at() -> None:
