@@ -73,7 +73,8 @@ def _from_store(job: JobDetails, store: str) -> JobDetails:
             where=job.id,
             next_step="submit it again, to this cluster or another: it continues from what is published",
         )
-    print("-- the cluster is gone; this is from the store", file=sys.stderr)
+    whole = f"raymill jobs logs {record.id} --store {store}"
+    print(f"-- the cluster is gone, how it ended is from the store; the whole log: {whole}", file=sys.stderr)
     return replace(job, status=STATUS_OF[record.state], exit_code=record.exit_code, message=record.message)
 
 

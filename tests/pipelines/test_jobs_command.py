@@ -107,13 +107,16 @@ class GoneClient:
         raise InfraError("no answer for 600 s")
 
 
-def test_the_end_is_read_from_the_store_where_the_cluster_went_away(store: LocalStore) -> None:
+def test_the_end_is_read_from_the_store_where_the_cluster_went_away(
+    store: LocalStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     client: Any = GoneClient()
     with pytest.raises(InfraError, match="no answer"):
         follow_job(client, JOB, store.url)
     holding = failed_run(store)
     ended = follow_job(client, JOB, store.url)
     assert (ended.status, ended.code) == ("FAILED", 3)
+    assert f"the whole log: raymill jobs logs {RUN} --store {store.url}\n" in capsys.readouterr().err
     other = replace(JOB, id=f"{RUN}-2")
     with pytest.raises(InfraError):  # the record is of another attempt
         follow_job(client, other, store.url)
