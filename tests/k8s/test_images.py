@@ -43,6 +43,8 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 def lint(text: str) -> Iterator[str]:
     """Violations, by hadolint's numbers where it has the rule."""
+    if re.search(r"^# *syntax *=", text, re.MULTILINE):
+        yield "a frontend is fetched, which is on no site's list"
     steps = instructions(text)
     words = [word for word, _ in steps]
     arguments = dict(rest.partition("=")[::2] for word, rest in steps if word == "ARG")
@@ -129,6 +131,7 @@ def test_dockerfiles_have_no_faults(path: Path) -> None:
         ("FROM a:1.2.3\nRUN apt-get update && apt-get install wget\nUSER 1:1", "DL3009"),
         ("FROM a:1.2.3\nRUN curl -O https://example.com/x\nUSER 1:1", "no lock pins"),
         ("FROM a:1.2.3\nUSER 1:1", "one stage"),
+        ("# syntax=docker/dockerfile:1.10\nFROM a:1.2.3\nUSER 1:1", "a frontend is fetched"),
     ],
 )
 def test_the_lint_finds_faults(wrong: str, rule: str) -> None:
