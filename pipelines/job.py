@@ -22,7 +22,7 @@ from typing import IO
 
 from cluster.diagnosis import diagnose, last_stage
 from cluster.errors import RaymillError
-from cluster.job_record import BEAT_SECONDS, FencedOff, Holding, write_log
+from cluster.job_record import BEAT_SECONDS, FencedOff, Holding, JobRecord, read_job, write_log
 from cluster.secrecy import Mask
 from cluster.stage import provenance
 from cluster.store import open_store
@@ -36,6 +36,8 @@ DRAIN_SECONDS = 10.0
 """For what a run said last; a process that it left behind may hold its output open for ever."""
 KEPT_LINES = 2_000
 INFRASTRUCTURE = 3
+THE_RUNS_OWN = (1, 2)
+"""Exit codes of a run that failed by itself, or by a mistake of who wrote it."""
 FINAL_TRIES = 5
 
 
@@ -47,11 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     try:
         recipe = load_recipe(arguments.recipe)
+        store, submission = open_store(recipe.store), _submission()
+        last = read_job(store, arguments.id)
+        if last is not None and last.exit_code and _failed_by_itself(last, submission):
+            print(f"error: {last.id}: attempt {last.attempt} failed: {last.message}", file=sys.stderr)
+            print("  it is not tried again by itself: correct it, then submit it again", file=sys.stderr)
+            return last.exit_code
         holding = Holding.take(
-            open_store(recipe.store),
+            store,
             arguments.id,
             recipe.name,
-            submission=_submission(),
+            submission=submission,
             host=socket.gethostname(),
             versions=provenance(time.time())["versions"],
         )
@@ -68,6 +76,15 @@ def supervise(holding: Holding, words: list[str]) -> int:
     A command that a signal ended gives 128 and the signal's number, as shells do; one that was fenced off gives 3.
     """
     return _Supervised(holding, words).run()
+
+
+def _failed_by_itself(last: JobRecord, submission: str) -> bool:
+    """Whether this is a job that failed by its own fault, begun again under its name.
+
+    KubeRay does that, on a new cluster, whatever failed; the same recipe would fail the same way.
+    """
+    same = submission != "" and last.submission == submission
+    return same and last.state == "failed" and last.exit_code in THE_RUNS_OWN
 
 
 def _submission() -> str:

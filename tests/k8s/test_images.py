@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -258,3 +260,35 @@ def test_the_builds_script_makes_an_environment_of_a_lock(tmp_path: Path) -> Non
     lock.write_text("small==1.3\n")
     assert subprocess.run(script, check=False, capture_output=True, env=environment).returncode != 0
     assert subprocess.run([*script[:1], "other"], check=False, capture_output=True).returncode == 2
+
+
+@pytest.mark.slow
+def test_the_builds_script_installs_raymill_checks_everything_and_trims(tmp_path: Path) -> None:
+    """`raymill`, into an environment that borrows this one's packages; nothing is fetched, nothing here is touched."""
+    source, target = tmp_path / "source", tmp_path / "opt"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    for package in ("cluster", "evals", "k8s", "pipelines", "serving"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([sys.executable, "-m", "venv", str(target)], check=True, capture_output=True)
+    own = target / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    (own / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    (own / "something" / "tests").mkdir(parents=True)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))}
+    environment |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    script = [str(source / "k8s" / "images" / "build.sh"), "raymill", str(source), str(target)]
+    done = subprocess.run(script, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (target / "lib").is_symlink() and not list(own.glob("pip-*"))
+    assert not (own / "something" / "tests").exists()
+    assert (own / "k8s" / "overlays" / "gpu" / "own.yaml").is_file()
+    render = [str(target / "bin" / "raymill"), "manifests", "dev"]
+    said = subprocess.run(render, check=True, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert "kind: RayCluster" in said.stdout
+    lock = own / "k8s" / "images" / "cpu.lock"
+    lock.write_text(lock.read_text().replace("boto3==", "boto3==9"))
+    check = [str(target / "bin" / "python"), "-m", "k8s.images.contents"]
+    refused = subprocess.run(check, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert refused.returncode == 1
+    assert "boto3: 9" in refused.stderr

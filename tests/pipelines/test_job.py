@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -162,6 +163,35 @@ def test_a_run_that_another_attempt_took_over_ends_at_once(store: LocalStore, tm
     assert alive.read_text() == last
     record = recorded(store)
     assert (record.attempt, record.state, record.holder) == (2, "succeeded", newer.record.holder)
+
+
+@pytest.mark.parametrize(
+    ("code", "submission", "runs"),
+    [(2, RUN, False), (1, RUN, False), (3, RUN, True), (137, RUN, True), (None, RUN, True), (1, f"{RUN}-2", True)],
+)
+def test_what_kuberay_begins_again_is_run_only_where_the_infrastructure_failed(
+    store: LocalStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: int | None,
+    submission: str,
+    runs: bool,
+) -> None:
+    """It starts a job that failed anew under its name; a user who submits again gets another name."""
+    Holding.take(store, RUN, "demo", submission=RUN).write(state="failed", exit_code=code, message="no such folder")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: demo\nstore: {store.url}\ncorpus: {{sources: [{{kind: text, path: none}}]}}\n")
+    monkeypatch.setenv(job.RAY_JOB, json.dumps({"metadata": {"job_submission_id": submission}}))
+    monkeypatch.setattr(job, "supervise", lambda holding, words: 0)
+    ended = job.main([str(recipe), "--id", RUN])
+    said = capsys.readouterr().err
+    if runs:
+        assert (ended, recorded(store).attempt, said) == (0, 2, "")
+    else:
+        assert (ended, recorded(store).attempt) == (code, 1)
+        assert "attempt 1 failed: no such folder" in said
+        assert "submit it again" in said
 
 
 def test_a_fenced_attempt_cannot_be_held_again(store: LocalStore) -> None:
