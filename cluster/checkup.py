@@ -22,11 +22,15 @@ CLOCK_SKEW_SECONDS = 30.0
 DISK_FULL, DISK_NEARLY_FULL = 95.0, 90.0
 """Per cent. Above the first Ray spills no objects any more (``local_fs_capacity_threshold``)."""
 MEMORY_NEARLY_FULL = 95.0
+HEAD_METRICS = {"autoscalerMetrics": 44217, "dashboardMetrics": 44227}
+"""Ports of a head that Ray tells nobody; AUTOSCALER_METRIC_PORT and DASHBOARD_METRIC_PORT change them."""
 OPEN_BY_DESIGN = {
     "metricsExportPort": "Prometheus metrics, read only; on Kubernetes a NetworkPolicy lets only Prometheus in",
     "metricsAgentPort": "takes the node's own metrics; on Kubernetes closed by NetworkPolicy",
+    "autoscalerMetrics": "as metricsExportPort, of a head's autoscaler; Ray binds loopback where the head's address is",
+    "dashboardMetrics": "the same, of a head's dashboard",
 }
-"""Ports of a node on which Ray has no authentication, and why that is borne."""
+"""Ports on which Ray has no authentication, and why that is borne."""
 GRPC_PORTS = {"nodeManagerPort": "/ray.rpc.NodeManagerService/GetSystemConfig"}
 """Ports of a node that speak gRPC, with a call that changes nothing where no token is asked for. The object manager is
 in the same process, with the same mode, and has no such call."""
@@ -171,12 +175,23 @@ def memory(node: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
+def open_by_design(raylet: Mapping[str, Any]) -> set[int]:
+    """A node's ports of OPEN_BY_DESIGN.
+
+    Args:
+        raylet: what the dashboard, or Ray's list of nodes, says of it.
+    """
+    told = {kind.lower(): port for kind, port in raylet.items()}
+    return {int(told.get(kind.lower()) or HEAD_METRICS.get(kind) or 0) for kind in OPEN_BY_DESIGN} - {0}
+
+
 def ports(node: Mapping[str, Any]) -> Iterator[Finding]:
     """Every port of a node that can be reached from here, and whether it asks for a token."""
     raylet, name = node["raylet"], name_of(node)
     host = node.get("ip") or raylet.get("nodeManagerAddress") or ""
     probes = [(kind, int(raylet.get(kind) or 0)) for kind in (*GRPC_PORTS, *OPEN_BY_DESIGN, "dashboardAgentListenPort")]
-    probes += [("gcs", gcs_port(node)), ("rayClient", CLIENT_PORT)] if raylet.get("isHeadNode") else []
+    if raylet.get("isHeadNode"):
+        probes += [("gcs", gcs_port(node)), ("rayClient", CLIENT_PORT), *HEAD_METRICS.items()]
     problems, reached = [], 0
     for kind, port in probes:
         if not port or not _answers(host, port):

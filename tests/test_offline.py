@@ -25,7 +25,7 @@ def test_the_demo_is_made_without_a_network(tmp_path: Path) -> None:
     reach = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"
     refused = subprocess.run([*ALONE, sys.executable, "-c", reach], capture_output=True, text=True)
     assert "Network is unreachable" in refused.stderr
-    run = [sys.executable, "-m", "pipelines.cli", "run", "demo.yaml", "--until", "evals-finetune"]
+    run = [sys.executable, "-m", "pipelines.cli", "run", "demo.yaml", "--until", "evals"]
     options = ["--store", str(tmp_path / "store"), *(f"--set={key}={value}" for key, value in SHRUNKEN.items())]
     done = subprocess.run([*ALONE, *run, *options], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]

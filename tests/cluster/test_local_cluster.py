@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from cluster import local_cluster, reaper
-from cluster.checkup import OPEN_BY_DESIGN
+from cluster.checkup import open_by_design
 from cluster.jobs import Submission
 from cluster.jobs_api import JobsClient
 from cluster.local_cluster import HEAD, ClusterRecord, find_cluster
@@ -143,7 +143,7 @@ def test_every_port_beyond_loopback_asks_for_the_token_or_has_its_reason(place: 
     """The sockets of all processes of the cluster, against the allow-list of cluster/checkup.py."""
     client = JobsClient.open(place.record.dashboard)
     listed = [node["raylet"] for node in client.get("/nodes?view=summary")["data"]["summary"]]
-    allowed = {int(raylet[kind]) for raylet in listed for kind in OPEN_BY_DESIGN}
+    allowed = {port for raylet in listed for port in open_by_design(raylet)}
     found = beyond_loopback(processes_with(place.record))
     assert len(found) > 4
     assert {what for where, what in found.items() if where[1] not in allowed and is_open(where)} == set()

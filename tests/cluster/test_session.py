@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cluster import reaper
+from cluster.checkup import open_by_design
 from cluster.errors import InfraError, UserError
 from cluster.session import ClusterConfig, connect
 from tests.cluster.families import family
@@ -48,12 +49,9 @@ def test_embedded_ray_works_and_is_gone_afterwards(monkeypatch: pytest.MonkeyPat
         processes = {os.getpid(), *family(mark)}
         opened = {where: what for where, what in beyond_loopback(processes).items() if where not in elsewhere}
         assert len(opened) > 4
-        node = ray._private.worker._global_node  # type: ignore[attr-defined]
-        for_metrics = {
-            node.metrics_agent_port,
-            ray.nodes()[0]["MetricsExportPort"],
-        }  # cluster/checkup.py: OPEN_BY_DESIGN
-        assert {what for where, what in opened.items() if where[1] not in for_metrics and is_open(where)} == set()
+        agent = {"metricsAgentPort": ray._private.worker._global_node.metrics_agent_port}  # type: ignore[attr-defined]
+        allowed = open_by_design(ray.nodes()[0] | agent)
+        assert {what for where, what in opened.items() if where[1] not in allowed and is_open(where)} == set()
         assert shown(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_bytes(), processes) == []
     assert reaper.marked_processes(mark) == []
     assert os.environ.get("RAY_AUTH_MODE") == before
