@@ -196,6 +196,12 @@ def test_without_kubectl_the_way_out_is_named(kubernetes: Any, monkeypatch: pyte
     [
         ("Unable to connect to the server: dial tcp 10.0.0.1:443: i/o timeout", InfraError, "check the network"),
         ("The connection to the server 10.0.0.1:443 was refused - did you?", InfraError, "check the network"),
+        ("Error from server (ServiceUnavailable): the server is currently unable to handle", InfraError, "then repeat"),
+        ("Error from server (TooManyRequests): please try again later", InfraError, "then repeat"),
+        ("Error from server: etcdserver: leader changed", InfraError, "then repeat"),
+        ('Get "https://10.0.0.1/api": http2: client connection lost', InfraError, "then repeat"),
+        ("read tcp 10.0.0.2:5->10.0.0.1:443: read: connection reset by peer", InfraError, "then repeat"),
+        ("Unable to connect to the server: context deadline exceeded", InfraError, "then repeat"),
         ('Error from server (Forbidden): rayjobs.ray.io is forbidden: User "x" cannot', UserError, "raymill-submitter"),
         ('error: resource mapping not found: no matches for kind "RayJob"', UserError, "install KubeRay"),
         ('Error from server (NotFound): namespaces "raymill" not found', UserError, "raymill manifests"),
