@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from cluster.errors import InfraError
 from cluster.jobs import attempt_of
 from cluster.kubectl import Kubectl
 from k8s.cluster_profile import Profile
@@ -129,7 +130,10 @@ def _position(kubectl: Kubectl, manifest: Manifest, workload: Manifest | None) -
     queue = manifest["metadata"]["labels"][QUEUE_LABEL]
     place = f"namespaces/{kubectl.namespace}/localqueues/{queue}/pendingworkloads"
     for version in VISIBILITY:
-        answer = kubectl.raw(f"/apis/visibility.kueue.x-k8s.io/{version}/{place}")
+        try:
+            answer = kubectl.raw(f"/apis/visibility.kueue.x-k8s.io/{version}/{place}")
+        except InfraError:  # a server of Kueue's own answers it, which may be away while all else is there
+            continue
         for each in (answer or {}).get("items", []):
             if each["metadata"]["name"] == workload["metadata"]["name"]:
                 return int(each["positionInLocalQueue"])

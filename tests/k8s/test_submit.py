@@ -263,6 +263,10 @@ def test_why_asks_after_queue_pods_and_events(kubernetes: Any, capsys: pytest.Ca
     assert f"{name}: QUEUED" in said
     assert "it waits in queue raymill, 1 before it: couldn't assign flavors: 8 more needed" in said
 
+    (kubernetes.root / "raw" / path).rename((kubernetes.root / "raw" / path).with_suffix(".away"))
+    assert run_command(["jobs", "why", name, "--kubernetes", "gpu"]) == 0
+    assert "it waits in queue raymill: couldn't assign flavors" in capsys.readouterr().out
+
     job["spec"]["suspend"] = False
     job["status"] = {"jobDeploymentStatus": "Initializing", "rayClusterName": "c-1"}
     kubernetes.put("rayjobs", job)
