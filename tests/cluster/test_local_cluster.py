@@ -131,7 +131,7 @@ def test_the_cluster_asks_for_its_token_and_shows_it_to_nobody(place: Place) -> 
         for kind in ("cmdline", "environ"):
             try:
                 assert secret not in (Path("/proc") / str(pid) / kind).read_bytes()
-            except FileNotFoundError:  # it ended while we looked
+            except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
                 continue
     logs = [*Path(record.temp).rglob("*.log"), *Path(record.temp).rglob("*.out"), *Path(record.temp).rglob("*.err")]
     assert len(logs) > 5

@@ -63,7 +63,7 @@ def shown(secret: bytes, processes: set[int]) -> list[str]:
     found = []
     for pid in processes:
         for kind in ("cmdline", "environ"):
-            with suppress(FileNotFoundError):  # it ended while we looked
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended while we looked
                 if secret in (Path("/proc") / str(pid) / kind).read_bytes():
                     found.append(f"{kind} of {pid}")
     return found
