@@ -43,8 +43,7 @@ def submit(arguments: Namespace) -> int:
         print(json.dumps(manifests, indent=1) if arguments.json else to_yaml(manifests), end="")
         return 0
     kubectl = look.kubectl_of(profile)
-    if not arguments.json:
-        print(plan.render(_where(profile)), file=sys.stderr)
+    print(plan.render(_where(profile)), file=sys.stderr)
     number, known = _attempt(kubectl, plan.submission.id)
     job = known
     if job is None:

@@ -29,8 +29,7 @@ def submit(arguments: Namespace) -> int:
         return 0
     client = JobsClient.open(address)
     plan.notes += _notes(client)
-    if not arguments.json:
-        print(plan.render(client.address), file=sys.stderr)
+    print(plan.render(client.address), file=sys.stderr)
     confirm(arguments, plan)
     job, new = client.submit(plan.submission)
     _say(f"{'submitted' if new else 'attached to'} {job.id} ({job.status})")

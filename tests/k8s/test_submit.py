@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,28 @@ def test_submitting_again_attaches(kubernetes: Any, capsys: pytest.CaptureFixtur
     assert len(applied) == 1
     assert "--server-side" in applied[0]
     assert "--namespace=raymill-dev" in applied[0]
+
+
+class Person(io.StringIO):
+    """Somebody at a terminal who types this."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_person_is_shown_the_plan_and_asked_before_anything_is_applied(
+    kubernetes: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["submit", "recipe.yaml", "--kubernetes", "dev", "--json"]
+    for answer in ("n\n", "\n", "", "yess\n"):
+        monkeypatch.setattr(sys, "stdin", Person(answer))
+        assert run_command(words) == 2
+        said = capsys.readouterr().err
+        assert said.index("raymill-docs-assistant-") < said.index("submit it? [y/N]") < said.index("not submitted")
+    assert not any("apply" in call for call in kubernetes.calls())
+    monkeypatch.setattr(sys, "stdin", Person("y\n"))
+    assert run_command(words) == 0
+    assert len(kubernetes.objects("rayjobs")) == 1
 
 
 def test_a_run_that_failed_is_tried_again_under_the_next_name(kubernetes: Any) -> None:
@@ -166,7 +190,6 @@ def test_code_may_travel_as_a_package(kubernetes: Any, tmp_path: Path) -> None:
     assert job["spec"]["entrypoint"].startswith("python -m pipelines.job .raymill/recipe.yaml --id ")
     assert yaml.safe_load(job["spec"]["runtimeEnvYAML"])["working_dir"] == "/etc/raymill/package.zip"
     import base64
-    import io
     import zipfile
 
     data = base64.b64decode(config["binaryData"]["package.zip"])
