@@ -273,7 +273,19 @@ def test_the_builds_script_installs_raymill_checks_everything_and_trims(tmp_path
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run([sys.executable, "-m", "venv", str(target)], check=True, capture_output=True)
     own = target / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    (own / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    here = Path(sysconfig.get_paths()["purelib"])
+    for old in [
+        *own.glob("setuptools*"),
+        own / "pip",
+        *own.glob("pip-*"),
+    ]:  # the lock's are newer than what Python brings
+        shutil.rmtree(old)
+    for new in [
+        here / "pip",
+        *here.glob("pip-*"),
+    ]:  # it is removed at the end, and pip removes nothing from another environment
+        shutil.copytree(new, own / new.name, ignore=shutil.ignore_patterns("__pycache__"))
+    (own / "borrowed.pth").write_text(f"{here}\n")
     (own / "something" / "tests").mkdir(parents=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))}
     environment |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
