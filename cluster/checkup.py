@@ -19,17 +19,24 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 3.0
 CLOCK_SKEW_SECONDS = 30.0
 """Leases in the store last two minutes; nodes report every few seconds, so less cannot be told from here."""
-DISK_FULL, DISK_NEARLY_FULL = 97.0, 90.0
+DISK_FULL, DISK_NEARLY_FULL = 95.0, 90.0
+"""Per cent. Above the first Ray spills no objects any more (``local_fs_capacity_threshold``)."""
 MEMORY_NEARLY_FULL = 95.0
+HEAD_METRICS = {"autoscalerMetrics": 44217, "dashboardMetrics": 44227}
+"""Ports of a head that Ray tells nobody; AUTOSCALER_METRIC_PORT and DASHBOARD_METRIC_PORT change them."""
 OPEN_BY_DESIGN = {
     "metricsExportPort": "Prometheus metrics, read only; on Kubernetes a NetworkPolicy lets only Prometheus in",
     "metricsAgentPort": "takes the node's own metrics; on Kubernetes closed by NetworkPolicy",
+    "autoscalerMetrics": "as metricsExportPort, of a head's autoscaler; Ray binds loopback where the head's address is",
+    "dashboardMetrics": "the same, of a head's dashboard",
 }
-"""Ports of a node on which Ray has no authentication, and why that is borne."""
+"""Ports on which Ray has no authentication, and why that is borne."""
 GRPC_PORTS = {"nodeManagerPort": "/ray.rpc.NodeManagerService/GetSystemConfig"}
 """Ports of a node that speak gRPC, with a call that changes nothing where no token is asked for. The object manager is
 in the same process, with the same mode, and has no such call."""
 GCS_CALL = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
+CLIENT_PORT, CLIENT_CALL = 10001, "/ray.rpc.RayletDriver/Init"
+"""Where a head listens for Ray's client, unless it was told otherwise; nodes do not tell."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +56,16 @@ def examine(client: JobsClient) -> Iterator[Finding]:
         InfraError: the cluster stopped answering.
     """
     yield authentication(client.address)
+    yield from token_of(client.address)
     metadata = client.get("/api/v0/cluster_metadata")["data"]
     yield from versions(metadata)
     nodes = client.get("/nodes?view=summary")["data"]["summary"]
     yield from alive(nodes)
     living = [node for node in nodes if node["raylet"].get("state") == "ALIVE"]
-    yield clocks(_head_clock(client.address), living)
-    for node in living:
+    yield from silent(living)
+    reporting = [node for node in living if "now" in node]
+    yield clocks(_head_clock(client.address), reporting)
+    for node in reporting:
         yield from disks(node)
         yield from memory(node)
     for node in living:
@@ -80,6 +90,17 @@ def authentication(address: str) -> Finding:
         return Finding("authentication", "warning", f"cannot be told: {error}", "check the address")
 
 
+def token_of(address: str) -> Iterator[Finding]:
+    """Whether the file with the token is its owner's alone; nothing where it is in no file."""
+    from cluster.jobs_api import others_may_read, token_file
+
+    file = token_file(address)
+    if file is not None:
+        loose = others_may_read(file)
+        found = f"{file} has mode {file.stat().st_mode & 0o777:04o}"
+        yield Finding("token", "warning" if loose else "ok", found, f"chmod 600 {file}" if loose else "")
+
+
 def versions_of(metadata: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Of Ray and Python: (a cluster's version, this machine's)."""
     from importlib.metadata import version
@@ -100,7 +121,7 @@ def versions(metadata: Mapping[str, Any]) -> Iterator[Finding]:
 
 def alive(nodes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Nodes that died; the cluster remembers them for a while."""
-    dead = [node["raylet"].get("nodeName") or node["ip"] for node in nodes if node["raylet"].get("state") != "ALIVE"]
+    dead = [name_of(node) for node in nodes if node["raylet"].get("state") != "ALIVE"]
     count = len(nodes) - len(dead)
     if dead:
         fix = "`raymill cluster scale workers N`, or look at the pods"
@@ -109,13 +130,21 @@ def alive(nodes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
         yield Finding("nodes", "ok", f"{count} alive")
 
 
+def silent(nodes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Living nodes whose agent has reported nothing: without one a node has no logs, metrics or environments."""
+    for node in nodes:
+        if "now" not in node:
+            fix = "it starts, or its agent died: look at dashboard_agent.log on it, or replace the node"
+            yield Finding(f"agent of {name_of(node)}", "warning", "has reported nothing yet", fix)
+
+
 def clocks(head_ahead_s: float | None, nodes: Sequence[Mapping[str, Any]]) -> Finding:
     """How far clocks are apart.
 
     Args:
         head_ahead_s: the head's clock minus this machine's; None where it did not say.
     """
-    moments = {node["raylet"].get("nodeName") or node["ip"]: float(node["now"]) for node in nodes}
+    moments = {name_of(node): float(node["now"]) for node in nodes}
     spread = max(moments.values()) - min(moments.values()) if moments else 0.0
     worst = max(abs(head_ahead_s or 0.0), spread)
     found = f"nodes within {spread:.0f} s, this machine and the head within {abs(head_ahead_s or 0.0):.0f} s"
@@ -127,29 +156,42 @@ def clocks(head_ahead_s: float | None, nodes: Sequence[Mapping[str, Any]]) -> Fi
 
 
 def disks(node: Mapping[str, Any]) -> Iterator[Finding]:
-    """Disks that are nearly full; Ray stops scheduling at 95 %."""
-    name = node["raylet"].get("nodeName") or node["ip"]
+    """Disks that are nearly full."""
     full = {place: disk["percent"] for place, disk in node.get("disk", {}).items()}
     place, percent = max(full.items(), key=lambda item: item[1], default=("/", 0.0))
     state = "missing" if percent >= DISK_FULL else "warning" if percent >= DISK_NEARLY_FULL else "ok"
-    fix = "" if state == "ok" else f"free space below {place} on that node: Ray starts nothing on a full disk"
-    yield Finding(f"disk of {name}", state, f"{place} {percent:.0f} % full", fix)
+    fix = (
+        "" if state == "ok" else f"free space below {place} on that node: above {DISK_FULL:.0f} % Ray spills no objects"
+    )
+    yield Finding(f"disk of {name_of(node)}", state, f"{place} {percent:.0f} % full", fix)
 
 
 def memory(node: Mapping[str, Any]) -> Iterator[Finding]:
     """Memory that is nearly all in use; Ray kills workers at 95 %."""
     total, _, percent, _ = node["mem"]
     if total and percent >= MEMORY_NEARLY_FULL:
-        name = node["raylet"].get("nodeName") or node["ip"]
-        yield Finding(f"memory of {name}", "warning", f"{percent:.0f} % in use", "fewer workers, or a larger node")
+        yield Finding(
+            f"memory of {name_of(node)}", "warning", f"{percent:.0f} % in use", "fewer workers, or a larger node"
+        )
+
+
+def open_by_design(raylet: Mapping[str, Any]) -> set[int]:
+    """A node's ports of OPEN_BY_DESIGN.
+
+    Args:
+        raylet: what the dashboard, or Ray's list of nodes, says of it.
+    """
+    told = {kind.lower(): port for kind, port in raylet.items()}
+    return {int(told.get(kind.lower()) or HEAD_METRICS.get(kind) or 0) for kind in OPEN_BY_DESIGN} - {0}
 
 
 def ports(node: Mapping[str, Any]) -> Iterator[Finding]:
     """Every port of a node that can be reached from here, and whether it asks for a token."""
-    raylet, host = node["raylet"], node["ip"]
-    name = raylet.get("nodeName") or host
+    raylet, name = node["raylet"], name_of(node)
+    host = node.get("ip") or raylet.get("nodeManagerAddress") or ""
     probes = [(kind, int(raylet.get(kind) or 0)) for kind in (*GRPC_PORTS, *OPEN_BY_DESIGN, "dashboardAgentListenPort")]
-    probes += [("gcs", gcs_port(node))] if raylet.get("isHeadNode") else []
+    if raylet.get("isHeadNode"):
+        probes += [("gcs", gcs_port(node)), ("rayClient", CLIENT_PORT), *HEAD_METRICS.items()]
     problems, reached = [], 0
     for kind, port in probes:
         if not port or not _answers(host, port):
@@ -160,7 +202,8 @@ def ports(node: Mapping[str, Any]) -> Iterator[Finding]:
         if kind == "dashboardAgentListenPort":
             open_to_all = http_is_open(f"http://{host}:{port}/api/job_agent/jobs/none/logs")
         else:
-            open_to_all = grpc_is_open(f"{host}:{port}", GRPC_PORTS.get(kind, GCS_CALL))
+            call = {"gcs": GCS_CALL, "rayClient": CLIENT_CALL, **GRPC_PORTS}[kind]
+            open_to_all = grpc_is_open(f"{host}:{port}", call)
         if open_to_all:
             problems.append(f"{kind} {port}")
     if problems:
@@ -172,6 +215,12 @@ def ports(node: Mapping[str, Any]) -> Iterator[Finding]:
         )
     else:
         yield Finding(f"ports of {name}", "ok", "none can be reached from here")
+
+
+def name_of(node: Mapping[str, Any]) -> str:
+    """What a node is called; one without an agent says no more than its raylet does."""
+    raylet = node["raylet"]
+    return str(raylet.get("nodeName") or node.get("ip") or raylet.get("nodeManagerAddress") or raylet.get("nodeId"))
 
 
 def gcs_port(node: Mapping[str, Any]) -> int:

@@ -212,7 +212,8 @@ class JobsClient:
                 if isinstance(error, _Refused) and error.status in (401, 403):
                     raise
                 if not told:
-                    say(f"the connection is lost, the job goes on ({error}); trying again …")
+                    reason = error.what if isinstance(error, InfraError) else error
+                    say(f"the connection is lost, the job goes on ({reason}); trying again …")
                     told = True
             if time.monotonic() - silent_since > lost_s:
                 raise InfraError(
@@ -337,11 +338,22 @@ def token_for(address: str) -> str | None:
     """The token to show an address: what the environment names, a local cluster's own, or Ray's usual file."""
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return token
+    file = token_file(address)
+    return file.read_text(encoding="utf-8").strip() if file else None
+
+
+def token_file(address: str) -> Path | None:
+    """The file with the token for an address, where it is in one."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return None
     local = cluster_at(address)
-    for path in (os.environ.get("RAY_AUTH_TOKEN_PATH"), local.token_file if local else None, str(RAY_TOKEN_FILE)):
-        if path and Path(path).is_file():
-            return Path(path).read_text(encoding="utf-8").strip()
-    return None
+    places = (os.environ.get("RAY_AUTH_TOKEN_PATH"), local.token_file if local else None, str(RAY_TOKEN_FILE))
+    return next((Path(place) for place in places if place and Path(place).is_file()), None)
+
+
+def others_may_read(file: Path) -> bool:
+    """Whether users of this machine other than its owner may read a file."""
+    return bool(file.stat().st_mode & 0o077)
 
 
 def _details(item: dict[str, Any]) -> JobDetails:

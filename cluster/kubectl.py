@@ -21,7 +21,21 @@ _AWAY = (
     "unable to connect",
     "tls handshake timeout",
     "unexpected eof",
+    "connection reset",
+    "connection lost",
+    "broken pipe",
+    "network is unreachable",
+    "no such host",
+    "deadline exceeded",
+    "timed out",
+    "(serviceunavailable)",
+    "(toomanyrequests)",
+    "(timeout)",
+    "(internalerror)",
+    "currently unable to handle the request",
+    "etcdserver",
 )
+"""What kubectl says, in small letters, where the API server does not answer or cannot now: it may pass."""
 _LOG_LINE = re.compile(r"[EWI]\d{4} ")
 """kubectl repeats itself in its log's format before it says what is wrong."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -33,6 +34,8 @@ HEAD, WORKERS = "head", "workers"
 START_SECONDS = 90.0
 LOG_TAIL_LINES = 15
 RECORD = "cluster.json"
+NAME = re.compile(r"[a-z0-9][-a-z0-9]{0,39}")
+"""Of a cluster; it is a folder's name, which `down` removes."""
 NODE_ENVIRONMENT = QUIET_ENVIRONMENT | {
     "RAY_AUTH_MODE": "token",
     # A task on a node whose link was cut is started elsewhere within seconds, not after minutes (measured).
@@ -129,9 +132,15 @@ def up(
         cpus: logical CPUs of each node, the head included.
 
     Raises:
-        UserError: a cluster of that name runs.
+        UserError: a cluster of that name runs, or it is no name.
         InfraError: a node did not start; everything started is ended again.
     """
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"is no name of a cluster: {name!r}",
+            where="--name",
+            next_step="use lower-case letters, digits and -, a letter or digit first, 40 at most",
+        )
     folder = clusters_folder() / name
     existing = _read(folder)
     if existing is not None and any(alive(node) for node in existing.nodes):

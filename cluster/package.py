@@ -1,7 +1,8 @@
 """The code that travels with a job: one zip of a folder, the same bytes for the same files.
 
 Left out are what ``.gitignore`` and ``.raymillignore`` name, what no job needs (histories, environments, caches,
-stores) and what looks like a secret. A folder over the size limit is refused with its largest files named.
+stores), what looks like a secret, and links out of the folder. A folder over the size limit is refused with its largest
+files named.
 """
 
 from __future__ import annotations
@@ -75,12 +76,14 @@ class Package:
         digest: SHA-256, in hex, of the paths and contents.
         files: path -> bytes.
         secret: paths left out because they look like secrets.
+        outside: links left out because they lead out of the folder.
     """
 
     data: bytes = field(repr=False)
     digest: str
     files: Mapping[str, int]
     secret: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -97,7 +100,8 @@ def pack(folder: Path, extra: Mapping[str, bytes] | None = None, *, max_bytes: i
     Raises:
         UserError: it is too large, cannot be read, or a file in it holds a secret.
     """
-    chosen, secret = _choose(folder)
+    found = _choose(folder)
+    chosen = found.sent
     sizes = {path: (folder / path).stat().st_size for path in chosen} | {p: len(d) for p, d in (extra or {}).items()}
     total = sum(sizes.values())
     if total > max_bytes:
@@ -130,7 +134,9 @@ def pack(folder: Path, extra: Mapping[str, bytes] | None = None, *, max_bytes: i
             executable = path in chosen and os.access(folder / path, os.X_OK)
             entry.external_attr = (0o755 if executable else 0o644) << 16
             archive.writestr(entry, data)
-    return Package(buffer.getvalue(), digest.hexdigest(), sizes, tuple(secret))
+    return Package(
+        buffer.getvalue(), digest.hexdigest(), sizes, tuple(sorted(found.secret)), tuple(sorted(found.outside))
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -142,37 +148,65 @@ def _read(path: Path) -> bytes:
         ) from None
 
 
-def _choose(folder: Path) -> tuple[list[str], list[str]]:
-    """Paths to send, and paths left out because they look like secrets; links out of the folder are not followed."""
+@dataclass
+class _Found:
+    """Paths of a folder: to send, left out as secrets, left out as links that lead elsewhere."""
+
+    sent: list[str] = field(default_factory=list)
+    secret: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+
+
+def _choose(folder: Path) -> _Found:
+    """What of a folder is sent, sorted; links to folders are not followed, nor links to files elsewhere."""
     rules = [rule for line in NEVER for rule in _rules([line])]
-    for name in IGNORE_FILES:
-        file = folder / name
-        if file.is_file():
-            rules += _rules(file.read_text(encoding="utf-8", errors="replace").splitlines())
     secrets = list(_rules(SECRET_FILES))
-    chosen: list[str] = []
-    secret: list[str] = []
+    here, found = folder.resolve(), _Found()
     for current, folders, names in os.walk(folder):
         relative = PurePosixPath(Path(current).relative_to(folder).as_posix())
+        rules += _rules_of(folder, relative)
         for name in sorted(folders):
             path = (relative / name).as_posix()
             if _ignored(path, True, secrets):
-                secret.append(path + "/")
-            elif not _ignored(path, True, rules) and not (folder / path).is_symlink():
-                continue
+                found.secret.append(path + "/")
+            elif not _ignored(path, True, rules):
+                if not (folder / path).is_symlink():
+                    continue
+                found.outside.append(path)
             folders.remove(name)
         for name in sorted(names):
             path = (relative / name).as_posix()
             if _ignored(path, False, rules) or not (folder / path).is_file():
                 continue
-            (secret if _ignored(path, False, secrets) else chosen).append(path)
-        if len(chosen) > MAX_FILES:
+            target = (folder / path).resolve()
+            if not target.is_relative_to(here):
+                found.outside.append(path)
+            elif _is_secret(path, secrets) or _is_secret(target.relative_to(here).as_posix(), secrets):
+                found.secret.append(path)
+            else:
+                found.sent.append(path)
+        if len(found.sent) > MAX_FILES:
             raise UserError(
                 f"more than {MAX_FILES:,} files would travel with the job",
                 where=str(folder),
                 next_step="submit from the folder that holds the job's code, or name the rest in .raymillignore",
             )
-    return sorted(chosen), sorted(secret)
+    found.sent.sort()
+    return found
+
+
+def _rules_of(folder: Path, relative: PurePosixPath) -> Iterator[_Rule]:
+    """The rules of the ignore files that lie in one folder; they hold for what is below it."""
+    for name in IGNORE_FILES:
+        file = folder / relative / name
+        if file.is_file():
+            yield from _rules(file.read_text(encoding="utf-8", errors="replace").splitlines(), relative.as_posix())
+
+
+def _is_secret(path: str, secrets: Iterable[_Rule]) -> bool:
+    """Whether a file, or a folder that it lies in, has a secret's name."""
+    above = [each.as_posix() for each in PurePosixPath(path).parents]
+    return _ignored(path, False, secrets) or any(_ignored(each, True, secrets) for each in above)
 
 
 @dataclass(frozen=True)
@@ -184,8 +218,9 @@ class _Rule:
     keeps: bool
 
 
-def _rules(lines: Iterable[str]) -> Iterator[_Rule]:
-    """The lines of an ignore file as git reads them (gitignore(5)), without character classes' negation."""
+def _rules(lines: Iterable[str], below: str = ".") -> Iterator[_Rule]:
+    """The lines of an ignore file, which lies in the folder ``below``, as git reads them (gitignore(5))."""
+    start = "" if below == "." else re.escape(below) + "/"
     for line in lines:
         text = line.rstrip()
         if not text or text.startswith("#"):
@@ -196,7 +231,7 @@ def _rules(lines: Iterable[str]) -> Iterator[_Rule]:
         text = text.rstrip("/")
         anchored = "/" in text
         text = text.lstrip("/")
-        expression = ("" if anchored else "(?:.*/)?") + _expression(text)
+        expression = start + ("" if anchored else "(?:.*/)?") + _expression(text)
         yield _Rule(re.compile(expression), folders_only, keeps)
 
 

@@ -20,9 +20,14 @@ LEAST_LETTERS = 8
 """A shorter value is not masked in logs: it would be found in every other word."""
 
 _NAMES = re.compile(
-    r"(?:^|[^a-z0-9])(?:password|passwd|passphrase|secret|token|credential|(?:api|access|private|secret|signing)_?key"
-    r"|apikey|authorization)s?(?:$|[^a-z0-9])"
+    r"(?:^|[^a-z0-9])(?:[a-z0-9]*passw(?:or)?d|passphrase|secret|token|credential|authorization|connection_string"
+    r"|(?:api|access|private|secret|signing|account|storage|encryption|ssh)_?key)s?\d*(?:$|[^a-z0-9])"
+    r"|[a-z0-9]_(?:pass|pwd|pat)$"
 )
+_NAMES_OF_VARIABLES = re.compile(r"[A-Z0-9]_(?:KEY|AUTH)$")
+"""In the environment such names mean secrets (OPENAI_KEY, REDISCLI_AUTH); in a recipe a key is also one of a table."""
+_PASSWORDS = re.compile(r"passw(?:or)?d|passphrase|secret|_(?:pass|pwd)$")
+"""Which may be digits alone; a token that is a number (``max_tokens=512``) is none."""
 _NAMES_OF_PLACES = re.compile(r"(?:_|^)(?:path|file|dir|folder|name|url|mode|id)$", re.IGNORECASE)
 _SECTIONS = ("secrets", "passwords", "credentials")
 _WORDS_OF_MODELS = re.compile(r"(?:^|[_.])(?:tokens|(?:eos|bos|pad|unk|sep|cls|mask|start|end|stop|special)_tokens?)$")
@@ -34,7 +39,8 @@ _KNOWN: dict[str, re.Pattern[str]] = {
     "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{30,}\b"),
     "an API key": re.compile(r"\b(?:sk|rk|pk)-[A-Za-z0-9_-]{20,}"),
     "a Google API key": re.compile(r"\bAIza[0-9A-Za-z_-]{35}"),
-    "a Slack token": re.compile(r"\bxox[abeprs]-[A-Za-z0-9-]{10,}"),
+    "a Slack token": re.compile(r"\bxox[abeprs]-[A-Za-z0-9-]{10,}|\bhooks\.slack\.com/services/[A-Za-z0-9/]{20,}"),
+    "an Azure key": re.compile(r"\b(?:AccountKey|SharedAccessKey)=[A-Za-z0-9+/]{20,}"),
     "a private key": re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"),
     "a JSON web token": re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+"),
     _IN_ADDRESS: re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/@]+@"),
@@ -58,7 +64,7 @@ def secret_in(name: str, value: str) -> str | None:
     """Why a named value looks like a secret; None where it does not.
 
     Of a dotted name the last word counts (``tokens.existing`` is a recipe's section, not a token). A path to a secret,
-    a number (``max_tokens=512``) and a switch are none.
+    a number (``max_tokens=512``; but digits can be a password) and a switch are none.
     """
     kind = kind_of_secret(value)
     if kind is not None:
@@ -68,10 +74,14 @@ def secret_in(name: str, value: str) -> str | None:
         return "it stands in a section of secrets"
     name = parts[-1]
     words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower().replace("-", "_")
-    if not _NAMES.search(words) or _NAMES_OF_PLACES.search(words) or _WORDS_OF_MODELS.search(words):
+    if not _NAMES.search(words) and not _NAMES_OF_VARIABLES.search(name):
+        return None
+    if _NAMES_OF_PLACES.search(words) or _WORDS_OF_MODELS.search(words):
         return None
     plain = value.strip()
-    if not plain or plain.lower() in ("true", "false", "none", "null") or _is_number(plain):
+    if not plain or plain.lower() in ("true", "false", "none", "null"):
+        return None
+    if _is_number(plain) and not _PASSWORDS.search(words):
         return None
     return "its name is that of a secret"
 

@@ -22,7 +22,10 @@ WHOSE = {
     "ray.io": "install KubeRay 1.7",
     "kueue.x-k8s.io": "install Kueue, or leave `queue` out of the profile",
     "monitoring.coreos.com": "install Prometheus' operator, or set `monitoring.enabled: false`",
+    "cert-manager.io": "install cert-manager, or set `tls: false`",
 }
+MADE_FOR_TLS = {"cert-manager.io/v1": {"Certificate", "Issuer"}}
+"""Kinds that KubeRay makes itself where a cluster wants TLS."""
 ON_BY_DEFAULT = frozenset(
     {"RayClusterStatusConditions", "RayJobDeletionPolicy", "RayMultiHostIndexing", "RayServiceIncrementalUpgrade"}
 )
@@ -50,7 +53,7 @@ def kinds(profile: Profile, kubectl: Kubectl) -> Iterator[Finding]:
     """Whether the API server knows every kind that is rendered for this profile."""
     submission = Submission("x", "name: x\n", profile.store, ("raymill",))
     rendered = [*platform(profile), *job_manifests(profile, submission), *service_manifests(profile, "x", "name: x\n")]
-    wanted: dict[str, set[str]] = {}
+    wanted = {version: set(needed) for version, needed in MADE_FOR_TLS.items() if profile.tls}
     for manifest in rendered:
         wanted.setdefault(manifest["apiVersion"], set()).add(manifest["kind"])
     for version in sorted(wanted):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from cluster.errors import InfraError
 from cluster.jobs import attempt_of
 from cluster.kubectl import Kubectl
 from k8s.cluster_profile import Profile
-from k8s.names import Manifest
+from k8s.names import SUBMITTER_CONTAINER, Manifest
 from k8s.why import Seen, state
 
 OURS = "app.kubernetes.io/part-of=raymill"
-CONTAINER = "ray-job-submitter"
+ENDS = {"SUCCEEDED": 0, "STOPPED": 130}
+THE_RUNS_OWN = ("AppFailed", "DeadlineExceeded")
+"""KubeRay's reasons for a failure that is the run's and not the infrastructure's."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 VISIBILITY = ("v1beta2", "v1beta1")
 """Versions of Kueue's API that tells positions."""
@@ -44,10 +47,12 @@ class KubernetesJob:
 
     @property
     def code(self) -> int:
-        """What a command that followed it should return."""
-        if self.status == "SUCCEEDED":
-            return 0
-        return self.exit_code or 1
+        """What a command that followed it should return: the run's own code, or 3 where it never gave one."""
+        if self.status in ENDS:
+            return ENDS[self.status]
+        if self.exit_code:
+            return self.exit_code
+        return 1 if self.manifest.get("status", {}).get("reason") in THE_RUNS_OWN else 3
 
 
 def kubectl_of(profile: Profile) -> Kubectl:
@@ -94,7 +99,7 @@ def job(kubectl: Kubectl, name: str) -> KubernetesJob | None:
 
 def submitter_log(kubectl: Kubectl, name: str, lines: int) -> str:
     """The last lines of a job's log, as its submitter shows them."""
-    return kubectl.logs(f"job-name={name}", container=CONTAINER, lines=lines)
+    return kubectl.logs(f"job-name={name}", container=SUBMITTER_CONTAINER, lines=lines)
 
 
 def see(kubectl: Kubectl, found: KubernetesJob) -> Seen:
@@ -125,7 +130,10 @@ def _position(kubectl: Kubectl, manifest: Manifest, workload: Manifest | None) -
     queue = manifest["metadata"]["labels"][QUEUE_LABEL]
     place = f"namespaces/{kubectl.namespace}/localqueues/{queue}/pendingworkloads"
     for version in VISIBILITY:
-        answer = kubectl.raw(f"/apis/visibility.kueue.x-k8s.io/{version}/{place}")
+        try:
+            answer = kubectl.raw(f"/apis/visibility.kueue.x-k8s.io/{version}/{place}")
+        except InfraError:  # a server of Kueue's own answers it, which may be away while all else is there
+            continue
         for each in (answer or {}).get("items", []):
             if each["metadata"]["name"] == workload["metadata"]["name"]:
                 return int(each["positionInLocalQueue"])

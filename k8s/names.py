@@ -10,6 +10,8 @@ PART_OF = {"app.kubernetes.io/part-of": "raymill"}
 COMPONENT = "app.kubernetes.io/component"
 INSTANCE = "app.kubernetes.io/instance"
 HEAD, WORKER, SUBMITTER, REDIS = "ray-head", "ray-worker", "submitter", "redis"
+SUBMITTER_CONTAINER = "ray-job-submitter"
+"""The container that hands a job to its cluster, as KubeRay calls it."""
 
 PORTS = {
     "gcs-server": 6379,

@@ -12,6 +12,7 @@ from k8s.names import (
     INSTANCE,
     PORTS,
     RECIPE_FOLDER,
+    SUBMITTER_CONTAINER,
     WORKER,
     WORKER_ACCOUNT,
     Manifest,
@@ -103,7 +104,7 @@ def submitter_pod(profile: Profile, instance: str, recipe: str) -> Manifest:
     """The pod that hands a job to its cluster. It reads the recipe and sends it along as the working directory."""
     size = {"cpu": "500m", "memory": "1Gi"}
     container = {
-        "name": "ray-job-submitter",
+        "name": SUBMITTER_CONTAINER,
         "image": profile.image,
         "imagePullPolicy": profile.pull_policy,
         "securityContext": CONTAINER_SECURITY,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from k8s.names import Manifest
+from k8s.names import SUBMITTER_CONTAINER, Manifest
 
 BAD_WAITS = {
     "ImagePullBackOff": "check the profile's `image`, `pull_secrets`, and that the nodes reach the registry",
@@ -22,7 +22,15 @@ BAD_WAITS = {
     "RunContainerError": "see the message",
     "CrashLoopBackOff": "see the pod's log",
 }
-FAILED_EVENTS = ("FailedCreate", "FailedMount", "FailedAttachVolume", "FailedScheduling", "FailedCreatePodSandBox")
+FAILED_EVENTS = (
+    "FailedCreate",
+    "FailedMount",
+    "FailedAttachVolume",
+    "FailedCreatePodSandBox",
+    "FailedToCreate",
+    "Invalid",
+)
+"""What warnings' reasons begin with: Kubernetes' own, and KubeRay's (FailedToCreateWorkerPod, InvalidRayJobSpec, …)."""
 FAILURES = {
     "SubmissionFailed": "the submitter's log, below, says why",
     "DeadlineExceeded": "raise the profile's `jobs.deadline_seconds`, and submit again: it goes on where it was",
@@ -76,10 +84,17 @@ def state(job: Manifest) -> str:
 
 
 def explain(seen: Seen) -> list[Reason]:
-    """Every reason that is seen, the most telling first; none for a job that runs or has succeeded."""
+    """Every reason that is seen, the most telling first.
+
+    A job runs as soon as its own process does, which needs the head alone: what keeps its workers away is told of a
+    running job, too.
+    """
     now = state(seen.job)
-    if now in ("SUCCEEDED", "RUNNING"):
-        return []
+    if now == "SUCCEEDED":
+        return [Reason("it succeeded")]
+    if now == "RUNNING":
+        lacking = list(dict.fromkeys(_away(seen)))
+        return [Reason("it runs, and part of its cluster does not" if lacking else "it runs"), *lacking]
     found = [*_job(seen), *_queue(seen)] if now != "STOPPED" else [Reason("somebody stopped it")]
     if now != "QUEUED":
         found += [reason for pod in seen.pods for reason in _pod(pod)]
@@ -87,6 +102,27 @@ def explain(seen: Seen) -> list[Reason]:
     if now == "PENDING" and not found:
         found.append(Reason("its cluster is starting", "repeat in a minute"))
     return list(dict.fromkeys(found))
+
+
+def submitter_failed(seen: Seen) -> bool:
+    """Whether a submitter ended badly, so that its log tells why; KubeRay tries a few more."""
+    ended = [
+        each.get(key, {}).get("terminated") or {}
+        for pod in seen.pods
+        for each in pod.get("status", {}).get("containerStatuses", [])
+        if each["name"] == SUBMITTER_CONTAINER
+        for key in ("state", "lastState")
+    ]
+    return any(each.get("exitCode") for each in ended)
+
+
+def _away(seen: Seen) -> Iterator[Reason]:
+    """What keeps pods of a running job away; warnings about pods that run by now are over."""
+    away = [pod for pod in seen.pods if pod.get("status", {}).get("phase") not in ("Running", "Succeeded")]
+    running = {pod["metadata"]["name"] for pod in seen.pods} - {pod["metadata"]["name"] for pod in away}
+    for pod in away:
+        yield from _pod(pod)
+    yield from _events([event for event in seen.events if event.get("involvedObject", {}).get("name") not in running])
 
 
 def _job(seen: Seen) -> Iterator[Reason]:
@@ -190,5 +226,5 @@ def _events(events: Sequence[Manifest]) -> Iterator[Reason]:
             yield Reason(f"{about}: {text}", "ask for a larger ResourceQuota of the namespace, or for smaller pods")
         elif "violates PodSecurity" in text:
             yield Reason(f"{about}: {text}", "a setting of your own breaks the namespace's restricted pod security")
-        elif reason in FAILED_EVENTS and reason != "FailedScheduling":  # pods tell that themselves
+        elif reason.startswith(FAILED_EVENTS):
             yield Reason(f"{about}: {reason}: {text}")

@@ -22,7 +22,7 @@ from typing import IO
 
 from cluster.diagnosis import diagnose, last_stage
 from cluster.errors import RaymillError
-from cluster.job_record import BEAT_SECONDS, FencedOff, Holding, write_log
+from cluster.job_record import BEAT_SECONDS, FencedOff, Holding, JobRecord, read_job, write_log
 from cluster.secrecy import Mask
 from cluster.stage import provenance
 from cluster.store import open_store
@@ -30,10 +30,14 @@ from pipelines.recipe import load_recipe
 from pipelines.runs import RUNS
 
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-PIECE_BYTES = 1 << 20
+PIECE_LETTERS = 1 << 20
 FLUSH_SECONDS = 3.0
+DRAIN_SECONDS = 10.0
+"""For what a run said last; a process that it left behind may hold its output open for ever."""
 KEPT_LINES = 2_000
 INFRASTRUCTURE = 3
+THE_RUNS_OWN = (1, 2)
+"""Exit codes of a run that failed by itself, or by a mistake of who wrote it."""
 FINAL_TRIES = 5
 
 
@@ -45,11 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     try:
         recipe = load_recipe(arguments.recipe)
+        store, submission = open_store(recipe.store), _submission()
+        last = read_job(store, arguments.id)
+        if last is not None and last.exit_code and _failed_by_itself(last, submission):
+            print(f"error: {last.id}: attempt {last.attempt} failed: {last.message}", file=sys.stderr)
+            print("  it is not tried again by itself: correct it, then submit it again", file=sys.stderr)
+            return last.exit_code
         holding = Holding.take(
-            open_store(recipe.store),
+            store,
             arguments.id,
             recipe.name,
-            submission=_submission(),
+            submission=submission,
             host=socket.gethostname(),
             versions=provenance(time.time())["versions"],
         )
@@ -66,6 +76,15 @@ def supervise(holding: Holding, words: list[str]) -> int:
     A command that a signal ended gives 128 and the signal's number, as shells do; one that was fenced off gives 3.
     """
     return _Supervised(holding, words).run()
+
+
+def _failed_by_itself(last: JobRecord, submission: str) -> bool:
+    """Whether this is a job that failed by its own fault, begun again under its name.
+
+    KubeRay does that, on a new cluster, whatever failed; the same recipe would fail the same way.
+    """
+    same = submission != "" and last.submission == submission
+    return same and last.state == "failed" and last.exit_code in THE_RUNS_OWN
 
 
 def _submission() -> str:
@@ -86,6 +105,7 @@ class _Supervised:
         self.fenced = False
         self._lock = threading.Lock()
         self._unwritten: list[str] = []
+        self._cut: list[str] = []
         self._kept: list[str] = []
         self._pieces = 0
         self._done = threading.Event()
@@ -117,7 +137,7 @@ class _Supervised:
             reader.start()
         code = child.wait()
         for reader in readers[:2]:
-            reader.join()
+            reader.join(DRAIN_SECONDS)
         self._done.set()
         readers[2].join()
         return self._finish(code if code >= 0 else 128 - code, "".join(results))
@@ -150,7 +170,7 @@ class _Supervised:
         beaten = 0.0
         while not self._done.wait(FLUSH_SECONDS):
             due = time.monotonic() - beaten >= BEAT_SECONDS
-            if not self._unwritten and not due:
+            if not self._unwritten and not self._cut and not due:
                 continue
             try:
                 self._flush()
@@ -169,18 +189,14 @@ class _Supervised:
                 self._complained = True
 
     def _flush(self) -> None:
+        """Write what was said since. A piece that failed is tried again as it was: it may be there all the same."""
         with self._lock:
             text, self._unwritten = "".join(self._unwritten), []
-        while text:
-            piece, rest = text[:PIECE_BYTES], text[PIECE_BYTES:]
-            try:
-                write_log(self.holding.store, self.holding.record, self._pieces + 1, piece)
-            except (RaymillError, OSError):
-                with self._lock:
-                    self._unwritten.insert(0, text)
-                raise
+        self._cut += [text[start : start + PIECE_LETTERS] for start in range(0, len(text), PIECE_LETTERS)]
+        while self._cut:
+            write_log(self.holding.store, self.holding.record, self._pieces + 1, self._cut[0])
             self._pieces += 1
-            text = rest
+            del self._cut[0]
 
     def _finish(self, code: int, output: str) -> int:
         if self.fenced:

@@ -133,6 +133,9 @@ def plan_submission(
     if plan.submission.package and plan.submission.package.secret:
         left = ", ".join(plan.submission.package.secret)
         plan.notes.append(f"left out, since they look like secrets: {left}")
+    if plan.submission.package and plan.submission.package.outside:
+        left = ", ".join(plan.submission.package.outside)
+        plan.notes.append(f"left out, since they are links to places elsewhere: {left}")
     if mounted:
         plan.notes.append("the store is a volume of the cluster: what is published there cannot be told from here")
         return plan

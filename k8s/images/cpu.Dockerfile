@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1.10
 # Head, workers and jobs on CPUs. Built from the repository's root:
 #   docker build -f k8s/images/cpu.Dockerfile -t raymill:0.1.0-cpu .
 # pip must find PyTorch's CPU wheels: --secret id=pip,src=pip.conf with extra-index-url (it stays out of the image).

@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1.10
 # Head, workers and jobs on NVIDIA GPUs. Built from the repository's root:
 #   docker build -f k8s/images/cuda.Dockerfile -t raymill:0.1.0-cuda .
 # Where packages come from other servers: --secret id=pip,src=pip.conf (it stays out of the image).

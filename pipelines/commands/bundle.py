@@ -64,7 +64,8 @@ def pieces_of_recipe(path: str) -> list[Piece]:
 
 
 def _of_reference(where: str, text: str) -> Piece:
-    kind = "data set" if where.startswith("corpus.") else "model"
+    section, *keys = where.split(".")
+    kind = "data set" if section == "corpus" or "data" in keys else "model"
     if not text.startswith(HUB):
         return Piece("address", text, f"serve it inside, and change {where}")
     return Piece(kind, text.removeprefix(HUB).removeprefix("datasets/"), f"copy it into the store, and change {where}")

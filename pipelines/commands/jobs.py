@@ -15,7 +15,7 @@ from cluster.local_cluster import find_cluster
 from cluster.pending import explain_demands, explain_pending
 from cluster.progress import duration, table
 from cluster.store import open_store
-from pipelines.commands.following import detachable, follow_job, log_of, record_of
+from pipelines.commands.following import code_of, detachable, follow_job, follow_stored, log_of, record_of
 
 STOP_SECONDS = 60.0
 PENDING_SECONDS = 5.0
@@ -23,7 +23,7 @@ PENDING_SECONDS = 5.0
 
 def show_list(arguments: Namespace) -> int:
     """Every job of a cluster, or every run of a store."""
-    if arguments.kubernetes:
+    if on_kubernetes(arguments):
         from pipelines.commands import kubernetes
 
         return kubernetes.show_list(arguments)
@@ -40,25 +40,29 @@ def show_list(arguments: Namespace) -> int:
 
 def logs(arguments: Namespace) -> int:
     """What a job said; with ``--follow`` on to its end, and its exit code."""
-    if arguments.kubernetes:
+    if on_kubernetes(arguments):
         from pipelines.commands import kubernetes
 
         return kubernetes.logs(arguments)
     if arguments.store and not arguments.address:
-        print(log_of(arguments.store, _stored(arguments)), end="")
-        return 0
+        record = _stored(arguments)
+        if not arguments.follow:
+            print(log_of(arguments.store, record), end="")
+            return 0
+        with detachable(record.id, f"--store {arguments.store}"):
+            return code_of(follow_stored(arguments.store, record))
     client, job = _find(arguments)
     if not arguments.follow:
         print(client.logs(job.id), end="")
         return 0
-    with detachable(job.id):
+    with detachable(job.id, f"--address {client.address}"):
         job = follow_job(client, job, arguments.store or job.metadata.get("raymill_store", ""))
     return job.code
 
 
 def stop(arguments: Namespace) -> int:
     """End a job; what it has published stays, and submitting it again continues from there."""
-    if arguments.kubernetes:
+    if on_kubernetes(arguments):
         from pipelines.commands import kubernetes
 
         return kubernetes.stop(arguments)
@@ -83,7 +87,7 @@ def stop(arguments: Namespace) -> int:
 
 def why(arguments: Namespace) -> int:
     """Why a job waits or failed."""
-    if arguments.kubernetes:
+    if on_kubernetes(arguments):
         from pipelines.commands import kubernetes
 
         return kubernetes.why(arguments)
@@ -106,6 +110,22 @@ def why(arguments: Namespace) -> int:
     for line in answer.get("lines", []):
         print(f"  | {line}")
     return 0
+
+
+def on_kubernetes(arguments: Namespace) -> bool:
+    """Whether a profile's place is asked.
+
+    Raises:
+        UserError: another place is named besides.
+    """
+    if not arguments.kubernetes:
+        return False
+    for name in ("address", "store"):
+        if other := getattr(arguments, name, None):
+            raise UserError(
+                "is another place than a profile", where=f"--{name} {other}", next_step="give one of the two"
+            )
+    return True
 
 
 def _why(client: JobsClient, job: JobDetails) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from cluster.progress import table
 from k8s import checkup, look
 from k8s.cluster_profile import Profile, load_profile
 from k8s.look import KubernetesJob
+from k8s.names import SUBMITTER_CONTAINER
 from k8s.rayjob import job_manifests
 from k8s.render import to_yaml
 from k8s.rules import require_valid
-from k8s.why import explain
+from k8s.why import explain, submitter_failed
 from pipelines.commands.following import detachable
 from pipelines.commands.submit import confirm
 from pipelines.submission import SubmissionPlan, plan_submission
@@ -42,8 +43,7 @@ def submit(arguments: Namespace) -> int:
         print(json.dumps(manifests, indent=1) if arguments.json else to_yaml(manifests), end="")
         return 0
     kubectl = look.kubectl_of(profile)
-    if not arguments.json:
-        print(plan.render(_where(profile)), file=sys.stderr)
+    print(plan.render(_where(profile)), file=sys.stderr)
     number, known = _attempt(kubectl, plan.submission.id)
     job = known
     if job is None:
@@ -56,7 +56,7 @@ def submit(arguments: Namespace) -> int:
         raise InfraError("it was applied, and is not there", where=plan.submission.id, next_step="submit it again")
     print(f"{'attached to' if known else 'submitted'} {job.name} ({job.status})", file=sys.stderr, flush=True)
     if arguments.follow:
-        with detachable(job.name):
+        with detachable(job.name, f"--kubernetes {arguments.kubernetes}"):
             job = follow(kubectl, job)
     if arguments.json:
         done = {"run": plan.submission.id, "job": job.name, "new": known is None, "status": job.status}
@@ -136,7 +136,7 @@ def follow(kubectl: Kubectl, job: KubernetesJob) -> KubernetesJob:
 
 def _lines(kubectl: Kubectl, name: str, last: str) -> Iterator[tuple[str, str]]:
     """(time, line) of the submitter's log after a time, as long as the connection lasts."""
-    for line in kubectl.follow(f"job-name={name}", container=look.CONTAINER, since=last):
+    for line in kubectl.follow(f"job-name={name}", container=SUBMITTER_CONTAINER, since=last):
         moment, _, text = line.partition(" ")
         if moment > last:
             yield moment, text
@@ -159,9 +159,13 @@ def logs(arguments: Namespace) -> int:
     """What a job said; with ``--follow`` on to its end, and its exit code."""
     kubectl, job = _find(arguments)
     if not arguments.follow:
-        print(look.submitter_log(kubectl, job.name, LOG_LINES), end="")
+        said = look.submitter_log(kubectl, job.name, LOG_LINES)
+        print(said, end="")
+        if not said:
+            again = f"raymill jobs why {job.name} --kubernetes {arguments.kubernetes}"
+            print(f"no pod of it has said anything; `{again}` says why", file=sys.stderr)
         return 0
-    with detachable(job.name):
+    with detachable(job.name, f"--kubernetes {arguments.kubernetes}"):
         return follow(kubectl, job).code
 
 
@@ -177,13 +181,14 @@ def stop(arguments: Namespace) -> int:
 def why(arguments: Namespace) -> int:
     """Why a job waits or failed."""
     kubectl, job = _find(arguments)
-    reasons = explain(look.see(kubectl, job))
+    seen = look.see(kubectl, job)
+    reasons = explain(seen)
     answer: dict[str, Any] = {
         "job": job.name,
         "status": job.status,
         "reasons": [{"what": each.what, "next": each.next_step} for each in reasons],
     }
-    if job.status == "FAILED":
+    if job.status == "FAILED" or submitter_failed(seen):
         log = look.submitter_log(kubectl, job.name, LOG_LINES)
         answer |= diagnose(log, job.exit_code, job.message).as_dict() if log else {}
     if arguments.json:

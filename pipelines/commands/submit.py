@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 
 from cluster.errors import InfraError, UserError
-from cluster.jobs_api import JobDetails, JobsClient, request_of
+from cluster.jobs_api import JobDetails, JobsClient, others_may_read, request_of, token_file
 from cluster.local_cluster import find_cluster
 from pipelines.commands.following import INFRASTRUCTURE_CODES, detachable, follow_job
 from pipelines.submission import SubmissionPlan, plan_submission
@@ -29,8 +29,7 @@ def submit(arguments: Namespace) -> int:
         return 0
     client = JobsClient.open(address)
     plan.notes += _notes(client)
-    if not arguments.json:
-        print(plan.render(client.address), file=sys.stderr)
+    print(plan.render(client.address), file=sys.stderr)
     confirm(arguments, plan)
     job, new = client.submit(plan.submission)
     _say(f"{'submitted' if new else 'attached to'} {job.id} ({job.status})")
@@ -64,6 +63,9 @@ def _notes(client: JobsClient) -> list[str]:
         notes.append(f"the cluster has Ray {theirs}, this machine {ours}; the job runs with the cluster's")
     if client.sends_token_in_the_clear:
         notes.append("the token travels unencrypted: use https, or a tunnel (kubectl port-forward, ssh -L)")
+    file = token_file(client.address)
+    if file is not None and others_may_read(file):
+        notes.append(f"others on this machine may read the token: chmod 600 {file}")
     return notes
 
 
@@ -78,7 +80,7 @@ def confirm(arguments: Namespace, plan: SubmissionPlan) -> None:
 
 def _follow(client: JobsClient, plan: SubmissionPlan, job: JobDetails, retries: int) -> JobDetails:
     """Follow a job to its end; where the infrastructure ended it, start its next attempt, so many times."""
-    with detachable(job.id):
+    with detachable(job.id, f"--address {client.address}"):
         while True:
             job = follow_job(client, job, plan.submission.store)
             infrastructure = job.status == "FAILED" and (job.exit_code is None or job.code in INFRASTRUCTURE_CODES)

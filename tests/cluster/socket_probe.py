@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 import psutil
 
-from cluster.checkup import GCS_CALL, GRPC_PORTS, grpc_is_open, http_is_open
+from cluster.checkup import CLIENT_CALL, GCS_CALL, GRPC_PORTS, grpc_is_open, http_is_open
 
 CALLS = (
     GCS_CALL,
     *GRPC_PORTS.values(),
     "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
-    "/ray.rpc.RayletDriver/Init",
+    CLIENT_CALL,
     "/ray.rpc.ReporterService/GetTraceback",
 )
 """A call of every service of Ray's that listens: Ray looks for the call before it looks for the token."""

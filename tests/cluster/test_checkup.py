@@ -6,12 +6,14 @@ import http.server
 import threading
 from collections.abc import Iterator
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from cluster.checkup import alive, authentication, clocks, disks, gcs_port, memory, ports, versions
+from cluster import checkup
+from cluster.checkup import alive, authentication, clocks, disks, examine, gcs_port, memory, ports, token_of, versions
 
 
 def node(name: str, now: float = 1000.0, **values: Any) -> dict[str, Any]:
@@ -98,6 +100,54 @@ def test_ports_that_ask_for_no_token_are_found(code: grpc.StatusCode, state: str
     server.stop(None)
     assert found.state == state
     assert (f"nodeManagerPort {port}" in found.found) is (state == "missing")
+
+
+def test_the_port_of_rays_client_is_asked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((Refuses(grpc.StatusCode.INVALID_ARGUMENT),))
+    monkeypatch.setattr(checkup, "CLIENT_PORT", server.add_insecure_port("127.0.0.1:0"))
+    server.start()
+    (head,) = ports(node("a", raylet={"isHeadNode": True}))
+    (worker,) = ports(node("b"))
+    server.stop(None)
+    assert (head.state, head.found) == ("missing", f"no token asked for: rayClient {checkup.CLIENT_PORT}")
+    assert worker.state == "ok"
+
+
+class Dashboard:
+    """A client of a cluster of two nodes; the agent of one never reported, so that no more than its raylet is known."""
+
+    address = "http://127.0.0.1:9"
+
+    def get(self, path: str) -> Any:
+        if "metadata" in path:
+            return {"data": {"rayVersion": "2.60.0", "pythonVersion": "3.11.7"}}
+        mute = {"raylet": {"nodeName": "worker-1", "state": "ALIVE", "nodeManagerAddress": "127.0.0.1"}, "tpus": []}
+        dead = {"raylet": {"nodeId": "ab", "state": "DEAD"}, "tpus": []}
+        return {"data": {"summary": [node("head", disk={"/": {"percent": 96.0}}), mute, dead]}}
+
+
+def test_a_token_that_others_may_read_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "token"
+    file.write_text("x")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+    states = []
+    for mode in (0o600, 0o640):
+        file.chmod(mode)
+        (found,) = token_of(Dashboard.address)
+        states.append((found.state, found.fix))
+    assert states == [("ok", ""), ("warning", f"chmod 600 {file}")]
+
+
+def test_a_node_whose_agent_is_silent_is_found_and_the_rest_looked_at() -> None:
+    client: Any = Dashboard()
+    found = {each.check: each for each in examine(client)}
+    assert (found["agent of worker-1"].state, found["nodes"].found) == ("warning", "2 alive; died: ab")
+    assert "dashboard_agent.log" in found["agent of worker-1"].fix
+    assert found["disk of head"].state == "missing"
+    assert "disk of worker-1" not in found
+    assert found["ports of worker-1"].found == "none can be reached from here"
 
 
 def test_ports_that_cannot_be_reached_are_no_problem() -> None:

@@ -308,7 +308,7 @@ def test_ctrl_c_detaches_and_stops_nothing(head: FakeHead) -> None:
     follower.send_signal(signal.SIGINT)
     _, said = follower.communicate(timeout=60)
     assert follower.returncode == 130
-    assert "detached; x goes on" in said
+    assert f"detached; x goes on: raymill jobs logs x --follow --address {head.url}\n" in said
     assert head.stops == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -19,10 +20,12 @@ from typing import Any
 import pytest
 
 from cluster import local_cluster, reaper
-from cluster.checkup import OPEN_BY_DESIGN
+from cluster.checkup import open_by_design
+from cluster.jobs import Submission
 from cluster.jobs_api import JobsClient
 from cluster.local_cluster import HEAD, ClusterRecord, find_cluster
 from tests.cluster.families import family
+from tests.cluster.resetting import resetting
 from tests.cluster.socket_probe import beyond_loopback, is_open
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -128,7 +131,7 @@ def test_the_cluster_asks_for_its_token_and_shows_it_to_nobody(place: Place) -> 
         for kind in ("cmdline", "environ"):
             try:
                 assert secret not in (Path("/proc") / str(pid) / kind).read_bytes()
-            except FileNotFoundError:  # it ended while we looked
+            except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
                 continue
     logs = [*Path(record.temp).rglob("*.log"), *Path(record.temp).rglob("*.out"), *Path(record.temp).rglob("*.err")]
     assert len(logs) > 5
@@ -140,7 +143,7 @@ def test_every_port_beyond_loopback_asks_for_the_token_or_has_its_reason(place: 
     """The sockets of all processes of the cluster, against the allow-list of cluster/checkup.py."""
     client = JobsClient.open(place.record.dashboard)
     listed = [node["raylet"] for node in client.get("/nodes?view=summary")["data"]["summary"]]
-    allowed = {int(raylet[kind]) for raylet in listed for kind in OPEN_BY_DESIGN}
+    allowed = {port for raylet in listed for port in open_by_design(raylet)}
     found = beyond_loopback(processes_with(place.record))
     assert len(found) > 4
     assert {what for where, what in found.items() if where[1] not in allowed and is_open(where)} == set()
@@ -207,3 +210,30 @@ def test_a_cluster_with_a_job_is_not_ended_unasked(place: Place) -> None:
     assert "jobs run there: " in refused.stderr
     assert job["job"] in refused.stderr
     assert all(local_cluster.alive(node) for node in place.record.nodes)
+
+
+def test_following_a_real_job_survives_connections_that_are_reset(place: Place) -> None:
+    """Between the follower and Ray's dashboard every connection is reset after some bytes; no line is lost or twice."""
+    lines = 400
+    code = (
+        "import time\n"
+        f"for number in range({lines}):\n"
+        "    print('line', number, 'x' * 40, flush=True)\n"
+        "    time.sleep(0.01)\n"
+        "raise SystemExit(7)\n"
+    )
+    direct = JobsClient.open(place.record.dashboard)
+    token = Path(place.record.token_file).read_text()
+    job, _ = direct.submit(Submission("followed", "name: followed\n", "none", ("python", "-c", code)))
+    notices: list[str] = []
+    with resetting(
+        place.record.dashboard, itertools.chain([300, 0, 2_000, 900, 9_000], itertools.repeat(1 << 30))
+    ) as cuts:
+        client = JobsClient(cuts.url, token)
+        said = "".join(client.follow(job.id, notices.append))
+    own = [line for line in said.splitlines() if line.startswith("line ")]
+    assert own == [f"line {number} {'x' * 40}" for number in range(lines)]
+    assert cuts.resets >= 4
+    assert "connected again" in notices
+    ended = direct.job(job.id)
+    assert ended is not None and (ended.status, ended.code) == ("FAILED", 7)

@@ -48,6 +48,13 @@ def test_nodes_come_and_go(monkeypatch: pytest.MonkeyPatch, clusters: Path) -> N
     assert not Path(record.temp).exists()
 
 
+@pytest.mark.parametrize("name", ["..", "../other", "/tmp/x", "", "A", "-x", "a" * 41])
+def test_a_name_is_no_path(name: str, clusters: Path) -> None:
+    with pytest.raises(UserError, match="is no name of a cluster"):
+        local_cluster.up(name, 0, 1, 100 << 20)
+    assert not clusters.exists()
+
+
 def test_a_node_that_does_not_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch, clusters: Path) -> None:
     code = f"import sys\nif sys.argv[1] == 'worker-2':\n    sys.exit('no memory here')\n{RUNS}"
     play(monkeypatch, code)

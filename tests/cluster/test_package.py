@@ -66,7 +66,10 @@ def test_ignore_rules_are_those_of_git(tmp_path: Path) -> None:
         *("a.log", "keep.log", "s/b.log", "top.txt", "s/top.txt", "data/f", "s/data/f", "docs/a.md", "docs/s/a.md"),
         *("deep/x", "s/deep/x", "a/z", "a/b/c/z", "file1.txt", "file12.txt", "a.c", "c.c"),
     ]
-    folder = folder_with(tmp_path, dict.fromkeys(paths, "") | {".gitignore": rules})
+    nested = {"sub/.gitignore": "*.tmp\n/only.txt\n!b.log\n[!x].dat\n"}
+    paths += ["sub/a.tmp", "sub/s/a.tmp", "a.tmp", "sub/only.txt", "sub/s/only.txt", "sub/b.log", "sub/a.dat"]
+    paths += ["sub/x.dat", "submarine/a.tmp"]
+    folder = folder_with(tmp_path, dict.fromkeys(paths, "") | {".gitignore": rules} | nested)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=folder, check=True, capture_output=True, text=True
@@ -97,8 +100,17 @@ def test_a_key_in_a_file_is_refused_without_being_shown(tmp_path: Path) -> None:
     assert key not in str(refusal.value)
 
 
-def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path / "here", {"a.py": ""})
-    folder_with(tmp_path / "elsewhere", {"b.py": ""})
+def test_links_lead_nowhere_else(tmp_path: Path) -> None:
+    """Neither into folders elsewhere nor to a file there, whatever the link is called; nor to a secret here."""
+    folder = folder_with(tmp_path / "here", {"a.py": "A", ".env": "A=1", ".aws/credentials": "x"})
+    folder_with(tmp_path / "elsewhere", {"b.py": "", "credentials": "password of somebody"})
     (folder / "link").symlink_to(tmp_path / "elsewhere")
-    assert names(pack(folder)) == ["a.py"]
+    (folder / "settings.txt").symlink_to(tmp_path / "elsewhere" / "credentials")
+    (folder / "plain.txt").symlink_to(".env")
+    (folder / "cloud.txt").symlink_to(".aws/credentials")
+    (folder / "same.py").symlink_to("a.py")
+    (folder / "broken").symlink_to("none")
+    package = pack(folder)
+    assert names(package) == ["a.py", "same.py"]
+    assert package.outside == ("link", "settings.txt")
+    assert package.secret == (".aws/", ".env", "cloud.txt", "plain.txt")

@@ -9,6 +9,13 @@ import pytest
 from cluster.errors import UserError
 from cluster.secrecy import Mask, kind_of_key_in_file, leaves, refuse_secret_words, refuse_secrets, secret_in
 
+VARIABLES = """
+PGPASSWORD MYSQL_PWD MYSQL_ROOT_PASSWORD REDISCLI_AUTH REDIS_PASSWORD AZURE_STORAGE_KEY AZURE_STORAGE_CONNECTION_STRING
+AZURE_CLIENT_SECRET GOOGLE_API_KEY WANDB_API_KEY OPENAI_API_KEY OPENAI_KEY ANTHROPIC_API_KEY COMET_API_KEY KAGGLE_KEY
+GITHUB_TOKEN GH_PAT NPM_TOKEN HUGGING_FACE_HUB_TOKEN RAY_AUTH_TOKEN TOKEN2 AWS_SESSION_TOKEN AWS_SECRET_ACCESS_KEY
+ENCRYPTION_KEY DJANGO_SECRET_KEY SSH_KEY MLFLOW_TRACKING_PASSWORD MLFLOW_TRACKING_TOKEN HTTP_AUTHORIZATION DB_PASS
+"""
+"""As tools call theirs."""
 GITHUB = "ghp_" + "a1B2" * 9
 
 
@@ -21,6 +28,11 @@ GITHUB = "ghp_" + "a1B2" * 9
         ("apiKey", "abcd"),
         ("db-password", "p"),
         ("credentials.database", "p"),
+        *((name, "abcdefgh") for name in VARIABLES.split()),
+        ("PGPASSWORD", "12345678"),
+        ("db_pass", "1234"),
+        ("where", "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=" + "k1K+" * 22 + "=="),
+        ("where", "https://hooks.slack.com/services/T01234567/B01234567/" + "x1Y2" * 6),
         ("note", GITHUB),
         ("note", "AKIA" + "Z" * 16),
         ("note", "-----BEGIN OPENSSH PRIVATE KEY-----"),
@@ -50,6 +62,12 @@ def test_secrets_are_refused_without_being_shown(name: str, value: str) -> None:
         ("HF_TOKEN", ""),
         ("use_token", "true"),
         ("secret_name", "raymill-store"),
+        ("text_key", "body"),
+        ("primary_key", "id"),
+        ("PWD", "/home/me/work"),
+        ("OLDPWD", "/home/me"),
+        ("num_passes", "3"),
+        ("RAY_AUTH_TOKEN_FILE", "/run/token"),
         ("store", "s3://bucket/prefix"),
     ],
 )

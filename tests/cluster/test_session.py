@@ -8,13 +8,17 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from cluster import reaper
+from cluster.checkup import open_by_design
 from cluster.errors import InfraError, UserError
 from cluster.session import ClusterConfig, connect
+from tests.cluster.families import family
+from tests.cluster.socket_probe import beyond_loopback, is_open
 
 pytestmark = pytest.mark.ray
 
@@ -34,6 +38,7 @@ def test_embedded_ray_works_and_is_gone_afterwards(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # another cluster is none of its business
     said: list[str] = []
     before = os.environ.get("RAY_AUTH_MODE")
+    elsewhere = beyond_loopback([os.getpid()])
     with connect(ClusterConfig(logical_cpus=3), said.append):
         mark = os.environ[reaper.MARK]
         assert os.environ["RAY_AUTH_MODE"] == "token"
@@ -41,9 +46,27 @@ def test_embedded_ray_works_and_is_gone_afterwards(monkeypatch: pytest.MonkeyPat
         assert ray.cluster_resources()["CPU"] == 3
         assert ray.get(ray.remote(lambda: os.environ[reaper.MARK]).remote()) == mark
         assert len(reaper.marked_processes(mark)) > 3
+        processes = {os.getpid(), *family(mark)}
+        opened = {where: what for where, what in beyond_loopback(processes).items() if where not in elsewhere}
+        assert len(opened) > 4
+        agent = {"metricsAgentPort": ray._private.worker._global_node.metrics_agent_port}  # type: ignore[attr-defined]
+        allowed = open_by_design(ray.nodes()[0] | agent)
+        assert {what for where, what in opened.items() if where[1] not in allowed and is_open(where)} == set()
+        assert shown(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_bytes(), processes) == []
     assert reaper.marked_processes(mark) == []
     assert os.environ.get("RAY_AUTH_MODE") == before
     assert "3 logical CPUs" in said[0]
+
+
+def shown(secret: bytes, processes: set[int]) -> list[str]:
+    """Where a secret stands in the arguments or the variables of processes."""
+    found = []
+    for pid in processes:
+        for kind in ("cmdline", "environ"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended while we looked
+                if secret in (Path("/proc") / str(pid) / kind).read_bytes():
+                    found.append(f"{kind} of {pid}")
+    return found
 
 
 def test_a_killed_driver_leaves_no_process() -> None:

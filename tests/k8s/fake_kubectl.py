@@ -38,6 +38,9 @@ def main() -> int:
             print(f"{document['kind'].lower()}/{document['metadata']['name']} serverside-applied")
     elif verb == "get" and "raw" in options:
         path = ROOT / "raw" / names[0].strip("/").replace("/", "_")
+        if path.with_suffix(".away").exists():
+            sys.stderr.write("Error from server (ServiceUnavailable): the server is currently unable to handle it\n")
+            return 1
         if not path.exists():
             sys.stderr.write("Error from server (NotFound): the server could not find the requested resource\n")
             return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pipelines.cli import run_command
 RECIPE = """
 name: outside
 corpus: {sources: [{kind: hf, path: "hf://datasets/org/texts"}]}
-finetune: {}
+finetune: {model: "hf://org/small", data: "hf://org/chats"}
 evals: {benchmarks: hub, suites: [arc_easy, mmlu]}
 serving: {variants: [{name: base, model: "hf://org/base@main"}]}
 """
@@ -66,6 +67,47 @@ def test_a_folder_is_complete_only_with_every_piece(tmp_path: Path) -> None:
     assert missing(pieces, tmp_path) == [pieces[1], pieces[-1]]
 
 
+def test_the_systems_packages_are_those_of_the_dockerfile(tmp_path: Path) -> None:
+    pieces = [piece for piece in pieces_of_platform(load_profile("gpu")) if piece.kind == "system package"]
+    assert [piece.name.partition("=")[0] for piece in pieces] == ["gcc", "libc6-dev", "wget"]
+    assert [
+        each.name.partition("=")[0] for each in pieces_of_platform(load_profile("dev")) if each.kind == pieces[0].kind
+    ] == ["libnuma1", "wget"]
+    (tmp_path / "debs").mkdir()
+    for name in ("gcc_4%3a12.2.0-3_amd64.deb", "libc6-dev_2.36-9+deb12u13_amd64.deb", "wget_1.20.0-1_amd64.deb"):
+        (tmp_path / "debs" / name).touch()
+    assert missing(pieces, tmp_path) == pieces[-1:]
+
+
+def test_what_torch_asks_for_is_asked_of_torchs_own_wheel(tmp_path: Path) -> None:
+    """The lock leaves CUDA's packages to torch; a bundle without them builds nothing."""
+    pieces = [piece for piece in pieces_of_platform(load_profile("gpu")) if piece.kind == "wheels of torch"]
+    (piece,) = pieces
+    assert not [each for each in pieces_of_platform(load_profile("dev")) if each.kind == piece.kind]
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    assert missing(pieces, tmp_path) == pieces
+    version = piece.name.partition("==")[2]
+    asks = (
+        "nvidia-cublas==13.1.0; platform_system == 'Linux'",
+        "pywin32; sys_platform == 'win32'",
+        "opt-einsum>=3.3; extra == 'opt-einsum'",
+        "jinja2",
+        "sympy>=1.13.3",
+    )
+    with zipfile.ZipFile(wheels / f"torch-{version}-cp311-cp311-manylinux_2_28_x86_64.whl", "w") as archive:
+        told = "\n".join(
+            ["Metadata-Version: 2.4", "Name: torch", *(f"Requires-Dist: {each}" for each in asks), "", "x"]
+        )
+        archive.writestr(f"torch-{version}.dist-info/METADATA", told)
+    (wheels / "jinja2-3.1.6-py3-none-any.whl").touch()
+    (wheels / "sympy-1.12-py3-none-any.whl").touch()
+    assert [each.name for each in missing(pieces, tmp_path)] == ["nvidia-cublas==13.1.0", "sympy>=1.13.3"]
+    (wheels / "nvidia_cublas-13.1.0-py3-none-manylinux_2_27_x86_64.whl").touch()
+    (wheels / "sympy-1.14.0-py3-none-any.whl").touch()
+    assert missing(pieces, tmp_path) == []
+
+
 def test_what_a_recipe_names_outside_is_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,8 +115,15 @@ def test_what_a_recipe_names_outside_is_listed(
     Path("recipe.yaml").write_text(RECIPE)
     assert run_command(["bundle", "dev", "recipe.yaml", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    outside = {(row["kind"], row["name"]) for row in rows if row["kind"] not in ("image", "base image", "wheel")}
-    assert outside == {("data set", "org/texts"), ("model", "org/base@main"), ("benchmarks", "arc_easy, mmlu")}
+    platform = ("image", "base image", "system package", "wheel")
+    outside = {(row["kind"], row["name"]) for row in rows if row["kind"] not in platform}
+    assert outside == {
+        ("data set", "org/texts"),
+        ("data set", "org/chats"),
+        ("model", "org/small"),
+        ("model", "org/base@main"),
+        ("benchmarks", "arc_easy, mmlu"),
+    }
     Path("bundle").mkdir()
     assert run_command(["bundle", "dev", "recipe.yaml", "--check", "bundle"]) == 1
     assert f"0 of {len(rows)} pieces" in capsys.readouterr().err

@@ -107,6 +107,16 @@ def test_gates_that_are_off_are_found_before_the_operator_refuses(place: Any) ->
     assert "off: RayClusterNetworkPolicy" in found
 
 
+def test_tls_needs_cert_manager(place: Any) -> None:
+    profile = load_profile("gpu", ["tls=true", "feature_gates=[RayClusterMTLS]"])
+    state, _, fix = findings(profile)["cert-manager.io/v1"]
+    assert (state, fix) == ("missing", "no Certificate, Issuer: install cert-manager, or set `tls: false`")
+    kinds = {"resources": [{"kind": "Certificate"}, {"kind": "Issuer"}, {"kind": "CertificateRequest"}]}
+    (place.root / "raw" / "apis_cert-manager.io_v1").write_text(json.dumps(kinds))
+    assert findings(profile)["cert-manager.io/v1"][0] == "ok"
+    assert "cert-manager.io/v1" not in findings(load_profile("gpu"))
+
+
 def test_an_operator_of_another_version_is_a_warning(place: Any) -> None:
     (operator,) = place.objects("deployments")
     operator["spec"]["template"]["spec"]["containers"][0]["image"] = "mirror:5000/operator:v1.8.1@sha256:ab"

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +45,8 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 def lint(text: str) -> Iterator[str]:
     """Violations, by hadolint's numbers where it has the rule."""
+    if re.search(r"^# *syntax *=", text, re.MULTILINE):
+        yield "a frontend is fetched, which is on no site's list"
     steps = instructions(text)
     words = [word for word, _ in steps]
     arguments = dict(rest.partition("=")[::2] for word, rest in steps if word == "ARG")
@@ -129,6 +133,7 @@ def test_dockerfiles_have_no_faults(path: Path) -> None:
         ("FROM a:1.2.3\nRUN apt-get update && apt-get install wget\nUSER 1:1", "DL3009"),
         ("FROM a:1.2.3\nRUN curl -O https://example.com/x\nUSER 1:1", "no lock pins"),
         ("FROM a:1.2.3\nUSER 1:1", "one stage"),
+        ("# syntax=docker/dockerfile:1.10\nFROM a:1.2.3\nUSER 1:1", "a frontend is fetched"),
     ],
 )
 def test_the_lint_finds_faults(wrong: str, rule: str) -> None:
@@ -156,10 +161,12 @@ def test_the_base_is_the_python_of_the_pins() -> None:
 
 
 def test_what_probes_and_engines_call_is_installed() -> None:
-    """KubeRay's probe of a RayService's workers calls bash and wget; vLLM for CPUs links libnuma."""
-    cpu = (IMAGES / "cpu.Dockerfile").read_text(encoding="utf-8")
-    assert '"wget=' in cpu
-    assert '"libnuma1=' in cpu
+    """KubeRay's probes call bash and wget; vLLM for CPUs links libnuma, Triton compiles with gcc."""
+    for path in DOCKERFILES:
+        text = path.read_text(encoding="utf-8")
+        assert "bookworm" in text  # a Debian, which has bash
+        assert '"wget=' in text
+        assert {"cpu": '"libnuma1=', "cuda": '"gcc='}[path.name.partition(".")[0]] in text
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -253,3 +260,47 @@ def test_the_builds_script_makes_an_environment_of_a_lock(tmp_path: Path) -> Non
     lock.write_text("small==1.3\n")
     assert subprocess.run(script, check=False, capture_output=True, env=environment).returncode != 0
     assert subprocess.run([*script[:1], "other"], check=False, capture_output=True).returncode == 2
+
+
+@pytest.mark.slow
+def test_the_builds_script_installs_raymill_checks_everything_and_trims(tmp_path: Path) -> None:
+    """`raymill`, into an environment that borrows this one's packages; nothing is fetched, nothing here is touched."""
+    source, target = tmp_path / "source", tmp_path / "opt"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    for package in ("cluster", "evals", "k8s", "pipelines", "serving"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([sys.executable, "-m", "venv", str(target)], check=True, capture_output=True)
+    own = target / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    here = Path(sysconfig.get_paths()["purelib"])
+    for old in [
+        *own.glob("setuptools*"),
+        own / "pip",
+        *own.glob("pip-*"),
+    ]:  # the lock's are newer than what Python brings
+        shutil.rmtree(old)
+    for new in [
+        here / "pip",
+        *here.glob("pip-*"),
+    ]:  # it is removed at the end, and pip removes nothing from another environment
+        shutil.copytree(new, own / new.name, ignore=shutil.ignore_patterns("__pycache__"))
+    (own / "borrowed.pth").write_text(f"{here}\n")
+    (own / "something" / "tests").mkdir(parents=True)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))}
+    environment |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    script = [str(source / "k8s" / "images" / "build.sh"), "raymill", str(source), str(target)]
+    done = subprocess.run(script, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (target / "lib").is_symlink() and not list(own.glob("pip-*"))
+    assert not (own / "something" / "tests").exists()
+    assert (own / "k8s" / "overlays" / "gpu" / "own.yaml").is_file()
+    render = [str(target / "bin" / "raymill"), "manifests", "dev"]
+    said = subprocess.run(render, check=True, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert "kind: RayCluster" in said.stdout
+    lock = own / "k8s" / "images" / "cpu.lock"
+    lock.write_text(lock.read_text().replace("boto3==", "boto3==9"))
+    check = [str(target / "bin" / "python"), "-m", "k8s.images.contents"]
+    refused = subprocess.run(check, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert refused.returncode == 1
+    assert "boto3: 9" in refused.stderr

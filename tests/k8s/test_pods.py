@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,11 +171,27 @@ def test_a_queued_job_keeps_its_size_and_a_free_one_scales() -> None:
 
 @pytest.mark.parametrize("name", shipped())
 def test_the_ray_of_a_profile_is_the_locked_one(name: str) -> None:
-    from pathlib import Path
-
     lock = (Path(__file__).resolve().parents[2] / "requirements" / "cpu.lock").read_text(encoding="utf-8")
     (version,) = [line.partition("==")[2] for line in lock.splitlines() if line.startswith("ray==")]
     assert load_profile(name).ray_version == version
+
+
+def test_what_serves_is_probed_by_us_or_by_kuberay(sample: Matrix, render: Render) -> None:
+    """KubeRay gives Ray's containers liveness and readiness where they have none of their own; see k8s/README.md."""
+    kinds = {"livenessProbe", "readinessProbe", "startupProbe"}
+    for _, profile in sample:
+        for pod in pods(render(profile)):
+            for container in pod["containers"]:
+                wanted = kinds if container["name"] == "redis" else set()
+                assert kinds & container.keys() == wanted, container["name"]
+
+
+def test_ray_answers_kuberays_probes_without_a_token() -> None:
+    """KubeRay 1.7 asks a node's agent for /api/healthz, and for the other two with wget in a served recipe's pods."""
+    agent = Path(find_spec("ray").submodule_search_locations[0]) / "dashboard" / "http_server_agent.py"  # type: ignore[union-attr,index]
+    public = re.search(r"PUBLIC_EXACT_PATHS = \[(.*?)\]", agent.read_text(encoding="utf-8"), re.DOTALL)
+    assert public is not None
+    assert {"/api/healthz", "/api/local_raylet_healthz"} <= set(re.findall(r'"([^"]+)"', public.group(1)))
 
 
 def test_redis_gets_its_password_by_a_file() -> None:

@@ -23,6 +23,18 @@ DELETE = object()
 CLUSTER, JOB, SERVICE = "RayCluster", "RayJob", "RayService"
 RULE = {"policy": "DeleteSelf", "condition": {"jobStatus": "FAILED", "ttlSeconds": 5}}
 HEAD_ENV = "spec.headGroupSpec.template.spec.containers.0.env"
+GROUP = {
+    "groupName": "cpu",
+    "minReplicas": 0,
+    "maxReplicas": 1,
+    "template": {"spec": {"containers": [{"name": "ray"}]}},
+}
+AUTOSCALER = {"name": "RAY_enable_autoscaler_v2", "value": "1"}
+NOT_SCALED = {
+    "spec.enableInTreeAutoscaling": False,
+    "spec.autoscalerOptions": DELETE,
+    "spec.workerGroupSpecs.0.idleTimeoutSeconds": DELETE,
+}
 INCREMENTAL = {
     "type": "NewClusterWithIncrementalUpgrade",
     "clusterUpgradeOptions": {
@@ -192,6 +204,30 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
         {"spec.submissionMode": "SidecarMode", "spec.submitterPodTemplate": DELETE},
         "not for SidecarMode",
     ),
+    (
+        "sidecar's head",
+        JOB,
+        {
+            "spec.submissionMode": "SidecarMode",
+            "spec.submitterPodTemplate": DELETE,
+            "spec.submitterConfig": DELETE,
+            "spec.rayClusterSpec.headGroupSpec.template.spec.restartPolicy": "Always",
+            "spec.rayClusterSpec.enableInTreeAutoscaling": False,
+            "spec.rayClusterSpec.autoscalerOptions": DELETE,
+            "spec.rayClusterSpec.workerGroupSpecs.0.idleTimeoutSeconds": DELETE,
+            "spec.rayClusterSpec.workerGroupSpecs.1.idleTimeoutSeconds": DELETE,
+        },
+        "must be Never in SidecarMode",
+    ),
+    ("name of a ConfigMap", "ConfigMap", {"metadata.name": "My_Recipe"}, "is no name of an object"),
+    ("same groups", CLUSTER, {"spec.workerGroupSpecs": [GROUP, GROUP]}, "is the name of another group, too"),
+    ("autoscaler by hand", CLUSTER, NOT_SCALED | {HEAD_ENV: [AUTOSCALER]}, "without enableInTreeAutoscaling"),
+    (
+        "Kubernetes' tokens and an old Ray",
+        CLUSTER,
+        {"spec.authOptions": {"mode": "token", "enableK8sTokenAuth": True}, "spec.rayVersion": "2.54.0"},
+        "needs rayVersion 2.55.0",
+    ),
     ("deadline", JOB, {"spec.activeDeadlineSeconds": 0}, "must be greater than 0"),
     ("start deadline", JOB, {"spec.preRunningDeadlineSeconds": 0}, "must be greater than 0"),
     ("environment", JOB, {"spec.runtimeEnvYAML": "a: [}"}, "is not YAML"),
@@ -341,6 +377,16 @@ def test_a_job_on_a_shared_cluster_may_not_what_its_own_may(submitted: Submissio
         ({"spec.backoffLimit": 1}, "not tried again"),
         ({"spec.clusterSelector": {"other": "x"}}, "names no cluster"),
         ({"spec.suspend": True, "spec.shutdownAfterJobFinishes": True}, "cannot be suspended"),
+        ({"spec.submissionMode": "SidecarMode", "spec.submitterPodTemplate": DELETE}, "is not for SidecarMode"),
+        (
+            {
+                "spec.deletionStrategy": {
+                    "onSuccess": {"policy": "DeleteCluster"},
+                    "onFailure": {"policy": "DeleteSelf"},
+                }
+            },
+            "DeleteCluster is not for a job on an existing cluster",
+        ),
     ):
         assert [each.why for each in check([changed(job, changes)]) if message in each.why]
 
@@ -366,6 +412,26 @@ def test_gates_that_are_on_are_believed(good: dict[str, Manifest]) -> None:
     assert "headGroupSpec does it, too" in check([by_hand], ["RayClusterMTLS"])[0].why
     mounted = changed(wants, {"spec.autoscalerOptions.volumeMounts": [{"name": "ray-tls", "mountPath": "/x"}]})
     assert "autoscalerOptions does it, too" in check([mounted], ["RayClusterMTLS"])[0].why
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"storage": {"claimName": "a"}}, ""),
+        ({"redisAddress": "redis://r:6379"}, "is for the backend redis"),
+        ({"storage": {"claimName": "a", "size": "1Gi"}}, "excludes size"),
+    ],
+)
+def test_a_head_that_remembers_on_a_volume(good: dict[str, Manifest], options: Manifest, message: str) -> None:
+    cluster = changed(good[CLUSTER], {"spec.gcsFaultToleranceOptions": {"backend": "rocksdb", **options}})
+    problems = check([cluster], ["GCSFaultToleranceEmbeddedStorage"])
+    assert len(problems) == bool(message)
+    assert all(message in each.why for each in problems)
+
+
+def test_a_shared_cluster_in_a_queue_keeps_its_size(good: dict[str, Manifest]) -> None:
+    (problem,) = check([changed(good[CLUSTER], {"metadata.labels.kueue.x-k8s.io/queue-name": "team"})])
+    assert "one in a queue keeps its size" in problem.why
 
 
 def test_a_cron_job_needs_its_gate_and_follows_the_rules_of_jobs(good: dict[str, Manifest]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,28 @@ def test_submitting_again_attaches(kubernetes: Any, capsys: pytest.CaptureFixtur
     assert "--namespace=raymill-dev" in applied[0]
 
 
+class Person(io.StringIO):
+    """Somebody at a terminal who types this."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_person_is_shown_the_plan_and_asked_before_anything_is_applied(
+    kubernetes: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["submit", "recipe.yaml", "--kubernetes", "dev", "--json"]
+    for answer in ("n\n", "\n", "", "yess\n"):
+        monkeypatch.setattr(sys, "stdin", Person(answer))
+        assert run_command(words) == 2
+        said = capsys.readouterr().err
+        assert said.index("raymill-docs-assistant-") < said.index("submit it? [y/N]") < said.index("not submitted")
+    assert not any("apply" in call for call in kubernetes.calls())
+    monkeypatch.setattr(sys, "stdin", Person("y\n"))
+    assert run_command(words) == 0
+    assert len(kubernetes.objects("rayjobs")) == 1
+
+
 def test_a_run_that_failed_is_tried_again_under_the_next_name(kubernetes: Any) -> None:
     assert submit() == 0
     (job,) = kubernetes.objects("rayjobs")
@@ -90,6 +114,33 @@ def test_following_survives_a_lost_connection_and_returns_the_jobs_code(
     said = capsys.readouterr().err
     assert [said.count(f"line {index}\n") for index in range(6)] == [1] * 6
     assert said.index("PENDING") < said.index("RUNNING") < said.index("FAILED")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (SUCCEEDED, 0),
+        (FAILED, 3),
+        (FAILED | {"message": "Job entrypoint command failed with exit code 1, last"}, 1),
+        (FAILED | {"message": "the driver died"}, 1),
+        (FAILED | {"reason": "DeadlineExceeded", "message": "over activeDeadlineSeconds"}, 1),
+        (FAILED | {"reason": "SubmissionFailed", "message": "submitter job has reached backoff limit"}, 3),
+        (FAILED | {"reason": "PreRunningDeadlineExceeded", "message": "not running"}, 3),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, 130),
+    ],
+)
+def test_the_exit_code_is_the_runs_or_says_whose_fault_it_was(status: dict[str, str], code: int) -> None:
+    from k8s.look import job_of
+
+    assert job_of({"metadata": {"name": "x"}, "status": status}).code == code
+
+
+def test_a_job_without_a_log_yet_says_where_to_ask(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit() == 0
+    assert run_command(["jobs", "logs", "docs-assistant", "--kubernetes", "dev"]) == 0
+    said = capsys.readouterr().err
+    assert "raymill jobs why raymill-docs-assistant-" in said
+    assert "--kubernetes dev`" in said
 
 
 def test_following_waits_while_the_api_server_is_away(kubernetes: Any) -> None:
@@ -122,6 +173,14 @@ def test_list_logs_and_stop(kubernetes: Any, capsys: pytest.CaptureFixture[str])
     assert run_command(["jobs", "stop", row["job"], "--kubernetes", "dev"]) == 2
 
 
+@pytest.mark.parametrize("other", ["--address=http://127.0.0.1:9", "--store=s3://bucket/prefix"])
+def test_one_place_is_asked_at_a_time(kubernetes: Any, capsys: pytest.CaptureFixture[str], other: str) -> None:
+    for words in (["list"], ["logs", "x"], ["why", "x"]):
+        assert run_command(["jobs", *words, "--kubernetes", "dev", other]) == 2
+        assert "is another place than a profile" in capsys.readouterr().err
+    assert kubernetes.calls() == []
+
+
 def test_code_may_travel_as_a_package(kubernetes: Any, tmp_path: Path) -> None:
     code = tmp_path / "code"
     code.mkdir()
@@ -131,7 +190,6 @@ def test_code_may_travel_as_a_package(kubernetes: Any, tmp_path: Path) -> None:
     assert job["spec"]["entrypoint"].startswith("python -m pipelines.job .raymill/recipe.yaml --id ")
     assert yaml.safe_load(job["spec"]["runtimeEnvYAML"])["working_dir"] == "/etc/raymill/package.zip"
     import base64
-    import io
     import zipfile
 
     data = base64.b64decode(config["binaryData"]["package.zip"])
@@ -161,6 +219,12 @@ def test_without_kubectl_the_way_out_is_named(kubernetes: Any, monkeypatch: pyte
     [
         ("Unable to connect to the server: dial tcp 10.0.0.1:443: i/o timeout", InfraError, "check the network"),
         ("The connection to the server 10.0.0.1:443 was refused - did you?", InfraError, "check the network"),
+        ("Error from server (ServiceUnavailable): the server is currently unable to handle", InfraError, "then repeat"),
+        ("Error from server (TooManyRequests): please try again later", InfraError, "then repeat"),
+        ("Error from server: etcdserver: leader changed", InfraError, "then repeat"),
+        ('Get "https://10.0.0.1/api": http2: client connection lost', InfraError, "then repeat"),
+        ("read tcp 10.0.0.2:5->10.0.0.1:443: read: connection reset by peer", InfraError, "then repeat"),
+        ("Unable to connect to the server: context deadline exceeded", InfraError, "then repeat"),
         ('Error from server (Forbidden): rayjobs.ray.io is forbidden: User "x" cannot', UserError, "raymill-submitter"),
         ('error: resource mapping not found: no matches for kind "RayJob"', UserError, "install KubeRay"),
         ('Error from server (NotFound): namespaces "raymill" not found', UserError, "raymill manifests"),
@@ -222,6 +286,10 @@ def test_why_asks_after_queue_pods_and_events(kubernetes: Any, capsys: pytest.Ca
     assert f"{name}: QUEUED" in said
     assert "it waits in queue raymill, 1 before it: couldn't assign flavors: 8 more needed" in said
 
+    (kubernetes.root / "raw" / path).rename((kubernetes.root / "raw" / path).with_suffix(".away"))
+    assert run_command(["jobs", "why", name, "--kubernetes", "gpu"]) == 0
+    assert "it waits in queue raymill: couldn't assign flavors" in capsys.readouterr().out
+
     job["spec"]["suspend"] = False
     job["status"] = {"jobDeploymentStatus": "Initializing", "rayClusterName": "c-1"}
     kubernetes.put("rayjobs", job)
@@ -237,6 +305,15 @@ def test_why_asks_after_queue_pods_and_events(kubernetes: Any, capsys: pytest.Ca
     assert "ErrImagePull: no such image" in reasons
     assert "FailedMount: no volume" in reasons
     assert "elsewhere" not in reasons
+
+    ended = {"name": "ray-job-submitter", "state": {"terminated": {"exitCode": 1}}}
+    submitter = {"name": f"{name}-abcde", "labels": {"job-name": name}}
+    kubernetes.put("pods", {"metadata": submitter, "status": {"containerStatuses": [ended]}})
+    (kubernetes.root / "log.txt").write_text("Traceback (most recent call last):\nConnectionError: no head answers\n")
+    assert run_command(["jobs", "why", name, "--kubernetes", "gpu"]) == 0
+    said = capsys.readouterr().out
+    assert f"pod {name}-abcde, container ray-job-submitter ended with 1" in said
+    assert "error: ConnectionError: no head answers" in said
 
     job["status"] = FAILED | {"rayClusterName": "c-1"}
     kubernetes.put("rayjobs", job)

@@ -70,7 +70,27 @@ def test_one_word_for_a_job(manifest: Manifest, word: str) -> None:
 
 
 CASES: list[tuple[str, Seen, list[str]]] = [
-    ("runs", Seen(job("Running", "RUNNING"), pods=[waiting("ImagePullBackOff")]), []),
+    ("runs", Seen(job("Running", "RUNNING"), pods=[pod(phase="Running")]), ["it runs: "]),
+    ("succeeded", Seen(job("Complete", "SUCCEEDED"), pods=[waiting("ImagePullBackOff")]), ["it succeeded: "]),
+    (
+        "runs without its GPUs",
+        Seen(
+            job("Running", "RUNNING"),
+            pods=[pod(phase="Running"), unschedulable("0/5 nodes are available: 5 Insufficient nvidia.com/gpu.")],
+            events=[event("FailedToCreateWorkerPod", 'pods "y" is forbidden: exceeded quota: team')],
+        ),
+        ["it runs, and part of its cluster does not", "missing: nvidia.com/gpu", "exceeded quota: team"],
+    ),
+    (
+        "no pod by KubeRay",
+        Seen(job("Initializing"), events=[event("FailedToCreateHeadPod", "admission webhook denied the request")]),
+        ["raymill-x: FailedToCreateHeadPod: admission webhook denied"],
+    ),
+    (
+        "refused by KubeRay",
+        Seen(job("Initializing"), events=[event("InvalidRayJobSpec", "the RayJob spec is invalid")]),
+        ["InvalidRayJobSpec: the RayJob spec is invalid"],
+    ),
     ("operator", Seen(job()), ["KubeRay's operator has not looked at it", "watches this namespace"]),
     (
         "GPU",
@@ -94,6 +114,11 @@ CASES: list[tuple[str, Seen, list[str]]] = [
         "claim",
         Seen(job("Initializing"), pods=[unschedulable('persistentvolumeclaim "raymill-store" not found.')]),
         ["make the claim"],
+    ),
+    (
+        "labels",
+        Seen(job("Initializing"), pods=[unschedulable("0/3 nodes are available: 3 node(s) were unschedulable.")]),
+        ["has no node: 0/3 nodes are available: 3 node(s) were unschedulable."],
     ),
     (
         "image",
@@ -229,12 +254,19 @@ def test_the_reason_is_told(seen: Seen, words: list[str]) -> None:
     reasons = explain(seen)
     text = "\n".join(f"{each.what}: {each.next_step}" for each in reasons)
     assert [word for word in words if word not in text] == []
-    assert bool(reasons) == bool(words)
+    assert reasons
 
 
 def test_a_reason_is_told_once() -> None:
     twice = [waiting("ErrImagePull", "no such image")] * 3
     assert len(explain(Seen(job("Initializing"), pods=twice))) == 1
+
+
+def test_what_kept_pods_away_that_run_by_now_is_not_told() -> None:
+    mounted = {**event("FailedMount", "timed out"), "involvedObject": {"name": "raymill-x-head"}}
+    assert explain(Seen(job("Running", "RUNNING"), pods=[pod(phase="Running")], events=[mounted])) == [
+        Reason("it runs")
+    ]
 
 
 def test_a_queued_job_does_not_blame_pods_of_its_last_try() -> None:

@@ -16,10 +16,11 @@ import pytest
 from cluster.errors import InfraError, UserError
 from cluster.job_record import LOST_AFTER_SECONDS, Holding, key_of, write_log
 from cluster.jobs_api import JobDetails
+from cluster.pending import ClusterView, NodeResources
 from cluster.store_local import LocalStore
 from pipelines.cli import run_command
 from pipelines.commands import cluster as cluster_commands
-from pipelines.commands import submit
+from pipelines.commands import following, submit
 from pipelines.commands.following import follow_job
 
 RUN = "raymill-demo-0123456789ab"
@@ -62,6 +63,40 @@ def test_a_run_that_fell_silent_is_lost(store: LocalStore, capsys: pytest.Captur
     assert "no sign of life" in found["reasons"][0]
 
 
+def test_a_run_is_followed_in_its_store(
+    store: LocalStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over what is said meanwhile, over an attempt that takes it up, to its end and its code."""
+    holding = Holding.take(store, RUN, "demo")
+    write_log(store, holding.record, 1, "first words\n")
+    newer: list[Holding] = []
+
+    def goes_on(seconds: float) -> None:
+        if not newer:
+            newer.append(Holding.take(store, RUN, "demo"))
+            write_log(store, newer[0].record, 1, "again\n")
+        elif newer[0].record.log_pieces:
+            newer[0].write(state="failed", exit_code=7)
+        else:
+            write_log(store, newer[0].record, 2, "and more\n")
+            newer[0].write(log_pieces=2)
+
+    monkeypatch.setattr(following.time, "sleep", goes_on)
+    assert run_command(["jobs", "logs", RUN, "--store", store.url, "--follow"]) == 7
+    said = capsys.readouterr().err
+    assert said == "first words\n-- attempt 2 has taken the run over\nagain\nand more\n"
+    assert run_command(["jobs", "logs", RUN, "--store", store.url, "--follow"]) == 7
+    assert capsys.readouterr().err == "again\nand more\n"
+
+
+def test_a_run_that_fell_silent_is_not_followed_for_ever(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
+    holding = Holding.take(store, RUN, "demo")
+    silent = holding.record.model_copy(update={"updated_s": time.time() - LOST_AFTER_SECONDS - 60})
+    store.write(key_of(RUN), silent.model_dump_json().encode())
+    assert run_command(["jobs", "logs", RUN, "--store", store.url, "--follow"]) == 3
+    assert "attempt 1 gave no sign of life" in capsys.readouterr().err
+
+
 class GoneClient:
     """A cluster that goes away while it is followed."""
 
@@ -72,13 +107,16 @@ class GoneClient:
         raise InfraError("no answer for 600 s")
 
 
-def test_the_end_is_read_from_the_store_where_the_cluster_went_away(store: LocalStore) -> None:
+def test_the_end_is_read_from_the_store_where_the_cluster_went_away(
+    store: LocalStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     client: Any = GoneClient()
     with pytest.raises(InfraError, match="no answer"):
         follow_job(client, JOB, store.url)
     holding = failed_run(store)
     ended = follow_job(client, JOB, store.url)
     assert (ended.status, ended.code) == ("FAILED", 3)
+    assert f"the whole log: raymill jobs logs {RUN} --store {store.url}\n" in capsys.readouterr().err
     other = replace(JOB, id=f"{RUN}-2")
     with pytest.raises(InfraError):  # the record is of another attempt
         follow_job(client, other, store.url)
@@ -98,7 +136,7 @@ def followed(monkeypatch: pytest.MonkeyPatch, ends: list[tuple[str, int | None]]
         return started[-1], True
 
     monkeypatch.setattr(submit, "follow_job", follow)
-    client: Any = SimpleNamespace(submit=again)
+    client: Any = SimpleNamespace(submit=again, address="http://head")
     plan: Any = SimpleNamespace(submission=SimpleNamespace(store="s"))
     return submit._follow(client, plan, JOB, retries).code, len(started)
 
@@ -119,6 +157,35 @@ def test_bounds_that_are_none(text: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(cluster_commands, "find_cluster", lambda name: SimpleNamespace(name="local", workers=[]))
     with pytest.raises(UserError, match="reads N or MIN:MAX"):
         cluster_commands.scale(Namespace(name=None, group="workers", bounds=text))
+
+
+class Serving:
+    """A client of a cluster that serves."""
+
+    address = "http://head:8265"
+
+    def get(self, path: str) -> Any:
+        if path.startswith("/api/serve"):
+            return {"applications": {"gateway": {"status": "RUNNING"}, "base": {"status": "DEPLOYING"}}}
+        return {"data": {"rayVersion": "2.1.0", "pythonVersion": "3.9.1"}}
+
+    def jobs(self) -> list[JobDetails]:
+        return [replace(JOB, metadata={"raymill_recipe": "demo"})]
+
+
+def test_status_shows_what_is_served_what_waits_and_versions_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = NodeResources("worker-1", {"CPU": 4.0, "GPU": 2.0, "memory": 2.0 * 2**30}, {"CPU": 3.0, "GPU": 2.0})
+    monkeypatch.setattr(cluster_commands, "view_of", lambda client: ClusterView([node], [({"GPU": 1.0}, 4)]))
+    monkeypatch.setattr(cluster_commands.JobsClient, "open", lambda address: Serving())
+    assert run_command(["cluster", "status", "--address", "http://head:8265"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Ray 2.1.0 (here " in said
+    assert "worker-1 3/4 2/2 2.0" in said
+    assert "waits for a place: 4 × 1 GPU" in said
+    assert f"{RUN} RUNNING demo" in said
+    assert "gateway RUNNING base DEPLOYING" in said
 
 
 def test_a_cluster_that_is_not_there_is_told(
