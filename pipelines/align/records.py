@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import UserError
 from pipelines.align.config import AlignConfig, nothing_to_learn_from
-from pipelines.finetune.examples.divide import choose
+from pipelines.finetune.examples.divide import choose, split, subset
 from pipelines.finetune.examples.records import Messages, Preference, Rated
 
 FOR_PAIRS = ("preferences", "ratings")
 FOR_PROMPTS = ("prompts", "preferences", "ratings", "pairs", "chat", "alpaca")
+
+
+@dataclass
+class LoadedRecords:
+    """Records by what they are for.
+
+    Attributes:
+        bad: places of rows that were skipped, each with its reason.
+    """
+
+    train: list[Any]
+    validation: list[Any]
+    bad: list[str] = field(default_factory=list)
+
+    def parts(self) -> dict[str, list[Any]]:
+        """Name -> records."""
+        return {"train": self.train, "validation": self.validation}
+
+
+def load_records(config: AlignConfig) -> LoadedRecords:
+    """The records of a recipe's section, divided.
+
+    Raises:
+        UserError: as :func:`read_records` has it, or there are too few.
+    """
+    records, bad = read_records(config)
+    train, validation = split(subset(records, config.subset), config.validation_fraction, "align.data")
+    return LoadedRecords(train, validation, bad)
 
 
 def read_records(config: AlignConfig) -> tuple[list[Any], list[str]]:
