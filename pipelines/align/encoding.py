@@ -31,7 +31,7 @@ STAND_IN = "x"
 class Kept:
     """What fits, and places of what was left out as too long."""
 
-    items: list[Any]
+    encoded: list[Any]
     records: list[Any]
     dropped: list[str]
     shortened: int = 0
@@ -63,7 +63,7 @@ def encode_pairs(encoder: Encoder, pairs: Sequence[Preference]) -> Kept:
         if found is None:
             kept.dropped.append(pair.where)
             continue
-        kept.items.append(found[0])
+        kept.encoded.append(found[0])
         kept.records.append(found[1])
         kept.shortened += found[1] != pair
     return _some(kept, encoder.length)
@@ -114,7 +114,7 @@ def encode_prompts(encoder: Encoder, records: Sequence[Any], answer_tokens: int)
         if found is None:
             kept.dropped.append(record.where)
             continue
-        kept.items.append(found[0])
+        kept.encoded.append(found[0])
         kept.records.append(record)
         kept.shortened += found[1]
     return _some(kept, encoder.length)
@@ -200,7 +200,7 @@ def _sides(encoder: Encoder, pair: Preference) -> tuple[Encoded, Encoded]:
 
 
 def _some(kept: Kept, length: int) -> Kept:
-    if not kept.items:
+    if not kept.encoded:
         raise UserError(
             f"no row fits {length:,} tokens",
             where=f"{WHERE}.sequence_length",

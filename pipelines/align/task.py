@@ -86,10 +86,10 @@ class AlignTask:
         return watch(figures, memory, self.config.guard)
 
     def _lengths(self) -> dict[str, Any]:
-        """How many rows were left out for their length, the first of them, and how many were shortened."""
-        dropped = [place for kept in self._kept.values() for place in kept.dropped]
-        shortened = sum(kept.shortened for kept in self._kept.values())
-        return {"too_long": len(dropped), "too_long_places": dropped[:20], "shortened": shortened}
+        """What came of rows that are too long."""
+        from pipelines.finetune.load import left_out
+
+        return left_out(self._kept.values())
 
 
 class PairTask(AlignTask):
@@ -115,7 +115,7 @@ class PairTask(AlignTask):
 
         whole = self.config.method == "reward"
         train, validation = (
-            PairSamples(self._kept[split].items, self._pad, whole=whole) for split in ("train", "validation")
+            PairSamples(self._kept[split].encoded, self._pad, whole=whole) for split in ("train", "validation")
         )
         return train, validation
 
@@ -211,7 +211,7 @@ class RolloutTask(AlignTask):
         for split, more in (("train", 0), ("validation", VALIDATION_DRAWS)):
             made.append(
                 RolloutSamples(
-                    self._kept[split].items,
+                    self._kept[split].encoded,
                     decode=self._decode,
                     stops=self._stops(),
                     pad_id=self._pad,

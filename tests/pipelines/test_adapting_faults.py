@@ -17,6 +17,7 @@ import yaml
 
 from cluster.artifact import Artifact, list_artifacts
 from cluster.store import Store, open_store
+from tests.pipelines.one_process import TIMES
 from tests.pipelines.train_driver import LIMIT_S, end_well, session_of, wait_until, workers_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,6 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("align", {"method": "ppo", "updates_per_rollout": 2, **DRAWN}),
 }
 KINDS = {"lora": "Adapter", "prefix": "Adapter", "classification": "ClassifierAdapter", "reward": "RewardModel"}
-TIMES = ("tokens_per_second", "mfu", "memory_bytes", "seconds")
 
 
 def write_recipe(name: str, folder: Path, model: Path, preferences: Mapping[str, str]) -> Path:

@@ -48,7 +48,7 @@ def test_both_answers_follow_what_is_left_of_one_prompt(tokenizer: Any) -> None:
     limit = len(whole.rejected) - 12
     for side, kept, lost in (("left", "ten", "one"), ("right", "one", "ten")):
         result = encode_pairs(encoder(tokenizer, limit, side), [LONG])
-        (cut,), (record,) = result.items, result.records
+        (cut,), (record,) = result.encoded, result.records
         assert result.shortened == 1 and result.dropped == []
         assert limit - 4 <= len(cut.rejected) <= limit  # no more is lost than has to be
         (question,) = record.prompt
@@ -76,7 +76,7 @@ def test_a_prompt_leaves_room_for_an_answer(tokenizer: Any) -> None:
     limit = len(whole[0].ids) + 8 - 6
     for side, kept, lost in (("left", "ten", "one"), ("right", "one", "ten")):
         result = encode_prompts(encoder(tokenizer, limit, side), [record], 8)
-        (prompt,) = result.items
+        (prompt,) = result.encoded
         assert result.shortened == 1
         assert limit - 12 <= len(prompt.ids) <= limit - 8
         assert kept in prompt.messages[0].content and lost not in prompt.messages[0].content

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from cluster.artifact import Artifact
 from cluster.errors import UserError
 from cluster.progress import Progress
-from cluster.stage import StageContext, execute, identify
+from cluster.stage import execute, identify
 from cluster.store import Store
 from pipelines.align.config import AlignConfig, align_stage
 from pipelines.headlines import headline
 from pipelines.train import launch
-from pipelines.train.journal import Follower
-from pipelines.train.launch import Training
-from pipelines.train.task import TrainTask
-from pipelines.train.worker import JOURNAL, Job, train_job
+from tests.pipelines.one_process import train_here
 
 SMALL = {"steps": 4, "batch_sequences": 4, "rank": 4, "alpha": 8, "learning_rate": 5e-3, "workers": 1}
-
-
-def train_here(task: TrainTask, context: StageContext) -> Training:
-    """:func:`pipelines.train.launch.run_training` without Ray."""
-    job = Job(task, context.store, context.output.resume_key("train"), context.output.prefix)
-    summary = train_job(job, 0, 1, torch.device("cpu"), time.monotonic())
-    assert summary is not None
-    return Training(task.where, summary, Follower(context.store, f"{job.resume}/{JOURNAL}").poll())
 
 
 @pytest.fixture

@@ -6,6 +6,15 @@ from typing import Any
 import pytest
 
 
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training in this process, as one worker does it."""
+    from pipelines.train import launch
+    from tests.pipelines.one_process import train_here
+
+    monkeypatch.setattr(launch, "run_training", train_here)
+
+
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Architecture -> the folder of a small model with random weights, of two layers, context 64, 300 tokens."""
