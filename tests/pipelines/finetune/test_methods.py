@@ -292,6 +292,27 @@ def test_dora_on_rows_of_zeros_is_refused(bases: dict[str, Path]) -> None:
     assert bool(model(PROBE).logits.isfinite().all())
 
 
+def test_several_adapters_are_put_on_one_base(bases: dict[str, Path], tmp_path: Path) -> None:
+    """As peft has them, of one family: each answers as it did alone, and the base as it was."""
+    alone = {}
+    for case in ("lora", "dora"):
+        model = fresh(case, bases)
+        run(model, case, 3, tmp_path / "store" / case)
+        export_adapter(model, bases["llama"], "Model/x", tmp_path / case, PROBE)
+        with torch.no_grad():
+            alone[case] = model.eval()(PROBE).logits
+    together = peft.PeftModel.from_pretrained(load_base(bases["llama"]), tmp_path / "lora", "lora")
+    together.load_adapter(tmp_path / "dora", "dora")
+    together.eval()
+    with torch.no_grad():
+        for case in ("dora", "lora"):
+            together.set_adapter(case)
+            assert torch.allclose(together(PROBE).logits, alone[case], atol=1e-5), case
+        with together.disable_adapter():
+            assert torch.allclose(together(PROBE).logits, load_base(bases["llama"]).eval()(PROBE).logits, atol=1e-5)
+    assert not torch.allclose(alone["lora"], alone["dora"], atol=1e-3)
+
+
 def test_an_adapter_of_another_model_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
     for case in ("lora", "adapter"):
         export_adapter(fresh(case, bases), bases["llama"], "Model/x", tmp_path / case, PROBE)
