@@ -278,6 +278,12 @@ def test_target_modules_that_match_nothing_are_named(method: str, bases: dict[st
     assert "its layers have down_proj, gate_proj" in caught.value.next_step
 
 
+def test_target_modules_that_are_no_matrices_are_said(bases: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match=r"finetune.target_modules: lora does not fit the model: .*LlamaMLP") as caught:
+        adapt(load_base(bases["llama"]), FinetuneConfig(method="lora", target_modules=("mlp",)))
+    assert "its layers have down_proj, gate_proj" in caught.value.next_step
+
+
 def test_dora_on_rows_of_zeros_is_refused(bases: dict[str, Path]) -> None:
     """As padded heads have them: their direction is nothing divided by nothing."""
     base = load_base(bases["llama"])
