@@ -28,7 +28,7 @@ ROWS: dict[str, Callable[[int], dict[str, Any]]] = {
     "chat": lambda number: {"messages": turns(number)},
     "pairs": lambda number: {"prompt": f"words {number}", "completion": "word s"},
     "alpaca": lambda number: {"instruction": f"words {number}", "input": "more words", "output": "word s"},
-    "text": lambda number: {"text": f"words and {number} words"},
+    "text": lambda number: {"text": f"words and {number} words and " * 3},
 }
 CASES = [
     ("chat", {}),
