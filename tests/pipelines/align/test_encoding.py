@@ -69,6 +69,15 @@ def test_answers_are_never_cut(tokenizer: Any) -> None:
     assert encode_pair(encoder(tokenizer, 16, "drop"), pair) is None
 
 
+def test_a_template_that_loses_an_answer_is_refused_naming_the_row(tokenizer: Any) -> None:
+    losing = (
+        "{% for m in messages %}<|{{ m['role'] }}|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    made = encoder_of(AlignConfig(), tokenizer, losing, 96)
+    with pytest.raises(UserError, match=r"^p.jsonl:7: the chat template loses the answer"):
+        encode_pairs(made, [LONG])
+
+
 def test_a_prompt_leaves_room_for_an_answer(tokenizer: Any) -> None:
     record = Prompted(asked(WORDS), "p.jsonl:9")
     whole = encode_prompt(encoder(tokenizer, 96), record, 8)
