@@ -112,3 +112,27 @@ def test_a_base_on_the_hub_is_asked_for_its_kind(
     assert told("a/closed").endswith(", if it puts adapters beside that kind of model, which is not known before the "
         "model is here")  # fmt: skip
     assert asked[0] == ("a/gpt2", "config.json", "main") and asked[-1] == ("a/closed", "config.json", None)
+
+
+BESIDE, MERGED, NEVER = "vLLM serves it beside its base", "must be merged before vLLM serves it", "cannot be served by"
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ("method: full", "a whole model: vLLM serves it as one"),
+        ("method: lora, merge: true", "a whole model: vLLM serves it as one"),
+        ("method: lora", BESIDE),
+        ("method: lora, rslora: true", BESIDE),
+        ("method: lora, dora: true", MERGED),
+        ("method: ia3", MERGED),
+        ("method: adapter", NEVER),
+        ("method: prompt", NEVER),
+        ("method: prefix", NEVER),
+        ("method: p-tuning", NEVER),
+        ("method: ia3, merge: true", "a whole model: vLLM serves it as one"),
+    ],
+)
+def test_a_plan_says_of_each_method_how_it_is_served(section: str, told: str, tmp_path: Path) -> None:
+    recipe = validate_recipe(parse_document(f"finetune: {{{section}}}\n", "r.yaml"))
+    assert told in describe(recipe, open_store(tmp_path))
