@@ -33,10 +33,11 @@ def run(config: AlignConfig, inputs: Mapping[str, Artifact], context: StageConte
         context.store.write(keys[name], to_jsonl(part).encode("utf-8"))
         context.output.write_text(f"rows/{name}.jsonl", to_jsonl(part))
     kind = "prompts" if config.on_policy else "pairs"
-    context.progress.note(
-        f"{len(loaded.train):,} {kind} to train on, {len(loaded.validation):,} to validate on"
-        + (f"; {len(loaded.bad):,} rows are none and are left out, the first: {loaded.bad[0]}" if loaded.bad else "")
-    )
+    context.progress.note(f"{len(loaded.train):,} {kind} to train on, {len(loaded.validation):,} to validate on")
+    if loaded.bad:
+        context.progress.note(f"{len(loaded.bad):,} rows are left out, the first: {loaded.bad[0]}")
+    if loaded.alike:
+        context.progress.note(f"{loaded.alike:,} prompts have no two answers with different ratings and give no pair")
     template = load_template(config.chat_template)
     task = (
         RolloutTask(config, base, keys, template, scorer=scorer)
@@ -62,6 +63,7 @@ def run(config: AlignConfig, inputs: Mapping[str, Artifact], context: StageConte
         "too_long": details["too_long"],
         "shortened": details["shortened"],
         "bad_rows": len(loaded.bad),
+        "prompts_rated_alike": loaded.alike,
     }
     outcome.licences = dict(inputs["model"].licences)
     outcome.details = {"base": base.id, "method": config.method, **details}
