@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=shared / "models" / "stories260K-hd32")
     parser.add_argument("--data", type=Path, default=shared / "corpora" / "tinyshakespeare" / "input.txt")
     parser.add_argument("--only", nargs="+", choices=sorted(METHODS), default=[])
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--quick", action="store_true", help="twenty steps of LoRA: shows that it runs")
     arguments = parser.parse_args()
     for path in (arguments.model, arguments.data):
