@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,15 @@ def examples(count: int, shortest: int = 64, longest: int = 128) -> list[Any]:
     return made
 
 
-def settings(method: str, steps: int) -> Any:
+def settings(fields: Mapping[str, Any], steps: int) -> Any:
     """The recipe's section."""
     from pipelines.finetune.config import FinetuneConfig
 
-    return FinetuneConfig(
-        method=method, steps=steps, batch_sequences=BATCH, workers=1, validation_sequences=BATCH,
-        validation_every_steps=steps, checkpoint_every_steps=steps, learning_rate=1e-4,
-    )  # fmt: skip
+    common = {
+        "steps": steps, "batch_sequences": BATCH, "workers": 1, "validation_sequences": BATCH,
+        "validation_every_steps": steps, "checkpoint_every_steps": steps, "learning_rate": 1e-4,
+    }  # fmt: skip
+    return FinetuneConfig.model_validate(common | dict(fields))
 
 
 def peer_steps(method: str, found: list[Any]) -> Callable[[int], tuple[float, int]]:
@@ -141,7 +142,7 @@ def measure(method: str, turns: int, steps: int) -> dict[str, Any]:
         return seconds
 
     most = most_steps(turns, steps)
-    config = settings(method, most)
+    config = settings({"method": method}, most)
     model = adapt(build(SMALL), config)
     with tempfile.TemporaryDirectory() as folder:
         keeper = Turns(open_store(folder), turns, steps, take_turn, begins)
@@ -157,14 +158,14 @@ def measure(method: str, turns: int, steps: int) -> dict[str, Any]:
     )
 
 
-def peak_bytes(method: str) -> int:
+def peak_bytes(fields: Mapping[str, Any]) -> int:
     """Peak memory of a process that takes three steps, without what it has before there is a model."""
-    command = [sys.executable, __file__, "--child", method]
+    command = [sys.executable, __file__, "--child", json.dumps(fields)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     return int(done.stdout.splitlines()[-1])
 
 
-def train_a_little(method: str) -> int:
+def train_a_little(fields: Mapping[str, Any]) -> int:
     """Three steps of the large model; the peak of this process above where it began, in bytes."""
     import torch
 
@@ -179,7 +180,7 @@ def train_a_little(method: str) -> int:
     torch.set_num_threads(1)
     samples = ExampleSamples(examples(BATCH, 16, 32), 2)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    config = settings(method, 3)
+    config = settings(fields, 3)
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(folder)
         keeper = Keeper(store, "checkpoints", (), Group(), Journal(store, "journal"), 2)
@@ -190,7 +191,7 @@ def train_a_little(method: str) -> int:
 
 def measure_memory() -> dict[str, Any]:
     """LoRA's peak against full fine-tuning's."""
-    lora, full = peak_bytes("lora"), peak_bytes("full")
+    lora, full = peak_bytes({"method": "lora"}), peak_bytes({"method": "full"})
     return {
         "name": "lora_memory",
         "ours": lora,
@@ -208,7 +209,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn")
     parser.add_argument("--quick", action="store_true", help="few turns, and LoRA only: shows that it runs")
-    parser.add_argument("--child", choices=("lora", "full"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         print(train_a_little(arguments.child))

@@ -81,7 +81,7 @@ def _plan(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=0,
-        help="show N examples of finetune token by token, and which carry loss",
+        help="show N examples of finetune and align token by token, and which carry loss",
     )
     _json(parser)
 

@@ -27,6 +27,7 @@ from pipelines.headlines import metric_label
 from pipelines.objective import TargetResult
 from pipelines.recipe import Recipe
 from pipelines.runs import RunRecord, StageLine, new_run, publish_run, stage_line, target_rows
+from pipelines.servable import require_servable
 from pipelines.train.config import TrainConfig
 from pipelines.train.mlflow_log import require_mlflow
 from serving.config import AuthConfig, ServingConfig
@@ -212,6 +213,7 @@ def run_recipe(recipe: Recipe, progress: Progress, options: RunOptions = RunOpti
     if will_serve:
         require_port(recipe)
         require_models(recipe)
+        require_servable(recipe, open_store(recipe.store))
     began = time.monotonic()
     record = new_run(recipe.name)
     pages: list[tuple[str, str]] = []

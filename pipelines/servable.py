@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.artifact import load_artifact
+from cluster.errors import UserError
 from pipelines.finetune.config import MERGEABLE, FinetuneConfig
+from pipelines.tokens.existing import ARTIFACT, HUB
 from serving.engines.adaptable import UNSERVED_PAIRS, Verdict, verdict
 
 if TYPE_CHECKING:
+    from cluster.store import Store
     from pipelines.recipe import Recipe
 
 PEFT_TYPES = {
@@ -24,12 +28,16 @@ ARCHITECTURES = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
 """transformers' class of our own architectures."""
 
 
-def served_as(recipe: Recipe) -> Verdict | None:
-    """How vLLM can serve the recipe's adapter; None where fine-tuning makes a whole model, or nothing for vLLM."""
+def served_as(recipe: Recipe, store: Store | None = None) -> Verdict | None:
+    """How vLLM can serve the recipe's adapter; None where fine-tuning makes a whole model, or nothing for vLLM.
+
+    Args:
+        store: where the base is looked up if it is an artifact or on the Hub; without it, it is not.
+    """
     config = recipe.finetune
     if config.makes_model or config.task != "generation":
         return None
-    found = verdict(adapter_settings(config), base_architectures(recipe))
+    found = verdict(adapter_settings(config), base_architectures(recipe, store))
     if found.how == "adapter" and config.chat_template not in (None, "plain"):
         return Verdict("merge", "it has a chat template of its own, and vLLM asks beside a base with the base's")
     return found
@@ -43,31 +51,71 @@ def adapter_settings(config: FinetuneConfig) -> dict[str, Any]:
     return settings
 
 
-def base_architectures(recipe: Recipe) -> list[str]:
-    """The class of the model that is fine-tuned; nothing where only the Hub or a store knows it yet."""
-    if recipe.finetune.model is None:
+def base_architectures(recipe: Recipe, store: Store | None = None) -> list[str]:
+    """The class of the model that is fine-tuned; nothing where that is not known.
+
+    Args:
+        store: as :func:`served_as` has it.
+    """
+    source = recipe.finetune.model
+    if source is None:
         name = ARCHITECTURES.get(recipe.pretrain.architecture)
         return [name] if name else []
-    path = Path(recipe.finetune.model).expanduser() / "config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("architectures")
+        found = json.loads(_config_of(source, store) or "{}").get("architectures")
     except (OSError, ValueError):
         return []  # taking the model says what is wrong with it
     return [str(each) for each in found] if isinstance(found, list) else []
 
 
-def describe(recipe: Recipe) -> str:
+def _config_of(source: str, store: Store | None) -> bytes | None:
+    """The model's ``config.json``; None where it is not there, or is not looked for."""
+    if ARTIFACT.fullmatch(source):
+        artifact = load_artifact(store, source) if store is not None else None
+        return store.read(artifact.key("config.json")) if store is not None and artifact is not None else None
+    if not source.startswith(HUB):
+        return (Path(source).expanduser() / "config.json").read_bytes()
+    if store is None:
+        return None
+    from huggingface_hub import hf_hub_download
+
+    name, _, revision = source.removeprefix(HUB).partition("@")
+    return Path(hf_hub_download(name, "config.json", revision=revision or None)).read_bytes()
+
+
+def require_servable(recipe: Recipe, store: Store) -> None:
+    """Hold what the recipe serves against the kind of model that it fine-tunes, wherever that one is.
+
+    Raises:
+        UserError: vLLM cannot put the adapter beside its base, as a variant wants it.
+    """
+    tuned = [variant.name for variant in recipe.serving.variants if variant.model == "@finetune"]
+    found = served_as(recipe, store) if tuned else None
+    if found is not None and found.how != "adapter":
+        raise UserError(
+            f"vLLM cannot serve variant {tuned[0]} beside its base: {found.reason}",
+            where="serving",
+            next_step=found.advice,
+        )
+
+
+def describe(recipe: Recipe, store: Store) -> str:
     """In a sentence, for plans."""
     if recipe.finetune.task == "classification":
         return _describe_classifier(recipe.finetune)
     if recipe.finetune.task == "seq2seq":
         return _describe_seq2seq(recipe.finetune)
-    found = served_as(recipe)
+    found = served_as(recipe, store)
     if found is None:
         return "finetune makes a whole model: vLLM serves it as one"
     if found.how == "adapter":
         whole = ", which is then not in the 4 bits that it was trained on" if recipe.finetune.base_bits else ""
-        return f"finetune makes a LoRA adapter: vLLM serves it beside its base{whole}, several on one base"
+        known = (
+            ""
+            if base_architectures(recipe, store)
+            else ", if it puts adapters beside that kind of model, which is not known before the model is here"
+        )
+        return f"finetune makes a LoRA adapter: vLLM serves it beside its base{whole}, several on one base{known}"
     how = "must be merged before vLLM serves it" if found.how == "merge" else "cannot be served by vLLM"
     return f"finetune makes an adapter that {how}: {found.reason}. What to do: {found.advice}"
 

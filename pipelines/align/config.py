@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from cluster.errors import UserError
 from cluster.stage import Stage
 from pipelines.align.guard import GuardConfig
-from pipelines.finetune.examples.config import Rows, rows_identity
+from pipelines.finetune.examples.config import Rows, Subset, rows_identity
 from pipelines.train.config import Count, TrainConfig, resolve_training
 
 MODEL_STAGE = Stage("align", "Model", 1, "pipelines.align.stage:run", resolve="pipelines.align.config:resolve")
@@ -61,8 +61,13 @@ class AlignConfig(TrainConfig):
     chat_template: str | None = Field(
         None, description="Jinja text, a file with it, or plain; by default the tokenizer's own"
     )
-    too_long: Literal["refuse", "drop"] = Field(
-        "refuse", description="pairs and prompts that do not fit: refuse names the first, drop leaves them out"
+    subset: Subset = Field(
+        None, description="a cheap trial: use so many pairs or prompts, or this share of them below 1, by a stable hash"
+    )
+    too_long: Literal["refuse", "drop", "left", "right"] = Field(
+        "refuse",
+        description="pairs and prompts that do not fit: refuse names the first, drop leaves them out, left and right "
+        "shorten what is asked from its beginning or end",
     )
     validation_fraction: float = Field(0.1, gt=0, lt=0.5, description="share held out, by a stable hash of the prompt")
     sequence_length: int | None = Field(

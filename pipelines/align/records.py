@@ -3,19 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import UserError
 from pipelines.align.config import AlignConfig, nothing_to_learn_from
-from pipelines.finetune.examples.divide import choose
+from pipelines.finetune.examples.divide import choose, split, subset
 from pipelines.finetune.examples.records import Messages, Preference, Rated
 
 FOR_PAIRS = ("preferences", "ratings")
 FOR_PROMPTS = ("prompts", "preferences", "ratings", "pairs", "chat", "alpaca")
 
 
-def read_records(config: AlignConfig) -> tuple[list[Any], list[str]]:
-    """Different records in the order of a stable hash, and places of rows that were left out.
+@dataclass
+class ReadRecords:
+    """Different records in the order of a stable hash.
+
+    Attributes:
+        bad: places of rows that were skipped, each with its reason.
+        alike: of rated answers, prompts that gave no pair: they have one answer, or all are rated alike.
+    """
+
+    records: list[Any]
+    bad: list[str]
+    alike: int = 0
+
+
+@dataclass
+class LoadedRecords:
+    """Records by what they are for; ``bad`` and ``alike`` as :class:`ReadRecords` has them."""
+
+    train: list[Any]
+    validation: list[Any]
+    bad: list[str] = field(default_factory=list)
+    alike: int = 0
+
+    def parts(self) -> dict[str, list[Any]]:
+        """Name -> records."""
+        return {"train": self.train, "validation": self.validation}
+
+
+def load_records(config: AlignConfig) -> LoadedRecords:
+    """The records of a recipe's section, divided.
+
+    Raises:
+        UserError: as :func:`read_records` has it, or there are too few.
+    """
+    read = read_records(config)
+    train, validation = split(subset(read.records, config.subset), config.validation_fraction, "align.data")
+    return LoadedRecords(train, validation, read.bad, read.alike)
+
+
+def read_records(config: AlignConfig) -> ReadRecords:
+    """The records of a recipe's section.
 
     Raises:
         UserError: there is no data, it cannot be read, or it holds nothing that the method can use.
@@ -26,15 +66,17 @@ def read_records(config: AlignConfig) -> tuple[list[Any], list[str]]:
         raise nothing_to_learn_from()
     found = read_examples(config.data, "align.data", FOR_PROMPTS if config.on_policy else FOR_PAIRS)
     records: list[Any] = list(found.examples)
-    if not config.on_policy and found.form == "ratings":
-        records = pairs_of_ratings(records)
-        if not records:
-            raise UserError(
-                "no prompt has two answers with different ratings: nothing is preferred",
-                where=config.data.path,
-                next_step="give several rated answers to each prompt, or rows with chosen and rejected",
-            )
-    return choose(records), found.bad
+    if config.on_policy or found.form != "ratings":
+        return ReadRecords(choose(records), found.bad)
+    pairs = pairs_of_ratings(records)
+    if not pairs:
+        raise UserError(
+            f"in {len(records):,} rated rows, of which this is the first, no prompt has two answers with different "
+            "ratings: nothing is preferred",
+            where=records[0].where,
+            next_step="give several rated answers to each prompt, or rows with chosen and rejected",
+        )
+    return ReadRecords(choose(pairs), found.bad, len({each.prompt for each in records}) - len(pairs))
 
 
 def pairs_of_ratings(rated: Iterable[Rated]) -> list[Preference]:

@@ -16,10 +16,9 @@ def run(config: AlignConfig, inputs: Mapping[str, Artifact], context: StageConte
     Raises:
         UserError: the data or the reward cannot be used.
     """
-    from pipelines.align.records import read_records
+    from pipelines.align.records import load_records
     from pipelines.align.report import align_outcome, align_page
     from pipelines.align.task import PairTask, RolloutTask
-    from pipelines.finetune.examples.divide import split
     from pipelines.finetune.examples.records import to_jsonl
     from pipelines.finetune.examples.template import load_template
     from pipelines.train.launch import run_training
@@ -27,16 +26,18 @@ def run(config: AlignConfig, inputs: Mapping[str, Artifact], context: StageConte
 
     base = find_base(inputs, context.store)
     scorer = reward_artifact(str(config.reward), context.store) if config.on_policy else None
-    records, left_out = read_records(config)
-    parts = dict(zip(("train", "validation"), split(records, config.validation_fraction, "align.data"), strict=True))
+    loaded = load_records(config)
     keys = {}
-    for name, part in parts.items():
+    for name, part in loaded.parts().items():
         keys[name] = context.output.resume_key(f"rows/{name}.jsonl")
         context.store.write(keys[name], to_jsonl(part).encode("utf-8"))
         context.output.write_text(f"rows/{name}.jsonl", to_jsonl(part))
     kind = "prompts" if config.on_policy else "pairs"
-    sizes = {name: len(part) for name, part in parts.items()}
-    context.progress.note(f"{sizes['train']:,} {kind} to train on, {sizes['validation']:,} to validate on")
+    context.progress.note(f"{len(loaded.train):,} {kind} to train on, {len(loaded.validation):,} to validate on")
+    if loaded.bad:
+        context.progress.note(f"{len(loaded.bad):,} rows are left out, the first: {loaded.bad[0]}")
+    if loaded.alike:
+        context.progress.note(f"{loaded.alike:,} prompts have no two answers with different ratings and give no pair")
     template = load_template(config.chat_template)
     task = (
         RolloutTask(config, base, keys, template, scorer=scorer)
@@ -49,12 +50,21 @@ def run(config: AlignConfig, inputs: Mapping[str, Artifact], context: StageConte
     page = align_page(training, config, base.id, outcome)
     page.heading("Held-out examples")
     page.table(details["examples"])
-    if left_out:
+    if details["too_long_places"]:
+        page.heading("Left out for their length")
+        page.paragraph(f"{details['too_long']:,} {kind}, such as {', '.join(details['too_long_places'])}.")
+    if loaded.bad:
         page.heading("Rows that were left out")
-        page.table([{"row": each} for each in left_out], most=20)
+        page.table([{"row": each} for each in loaded.bad], most=20)
     context.output.write_text("report.html", page.render())
     write_metrics(training, context.output)
-    outcome.counts |= {kind: len(records), "too_long": details["too_long"], "bad_rows": len(left_out)}
+    outcome.counts |= {
+        kind: len(loaded.train) + len(loaded.validation),
+        "too_long": details["too_long"],
+        "shortened": details["shortened"],
+        "bad_rows": len(loaded.bad),
+        "prompts_rated_alike": loaded.alike,
+    }
     outcome.licences = dict(inputs["model"].licences)
     outcome.details = {"base": base.id, "method": config.method, **details}
     outcome.parents = {"reward": scorer} if scorer else {}

@@ -46,8 +46,7 @@ class AlignTask:
         Raises:
             UserError: naming the row that cannot be used.
         """
-        from pipelines.align.encoding import Kept, most_tokens
-        from pipelines.finetune.examples.encode import Encoder
+        from pipelines.align.encoding import Kept, encoder_of
         from pipelines.finetune.examples.records import parse_jsonl
         from pipelines.finetune.load import context_of, load_tokenizer
 
@@ -55,15 +54,7 @@ class AlignTask:
         # An adapter's folder has the tokenizer with the chat template that it was trained with.
         self._texts = self._adapter or self._folder
         self._tokenizer = load_tokenizer(self._texts)
-        self._length = most_tokens(self.config.sequence_length, context_of(self._folder), self.where)
-        self._encoder: Encoder = Encoder(
-            self._tokenizer,
-            self.template,
-            self._length,
-            "refuse",
-            self.where,
-            learns="last_answer",
-        )
+        self._encoder: Encoder = encoder_of(self.config, self._tokenizer, self.template, context_of(self._folder))
         pad = self._tokenizer.pad_token_id
         self._pad = int(self._tokenizer.eos_token_id if pad is None else pad)
         self._kept: dict[str, Kept] = {
@@ -94,10 +85,11 @@ class AlignTask:
         """The guard against collapse."""
         return watch(figures, memory, self.config.guard)
 
-    @property
-    def too_long(self) -> int:
-        """Rows that were left out."""
-        return sum(len(kept.dropped) for kept in self._kept.values())
+    def _lengths(self) -> dict[str, Any]:
+        """What came of rows that are too long."""
+        from pipelines.finetune.load import left_out
+
+        return left_out(self._kept.values())
 
 
 class PairTask(AlignTask):
@@ -106,8 +98,7 @@ class PairTask(AlignTask):
     def _encode(self, records: list[Any]) -> Any:
         from pipelines.align.encoding import encode_pairs
 
-        drop = self.config.too_long == "drop"
-        return encode_pairs(self._encoder, records, self._length, drop, self.where)
+        return encode_pairs(self._encoder, records)
 
     def model(self) -> torch.nn.Module:
         """The base, or a scorer made of it, with what is trained."""
@@ -124,7 +115,7 @@ class PairTask(AlignTask):
 
         whole = self.config.method == "reward"
         train, validation = (
-            PairSamples(self._kept[split].items, self._pad, whole=whole) for split in ("train", "validation")
+            PairSamples(self._kept[split].encoded, self._pad, whole=whole) for split in ("train", "validation")
         )
         return train, validation
 
@@ -146,7 +137,7 @@ class PairTask(AlignTask):
 
         inputs = probe.inputs.to(next(model.parameters()).device)
         held_out = self._kept["validation"].records[:EXAMPLES]
-        told: dict[str, Any] = {"too_long": self.too_long}
+        told: dict[str, Any] = self._lengths()
         if self.config.method == "reward":
             told["export_difference"] = export_scorer(model, self._texts, folder, inputs)
             self._keep_template(folder)
@@ -200,9 +191,7 @@ class RolloutTask(AlignTask):
     def _encode(self, records: list[Any]) -> Any:
         from pipelines.align.encoding import encode_prompts
 
-        config = self.config
-        drop = config.too_long == "drop"
-        return encode_prompts(self._encoder, records, self._length, config.answer_tokens, drop, self.where)
+        return encode_prompts(self._encoder, records, self.config.answer_tokens)
 
     def model(self) -> torch.nn.Module:
         """The base with what is trained, and for PPO a value head."""
@@ -222,7 +211,7 @@ class RolloutTask(AlignTask):
         for split, more in (("train", 0), ("validation", VALIDATION_DRAWS)):
             made.append(
                 RolloutSamples(
-                    self._kept[split].items,
+                    self._kept[split].encoded,
                     decode=self._decode,
                     stops=self._stops(),
                     pad_id=self._pad,
@@ -258,7 +247,7 @@ class RolloutTask(AlignTask):
         examples = self._rollouts[1].texts(EXAMPLES)
         difference = export_aligned(model, self._texts, folder, inputs)
         self._keep_template(folder)
-        return {"too_long": self.too_long, "export_difference": difference, "examples": examples}
+        return self._lengths() | {"export_difference": difference, "examples": examples}
 
     def _reward(self, device: Any) -> Any:
         from pipelines.align.rewards import FunctionReward, ModelReward

@@ -1,4 +1,4 @@
-"""`raymill plan --examples N`: what fine-tuning would learn, token by token."""
+"""`raymill plan --examples N`: what fine-tuning and alignment would learn from, token by token."""
 
 from __future__ import annotations
 
@@ -15,29 +15,40 @@ from pipelines.recipe import Recipe
 
 
 def shown_examples(recipe: Recipe, store: Store, found: Mapping[str, Identity], count: int) -> list[str]:
-    """Lines with the first examples; what they are made of must be there.
+    """Lines with the first examples of each section that learns from some; what they are made of must be there.
 
     Args:
         found: node -> identity, as :func:`pipelines.graph.identities` gives it.
 
     Raises:
-        UserError: the recipe does not fine-tune, something is not made yet, or an example cannot be used.
+        UserError: the recipe has no such section, something is not made yet, or an example cannot be used.
     """
-    if "finetune" not in found:
+    shown: dict[str, list[str]] = {}
+    if "finetune" in found:
+        of_task = {"generation": _conversations, "classification": _labelled, "seq2seq": _pairs}[recipe.finetune.task]
+        shown["finetune"] = of_task(recipe, store, found, count)
+    if "align" in found:
+        shown["align"] = _aligned(recipe, store, found, count)
+    if not shown:
         raise UserError(
-            "the recipe has no finetune section", where="--examples", next_step="write one, or leave it out"
+            "the recipe has no section finetune or align, which learn from examples",
+            where="--examples",
+            next_step="write one, or leave it out",
         )
-    if recipe.finetune.task == "classification":
-        return _labelled(recipe, store, found, count)
-    if recipe.finetune.task == "seq2seq":
-        return _pairs(recipe, store, found, count)
+    if len(shown) == 1:
+        return next(iter(shown.values()))
+    return [line for name, lines in shown.items() for line in (f"{name} learns from:", *lines)]
+
+
+def _conversations(recipe: Recipe, store: Store, found: Mapping[str, Identity], count: int) -> list[str]:
+    """Examples of a model that is to write the answers."""
     from pipelines.finetune.examples.template import load_template
     from pipelines.finetune.load import encoder_of, load_examples, load_tokenizer
     from pipelines.finetune.preview import preview
 
     config = recipe.finetune
     corpus = _published(store, found, "curate") if isinstance(config.data, DocsPairs) else None
-    folder, context = _tokenizer(recipe, store, found)
+    folder, context = _tokenizer(recipe, store, found, recipe.finetune.model)
     loaded = load_examples(config, corpus, store)
     tokenizer = load_tokenizer(folder)
     encoder = encoder_of(config, tokenizer, load_template(config.chat_template), context)
@@ -51,7 +62,7 @@ def _labelled(recipe: Recipe, store: Store, found: Mapping[str, Identity], count
     from pipelines.finetune.classification.task import encoder_of
     from pipelines.finetune.load import load_tokenizer
 
-    folder, context = _tokenizer(recipe, store, found)
+    folder, context = _tokenizer(recipe, store, found, recipe.finetune.model)
     loaded = load_texts(recipe.finetune)
     tokenizer = load_tokenizer(folder)
     encoder = encoder_of(recipe.finetune, tokenizer, loaded.labels, context)
@@ -69,19 +80,45 @@ def _pairs(recipe: Recipe, store: Store, found: Mapping[str, Identity], count: i
     corpus = _published(store, found, "curate") if isinstance(config.data, DocsPairs) else None
     if config.model is None:
         _published(store, found, "pretrain")
-    folder, _ = _tokenizer(recipe, store, found)
+    folder, _ = _tokenizer(recipe, store, found, recipe.finetune.model)
     tokenizer = load_tokenizer(folder)
     loaded = load_examples(config, corpus, store, FORMS)
     examples = [each for each in loaded.train[:count] if isinstance(each, Conversation)]
     return preview(encoder_of(config, tokenizer, folder), tokenizer, examples)
 
 
-def _tokenizer(recipe: Recipe, store: Store, found: Mapping[str, Identity]) -> tuple[Path, int | None]:
-    """A folder with the tokenizer, and the model's context: of the model where it is there, else as planned."""
+def _aligned(recipe: Recipe, store: Store, found: Mapping[str, Identity], count: int) -> list[str]:
+    """Pairs of answers, or prompts; in the chat template that fine-tuning before it leaves."""
+    from pipelines.align.encoding import encoder_of
+    from pipelines.align.preview import preview
+    from pipelines.align.records import load_records
+    from pipelines.finetune.examples.template import PLAIN, load_template
+    from pipelines.finetune.load import load_tokenizer
+
+    config, tuned = recipe.align, recipe.finetune
+    after_tuning = config.model is None and "finetune" in found
+    own = tuned.model if after_tuning else config.model
+    folder, context = _tokenizer(recipe, store, found, own, "finetune.model" if after_tuning else "align.model")
+    tokenizer = load_tokenizer(folder)
+    left = load_template(tuned.chat_template) if after_tuning else None
+    if left not in (None, PLAIN):
+        tokenizer.chat_template = left
+    encoder = encoder_of(config, tokenizer, load_template(config.chat_template), context)
+    return preview(encoder, tokenizer, config, load_records(config).train[:count])
+
+
+def _tokenizer(
+    recipe: Recipe, store: Store, found: Mapping[str, Identity], source: str | None, where: str = "finetune.model"
+) -> tuple[Path, int | None]:
+    """A folder with the tokenizer, and the model's context: of the model where it is there, else as planned.
+
+    Args:
+        source: the model that the recipe takes from elsewhere, by its key ``where``; None for what it pretrains.
+    """
     from pipelines.finetune.load import context_of
 
-    if recipe.finetune.model is not None:
-        config = ExistingModelConfig(source=recipe.finetune.model)
+    if source is not None:
+        config = ExistingModelConfig(source=source, where=where)
         folder = locate(config, store)
         model_files(folder, config)
         return folder, context_of(folder)

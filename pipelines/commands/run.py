@@ -27,7 +27,7 @@ def plan(arguments: Namespace) -> int:
     nodes = build_graph(recipe)
     store, found = open_store(recipe.store), identities(nodes)
     planned = plan_stages(store, nodes, found)
-    notes = [describe(recipe)] if "finetune" in found else []
+    notes = [describe(recipe, store)] if "finetune" in found else []
     notes += [describe_alignment(recipe)] if "align" in found else []
     examples = shown_examples(recipe, store, found, arguments.examples) if arguments.examples > 0 else []
     if arguments.json:

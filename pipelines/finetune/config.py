@@ -14,6 +14,7 @@ from pipelines.finetune.examples.config import (
     JsonlData,
     ParquetData,
     Rows,
+    Subset,
     from_place,
     rows_identity,
 )
@@ -123,8 +124,8 @@ class FinetuneConfig(TrainConfig):
         description="docs-pairs: from the curated documents; or your own examples: jsonl, json, parquet (path), hf; a "
         "bare path or hf:// name says its kind",
     )
-    subset: float | None = Field(
-        None, gt=0, description="a cheap trial: use so many examples, or this share of them below 1, by a stable hash"
+    subset: Subset = Field(
+        None, description="a cheap trial: use so many examples, or this share of them below 1, by a stable hash"
     )
     validation_fraction: float = Field(0.05, gt=0, lt=0.5, description="share of the examples held out, by prompt")
     sequence_length: int | None = Field(
@@ -218,8 +219,6 @@ class FinetuneConfig(TrainConfig):
             )
         if self.method == "prefix" and self.recompute != "none":
             raise ValueError("recompute drops the cache that prefix keeps its vectors in: set recompute: none")
-        if self.subset is not None and self.subset > 1 and not self.subset.is_integer():
-            raise ValueError(f"subset {self.subset:g} is neither a share below 1 nor a whole number of examples")
         if self.method != "full" and self.optimizer == "muon":
             raise ValueError("muon orthogonalises whole matrices; what is added to a model is small: use adamw")
         refuse_adapters(self)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.artifact import Artifact
 from cluster.errors import UserError
 from cluster.store import Store
 from pipelines.finetune.config import LEARNED_PROMPTS, DocsPairs, FinetuneConfig
 from pipelines.finetune.examples.divide import choose, split, subset
-from pipelines.finetune.examples.encode import Encoder, Encoding
+from pipelines.finetune.examples.encode import Encoder
 from pipelines.finetune.examples.read import read_examples
 from pipelines.finetune.examples.records import Conversation, Text
 
@@ -142,12 +143,30 @@ def encoder_of(config: FinetuneConfig, tokenizer: Any, template: str | None, con
     return Encoder(tokenizer, template, length, config.length_policy, "finetune", config.loss_on)
 
 
-def require_any(found: Encoding, part: str, length: int) -> None:
+class Fitted(Protocol):
+    """Examples as tokens, and what came of those that are too long."""
+
+    encoded: Any
+    dropped: list[str]
+    shortened: int
+
+
+def left_out(parts: Iterable[Fitted]) -> dict[str, Any]:
+    """How many examples were left out for their length, the first of them, and how many were shortened."""
+    found = list(parts)
+    places = [place for part in found for place in part.dropped]
+    return {
+        "too_long": len(places),
+        "too_long_places": places[:20],
+        "shortened": sum(part.shortened for part in found),
+    }
+
+
+def require_any(found: Fitted, part: str, length: int) -> None:
     """Raise UserError where no example of a part is left."""
     if not found.encoded:
         raise UserError(
             f"no {part} example fits {length:,} tokens",
             where="finetune.sequence_length",
-            next_step="shorten the answers, use a model with a longer context, or shorten what is asked with "
-            "too_long: left or right",
+            next_step="use a model with a longer context, shorten the rows, or set too_long: left or right",
         )

@@ -68,10 +68,12 @@ def adapt(
     try:
         model = get_peft_model(base, settings)
     except (ValueError, AttributeError, NotImplementedError) as error:
+        named = config.target_modules is not None
+        advice = "choose another method; lora works with every model whose layers have matrices"
         raise UserError(
-            f"{config.method} does not fit the model: {error}",
-            where="finetune.method",
-            next_step="choose another method; lora works with every model whose layers have matrices",
+            f"{config.method} does not fit the model: {str(error).splitlines()[0]}",
+            where="finetune.target_modules" if named else "finetune.method",
+            next_step=f"its layers have {', '.join(matrices(base)) or 'no matrices'}" if named else advice,
         ) from None
     if config.method == "lora" and config.dora:
         _require_directions(model)

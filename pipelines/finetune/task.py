@@ -103,6 +103,7 @@ class FinetuneTask:
         """Export; answer some held-out questions and measure forgetting, each before and after."""
         import torch
 
+        from pipelines.finetune.load import left_out
         from pipelines.finetune.methods import load_base, without_addition
         from pipelines.tokens.folder import set_chat_template
 
@@ -119,13 +120,10 @@ class FinetuneTask:
             {"asked": asked, "expected": expected, "before": first, "after": second}
             for (asked, expected), first, second in zip(self._shown(), before["answers"], after["answers"], strict=True)
         ]
-        parts = {name: found for name, found in self._parts.items() if name != "forgetting"}
         details: dict[str, Any] = {
             "export_difference": difference,
             "examples": examples,
-            "too_long": sum(len(found.dropped) for found in parts.values()),
-            "too_long_places": [place for found in parts.values() for place in found.dropped][:20],
-            "shortened": sum(found.shortened for found in parts.values()),
+            **left_out(found for name, found in self._parts.items() if name != "forgetting"),
         }
         if scored := self._scored():
             from pipelines.finetune.likeness import compare

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifact import Artifact, local_copy
-from cluster.errors import UserError
 from pipelines.finetune.config import FinetuneConfig
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class ClassificationTask:
         from pipelines.finetune.classification.labels import weights_of
         from pipelines.finetune.classification.model import require_classifiable, tells_texts_apart
         from pipelines.finetune.examples.records import parse_jsonl
-        from pipelines.finetune.load import context_of, load_tokenizer
+        from pipelines.finetune.load import context_of, load_tokenizer, require_any
 
         self._base_folder = local_copy(store, self.base)
         require_classifiable(self._base_folder)
@@ -58,12 +57,7 @@ class ClassificationTask:
         self._parts: dict[str, EncodedTexts] = {}
         for part, key in self.examples.items():
             found = encoder.encode_all(parse_jsonl(store.read(key).decode("utf-8")))
-            if not found.encoded:
-                raise UserError(
-                    f"no {part} text fits {encoder.length:,} tokens",
-                    where="finetune.sequence_length",
-                    next_step="shorten the texts, or set too_long: left or right",
-                )
+            require_any(found, part, encoder.length)
             self._parts[part] = found
         counted = [each.label for each in self._parts["train"].examples]
         self._weights = weights_of(self.labels, counted, self.config.class_weights)
@@ -110,6 +104,7 @@ class ClassificationTask:
         """Export, and name the label of every held-out text with what was written."""
         from pipelines.finetune.classification.export import export_classifier, export_classifier_adapter
         from pipelines.finetune.classification.scores import score
+        from pipelines.finetune.load import left_out
 
         given, sureness = self._predict(model)
         if self.config.makes_model:
@@ -138,9 +133,7 @@ class ClassificationTask:
             "confusion": [list(row) for row in found.confusion],
             "by_label": [vars(each) for each in found.by_label],
             "wrong": sorted(wrong, key=lambda each: -float(str(each["probability"])))[:MOST_WRONG],
-            "too_long": sum(len(part.dropped) for part in self._parts.values()),
-            "too_long_places": [place for part in self._parts.values() for place in part.dropped][:20],
-            "shortened": sum(part.shortened for part in self._parts.values()),
+            **left_out(self._parts.values()),
         }
 
     def _predict(self, model: Any) -> tuple[list[int], list[float]]:

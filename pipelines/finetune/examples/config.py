@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from cluster.config import StrictModel, execution
 
@@ -99,6 +99,16 @@ def from_place(value: Any) -> Any:
 AnyRows = JsonlData | JsonData | ParquetData | HubData
 Rows = Annotated[AnyRows, Field(discriminator="kind"), BeforeValidator(from_place)]
 """The type of a recipe key that names rows."""
+
+
+def _share_or_number(size: float | None) -> float | None:
+    if size is not None and size > 1 and not size.is_integer():
+        raise ValueError(f"{size:g} is neither a share below 1 nor a whole number of examples")
+    return size
+
+
+Subset = Annotated[float | None, Field(gt=0), AfterValidator(_share_or_number)]
+"""The type of a recipe key that says how many examples are used: a number, or a share of them below 1."""
 
 
 def rows_identity(data: AnyRows) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Encoder:
         learns: Learned = "answers",
     ) -> None:
         self._tokenizer, self._template, self._where = tokenizer, template, where
-        self.length, self._too_long, self._learns = length, too_long, learns
+        self.length, self.too_long, self._learns = length, too_long, learns
         self._renderer: Renderer | None = None
         first = tokenizer("a").input_ids[:1]
         self._begin = first if first == [tokenizer.bos_token_id] else []
@@ -112,14 +112,17 @@ class Encoder:
         tokens = self.whole(example)
         if len(tokens) <= self.length:
             return tokens, False
-        if self._too_long == "drop":
+        if self.too_long == "drop":
             return None
-        if self._too_long == "refuse":
+        if self.too_long == "refuse":
             raise self._error(tokens, example.where)
         if isinstance(example, Text):
-            cut = slice(-self.length, None) if self._too_long == "left" else slice(self.length)
+            cut = slice(-self.length, None) if self.too_long == "left" else slice(self.length)
             return Encoded(tokens.ids[cut], tokens.learned[cut], tokens.where), True
-        return self._shorten(example, tokens), True
+        _, tokens = self.shorten(example, self.length)
+        if len(tokens) > self.length:
+            raise self._error(tokens, example.where, "even without what is asked")
+        return tokens, True
 
     def whole(self, example: Conversation | Text) -> Encoded:
         """All of an example's tokens, however many."""
@@ -160,34 +163,33 @@ class Encoder:
         found: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         return found
 
-    def _shorten(self, example: Conversation, tokens: Encoded) -> Encoded:
-        """Cut what is asked, the oldest question first, until the conversation fits.
+    def shorten(self, example: Conversation, length: int) -> tuple[Conversation, Encoded]:
+        """A conversation with what is asked cut, the oldest question first, until it has at most ``length`` tokens.
 
-        Raises:
-            UserError: the answers alone do not fit.
+        Where the answers alone do not fit it stays longer, and nothing is asked.
         """
         messages = list(example.messages)
+        tokens = self.whole(example)
         order = [number for number, each in enumerate(messages) if each.role not in (ASSISTANT, SYSTEM)]
         order += [number for number, each in enumerate(messages) if each.role == SYSTEM]
         for number in order:
             for _ in range(ROUNDS):
-                excess = len(tokens) - self.length
+                excess = len(tokens) - length
                 if excess <= 0:
-                    return tokens
+                    return example, tokens
                 kept = self._cut(messages[number].content, excess)
                 messages[number] = Message(messages[number].role, kept)
-                tokens = self.whole(replace(example, messages=tuple(messages)))
+                example = replace(example, messages=tuple(messages))
+                tokens = self.whole(example)
                 if not kept:
                     break
-        if len(tokens) <= self.length:
-            return tokens
-        raise self._error(tokens, example.where, "even without what is asked")
+        return example, tokens
 
     def _cut(self, text: str, count: int) -> str:
         ids = self._plain_ids(text)
         if count >= len(ids):
             return ""
-        kept = ids[count:] if self._too_long == "left" else ids[: len(ids) - count]
+        kept = ids[count:] if self.too_long == "left" else ids[: len(ids) - count]
         return str(self._tokenizer.decode(kept))
 
     def _error(self, tokens: Encoded, place: str, how: str = "") -> UserError:

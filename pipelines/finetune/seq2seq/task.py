@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifact import Artifact, local_copy
-from cluster.errors import UserError
 from pipelines.finetune.config import FinetuneConfig
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class Seq2SeqTask:
             UserError: the model is no encoder-decoder, or a pair is too long (the row is named), or none is left.
         """
         from pipelines.finetune.examples.records import parse_jsonl
-        from pipelines.finetune.load import load_tokenizer
+        from pipelines.finetune.load import load_tokenizer, require_any
         from pipelines.finetune.seq2seq.model import require_encoder_decoder, target_marks
 
         self._base_folder = local_copy(store, self.base)
@@ -49,12 +48,7 @@ class Seq2SeqTask:
         self._parts: dict[str, EncodedPairs] = {}
         for part, key in self.examples.items():
             found = encoder.encode_all(parse_jsonl(store.read(key).decode("utf-8")))
-            if not found.encoded:
-                raise UserError(
-                    f"no {part} example fits {encoder.length:,} tokens",
-                    where="finetune.sequence_length",
-                    next_step="raise it, shorten the rows, or set too_long: left or right",
-                )
+            require_any(found, part, encoder.length)
             self._parts[part] = found
 
     def model(self) -> torch.nn.Module:
@@ -78,6 +72,7 @@ class Seq2SeqTask:
     def finish(self, model: Any, folder: Path, probe: Batch) -> dict[str, Any]:
         """Export; write targets for some held-out sources, before and after, and hold them against the expected."""
         from pipelines.finetune.likeness import compare
+        from pipelines.finetune.load import left_out
         from pipelines.finetune.methods import without_addition
         from pipelines.finetune.seq2seq.export import export_pairs, export_pairs_adapter
         from pipelines.finetune.seq2seq.model import load_encoder_decoder
@@ -102,9 +97,7 @@ class Seq2SeqTask:
                 {"source": example.messages[0].content[:600], "expected": target, "before": first, "after": second}
                 for example, target, first, second in list(shown)[: self.config.examples_shown]
             ],
-            "too_long": sum(len(part.dropped) for part in self._parts.values()),
-            "too_long_places": [place for part in self._parts.values() for place in part.dropped][:20],
-            "shortened": sum(part.shortened for part in self._parts.values()),
+            **left_out(self._parts.values()),
         }
         if scored := self.config.scored:
             details["likeness"] = compare(before[:scored], after[:scored], expected[:scored])

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from cluster.artifact import Artifact
 from cluster.store import open_store
 from pipelines.align.config import AlignConfig
 from pipelines.align.sources import Base
 from pipelines.align.task import AlignTask, PairTask, RolloutTask
-from pipelines.train.journal import Follower
-from pipelines.train.worker import Job, train_job
+from tests.pipelines.one_process import TaskBench
 
 
-class Bench:
+class Bench(TaskBench):
     """Makes and runs alignments in a store of its own, as a Ray Train worker does."""
 
     def __init__(self, folder: Path, publish: Callable[..., Artifact], model: Path, rows: Mapping[str, str]) -> None:
-        self.store = open_store(folder)
+        super().__init__(open_store(folder))
         self.model = publish(self.store, model, "Model", "pretrain")
         self.rows = {split: f"rows/{split}.jsonl" for split in rows}
         for split, key in self.rows.items():
@@ -35,23 +31,6 @@ class Bench:
         values |= {"checkpoint_every_steps": 2, "validation_sequences": 6, "seed": 5}
         config = AlignConfig(**values | fields)
         return (RolloutTask if config.on_policy else PairTask)(config, Base(self.model), self.rows, template)
-
-    def run(self, task: AlignTask, stop_at: int | None = None) -> dict[str, Any]:
-        """Train; with ``stop_at`` to be broken off when that step was recorded. The summary with all records."""
-
-        def show(record: Any) -> None:
-            if record["kind"] == "train" and record["step"] == stop_at:
-                raise KeyboardInterrupt
-
-        job = Job(task, self.store, "try/resume", "try")
-        try:
-            summary = train_job(job, 0, 1, torch.device("cpu"), time.monotonic(), show)
-        finally:
-            for thread in threading.enumerate():  # a killed process would not go on writing
-                if thread.name == "checkpoint":
-                    thread.join()
-        assert summary is not None
-        return summary | {"records": Follower(self.store, "try/resume/journal").poll()}
 
     def weights(self) -> bytes:
         """The exported model."""

@@ -58,9 +58,9 @@ def test_a_rule_is_learned_and_holds_for_unseen_prompts(stories: Any, fields: di
 
 def test_real_pairs_are_read_and_trained_on(stories: Any, anchors: Path) -> None:
     config = AlignConfig.model_validate({"data": str(anchors / "corpora" / "preference" / "dpo_en_demo.json")})
-    records, left_out = read_records(config)
-    assert (len(records), left_out) == (295, [])  # of 300 rows five repeat others
-    summary = stories(records, steps=6, too_long="drop", batch_sequences=4)
+    read = read_records(config)
+    assert (len(read.records), read.bad) == (295, [])  # of 300 rows five repeat others
+    summary = stories(read.records, steps=6, too_long="drop", batch_sequences=4)
     assert summary["details"]["too_long"] > 0
     losses = [each["loss"] for each in summary["records"] if each["kind"] == "train"]
     assert losses[0] == pytest.approx(0.6931, abs=1e-3)  # log 2: no opinion yet

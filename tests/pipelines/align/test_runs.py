@@ -14,6 +14,7 @@ from cluster.errors import UserError
 from cluster.store_local import LocalStore
 from pipelines.align.rewards import FunctionReward, ModelReward
 from pipelines.finetune.examples.records import Preference, asked, to_jsonl
+from tests.pipelines.one_process import measured
 
 BRIEF = {"reward": "pipelines.align.simple_rewards:brief", "answer_tokens": 6}
 DRAWN = BRIEF | {"updates_per_rollout": 2, "checkpoint_every_steps": 1}
@@ -34,13 +35,6 @@ TRIMMING = (
     "{% for m in messages %}{{ m.role }}:{{ m.content | trim }};{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
-TIMES = ("tokens_per_second", "mfu", "memory_bytes", "seconds")
-
-
-def measured(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """What training recorded, without how long it took."""
-    records = [each for each in summary["records"] if each["kind"] in ("train", "validation")]
-    return [{name: value for name, value in each.items() if name not in TIMES} for each in records]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,18 @@ def test_ratings_become_pairs_of_the_best_and_the_worst() -> None:
     assert pairs_of_ratings(rated) == [Preference(asked("a"), "good", "bad", "r:0")]
 
 
+def test_prompts_that_prefer_nothing_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    rows = [("a", "good", 4), ("a", "bad", 1), ("b", "alone", 3), ("c", "one", 2), ("c", "two", 2)]
+    lines = [json.dumps(dict(zip(("prompt", "response", "rating"), row, strict=True))) + "\n" for row in rows]
+    path.write_text("".join(lines))
+    read = read_records(AlignConfig.model_validate({"data": str(path)}))
+    assert read.records == [Preference(asked("a"), "good", "bad")] and read.alike == 2
+    path.write_text("".join(lines[2:]))
+    with pytest.raises(UserError, match=r"^r.jsonl:1: in 3 rated rows, .* no prompt has two answers with different"):
+        read_records(AlignConfig.model_validate({"data": str(path)}))
+
+
 @pytest.mark.parametrize(
     ("second", "told"),
     [
@@ -140,16 +153,16 @@ def test_rows_that_prefer_nothing_are_named_or_counted(rows: Path, second: str, 
     with pytest.raises(UserError, match=told):
         read_records(config)
     skipping = AlignConfig.model_validate({"data": {"kind": "jsonl", "path": str(rows), "bad_rows": "skip"}})
-    records, left_out = read_records(skipping)
-    assert len(records) == 1
-    assert left_out[0].startswith("prefs.jsonl:2: ")
+    read = read_records(skipping)
+    assert len(read.records) == 1
+    assert read.bad[0].startswith("prefs.jsonl:2: ")
 
 
 def test_prompts_alone_are_enough_for_a_reward_and_not_for_pairs(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
     paid = AlignConfig.model_validate({"method": "grpo", "reward": "a:b", "data": str(path)})
-    assert {record.prompt for record in read_records(paid)[0]} == {asked("a"), asked("b")}
+    assert {record.prompt for record in read_records(paid).records} == {asked("a"), asked("b")}
     with pytest.raises(UserError, match="the rows are prompts"):
         read_records(AlignConfig.model_validate({"data": str(path)}))
 

@@ -1,9 +1,45 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from cluster.artifact import Artifact
+    from cluster.store import Store
+    from pipelines.finetune.config import FinetuneConfig
+    from pipelines.finetune.task import FinetuneTask
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training in this process, as one worker does it."""
+    from pipelines.train import launch
+    from tests.pipelines.one_process import train_here
+
+    monkeypatch.setattr(launch, "run_training", train_here)
+
+
+@pytest.fixture
+def task_of(store: Store, publish_model: Callable[..., Artifact]) -> Callable[..., FinetuneTask]:
+    """``task_of(config, base, template)``: a task of the examples that a recipe's section means, prepared."""
+
+    def make(config: FinetuneConfig, base: Path, template: str | None = None) -> FinetuneTask:
+        from pipelines.finetune.examples.records import to_jsonl
+        from pipelines.finetune.load import load_examples
+        from pipelines.finetune.task import FinetuneTask
+
+        keys = {}
+        for name, part in load_examples(config, None, store).parts().items():
+            keys[name] = f"examples/{name}.jsonl"
+            store.write(keys[name], to_jsonl(part).encode())
+        task = FinetuneTask(config, publish_model(store, base, "Model", "base"), keys, template)
+        task.prepare(store)
+        return task
+
+    return make
 
 
 @pytest.fixture(scope="session")

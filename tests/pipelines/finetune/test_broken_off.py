@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cluster.artifact import Artifact
-from tests.pipelines.finetune.generation_bench import GenerationBench, measured
+from tests.pipelines.finetune.generation_bench import GenerationBench
+from tests.pipelines.one_process import measured
 
 pytestmark = pytest.mark.slow  # tests of the loop alone, method by method, are in test_methods.py
 

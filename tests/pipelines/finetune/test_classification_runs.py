@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, pipeline
 
 from cluster.artifact import Artifact
-from cluster.config import parse_document
 from cluster.errors import UserError
-from cluster.progress import Progress
-from cluster.stage import StageContext, execute
 from cluster.store import open_store
 from cluster.store_local import LocalStore
 from pipelines.cli import run_command
@@ -28,15 +23,9 @@ from pipelines.finetune.classification.model import load_classifier
 from pipelines.finetune.classification.task import ClassificationTask
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.examples.records import Labelled, to_jsonl
-from pipelines.graph import build_graph, identities
-from pipelines.recipe import validate_recipe
-from pipelines.train import launch
-from pipelines.train.journal import Follower
-from pipelines.train.task import TrainTask
-from pipelines.train.worker import JOURNAL, Job, train_job
+from tests.pipelines.one_process import TaskBench, measured, run_section
 
 LABELS = ("calm", "loud")
-TIMES = ("tokens_per_second", "mfu", "memory_bytes")
 
 
 def texts(count: int, seed: int) -> list[Labelled]:
@@ -51,11 +40,11 @@ def texts(count: int, seed: int) -> list[Labelled]:
     return made
 
 
-class Bench:
+class Bench(TaskBench):
     """Trains classifiers in a store of its own."""
 
     def __init__(self, folder: Path, model: Path, publish: Callable[..., Artifact], rows: int = 64) -> None:
-        self.store = open_store(folder)
+        super().__init__(open_store(folder))
         self.base, self.model = publish(self.store, model, "Model", "base"), model
         self.keys = {"train": "rows/train.jsonl", "validation": "rows/validation.jsonl"}
         self.parts = {"train": texts(rows, 1), "validation": texts(40, 2)}
@@ -67,21 +56,6 @@ class Bench:
         values |= {"checkpoint_every_steps": 2, "warmup_fraction": 0.0, "validation_sequences": 40}
         config = FinetuneConfig.model_validate(values | fields)
         return ClassificationTask(config, self.base, self.keys, LABELS)
-
-    def run(self, task: ClassificationTask, stop_at: int | None = None) -> dict[str, Any]:
-        def show(record: Any) -> None:
-            if record["kind"] == "train" and record["step"] == stop_at:
-                raise KeyboardInterrupt
-
-        job = Job(task, self.store, "try/resume", "try")
-        try:
-            summary = train_job(job, 0, 1, torch.device("cpu"), time.monotonic(), show)
-        finally:
-            for thread in threading.enumerate():
-                if thread.name == "checkpoint":
-                    thread.join()
-        assert summary is not None
-        return summary | {"records": Follower(self.store, "try/resume/journal").poll()}
 
 
 def vivid(base: Path, folder: Path) -> Path:
@@ -229,11 +203,6 @@ def test_steps_are_those_of_transformers_and_peft(
         torch.testing.assert_close(seen[name], value, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def measured(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    records = [each for each in summary["records"] if each["kind"] in ("train", "validation")]
-    return [{name: value for name, value in each.items() if name not in TIMES} for each in records]
-
-
 @pytest.mark.parametrize(
     ("base", "settings"),
     [
@@ -252,11 +221,7 @@ def test_a_run_that_is_broken_off_ends_with_the_same_bytes(
     again = cut.run(cut.task(steps=6, **settings))
     assert again["resumed_at"] == 4
     assert measured(again) == measured(summary)
-    for name in ("model.safetensors", "adapter_model.safetensors", "adapter_config.json", "config.json"):
-        found = [each.store.exists(f"try/{name}") for each in (whole, cut)]
-        assert found[0] == found[1]
-        if found[0]:
-            assert whole.store.read(f"try/{name}") == cut.store.read(f"try/{name}")
+    assert cut.written() == whole.written() != {}
     assert again["details"] == summary["details"]
 
 
@@ -302,21 +267,6 @@ def test_a_head_for_other_labels_is_made_anew(bases: dict[str, Path], tmp_path: 
         torch.testing.assert_close(other.bert.pooler.dense.weight, same.bert.pooler.dense.weight)
 
 
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training in this process, as one worker does it."""
-
-    def run_training(task: TrainTask, context: StageContext) -> launch.Training:
-        output = context.output
-        job = Job(task=task, store=context.store, resume=output.resume_key("train"), output=output.prefix)
-        summary = train_job(job, 0, 1, torch.device("cpu"), time.monotonic())
-        assert summary is not None
-        records = [r for r in Follower(context.store, f"{job.resume}/{JOURNAL}").poll() if r["kind"] != "note"]
-        return launch.Training(task.where, summary, records)
-
-    monkeypatch.setattr(launch, "run_training", run_training)
-
-
 @pytest.mark.usefixtures("without_ray")
 def test_the_whole_stage_and_its_adapter_merged(
     bases: dict[str, Path], store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -327,14 +277,7 @@ def test_the_whole_stage_and_its_adapter_merged(
         f"{{task: classification, model: {bases['bert']}, data: {tmp_path / 'rows.jsonl'}, steps: 4, workers: 1, "
         "validation_fraction: 0.2, class_weights: balanced}"
     )
-    recipe = validate_recipe(parse_document(f"store: {store.url}\nfinetune: {section}", "recipe.yaml"))
-    made: dict[str, Artifact] = {}
-    nodes = build_graph(recipe)
-    found = identities(nodes)
-    for node in nodes:
-        inputs = {role: made[name] for role, name in node.inputs.items()}
-        with Progress().track(node.name) as tracker:
-            made[node.name] = execute(node.stage, found[node.name], node.config, inputs, store, tracker).artifact
+    made = run_section(section, store)
     artifact = made["finetune"]
     assert artifact.kind == "ClassifierAdapter"
     assert {"validation.accuracy", "validation.f1_macro", "validation.recall.loud"} <= artifact.metrics.keys()

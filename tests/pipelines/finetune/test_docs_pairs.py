@@ -105,7 +105,7 @@ def test_identity_is_the_files_content_and_not_its_place(tmp_path: Path) -> None
         ("{method: full, rank: 4}", "rank is for method lora, not for full: leave it out"),
         ("{method: prompt, packing: true, data: x.jsonl}", "prompt puts its learned vectors in front of a row"),
         ("{method: lora, l2_sp: 0.1}", "l2_sp is for method full, not for lora"),
-        ("subset: 1.5", "subset 1.5 is neither a share below 1 nor a whole number"),
+        ("subset: 1.5", "subset: 1.5 is neither a share below 1 nor a whole number"),
         ("{method: prefix, recompute: full}", "recompute drops the cache"),
         ("optimizer: muon", "muon orthogonalises whole matrices"),
     ],

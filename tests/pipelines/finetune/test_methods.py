@@ -14,6 +14,7 @@ import torch
 
 from cluster.errors import UserError
 from cluster.store_local import LocalStore
+from pipelines.finetune.bottleneck import Bottleneck
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.examples.encode import Encoded
 from pipelines.finetune.examples.samples import ExampleSamples
@@ -62,6 +63,11 @@ CASES: dict[str, Case] = {
         {"method": "prefix", "virtual_tokens": 5},
         lambda: peft.PrefixTuningConfig(num_virtual_tokens=5, **COMMON),
     ),
+    "prefix, projected": (
+        "llama",
+        {"method": "prefix", "virtual_tokens": 5, "encoder_hidden": 8},
+        lambda: peft.PrefixTuningConfig(num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=8, **COMMON),
+    ),
     "p-tuning": (
         "gpt2",
         {"method": "p-tuning", "virtual_tokens": 5, "encoder_hidden": 16},
@@ -87,8 +93,10 @@ class Killed(BaseException):
     pass
 
 
-def run(model: Any, case: str, steps: int, store: Path, killed_at: int = 0) -> None:
-    config = config_of(case).model_copy(update={"checkpoint_every_steps": 2, "validation_every_steps": 100})
+def run(
+    model: Any, case: str, steps: int, store: Path, killed_at: int = 0, config: FinetuneConfig | None = None
+) -> None:
+    config = (config or config_of(case)).model_copy(update={"checkpoint_every_steps": 2, "validation_every_steps": 100})
     keeper = Keeper(LocalStore(store), "checkpoints", (), Group(), None, 2)
     tell = keeper.tell
 
@@ -106,38 +114,70 @@ def trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: each.detach() for name, each in model.named_parameters() if each.requires_grad}
 
 
-@pytest.mark.parametrize("case", [name for name, (_, _, settings) in CASES.items() if settings])
-def test_a_step_is_the_one_of_pefts_own_loop(case: str, bases: dict[str, Path], tmp_path: Path) -> None:
-    """The peer: get_peft_model, the model's own loss, clip_grad_norm_ and torch's AdamW."""
+class AfterLayer(torch.nn.Module):
+    """A layer with a bottleneck behind it (arXiv:1902.00751), written again to hold ours against."""
+
+    def __init__(self, layer: Any, bottleneck: Any) -> None:
+        super().__init__()
+        self.layer, self.down, self.up = layer, bottleneck.down, bottleneck.up
+
+    def forward(self, *inputs: Any, **more: Any) -> Any:
+        hidden = self.layer(*inputs, **more)
+        return hidden + self.up(torch.nn.functional.gelu(self.down(hidden)))
+
+
+def peer_of(case: str, folder: Path) -> Any:
+    """The model as somebody without Raymill would make it: peft's own, or transformers' as it is."""
     from transformers import AutoModelForCausalLM
 
-    architecture, _, settings = CASES[case]
-    assert settings is not None
-    config = config_of(case)
-    ours = fresh(case, bases)
+    base = AutoModelForCausalLM.from_pretrained(folder)
     torch.manual_seed(1)
-    peer = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(bases[architecture]), settings())
-    assert trained(ours).keys() == trained(peer).keys()
-    run(ours, case, 1, tmp_path)
-    from pipelines.train.order import BatchOrder
-
-    batch = SAMPLES.batch(BatchOrder(4, len(SAMPLES), config.seed).visits(0))
-    inputs = torch.cat([batch.inputs, torch.zeros(4, 1, dtype=torch.int64)], 1)
-    labels = torch.cat([torch.full((4, 1), -100), batch.labels], 1)  # transformers shifts them itself
-    peer.train()
-    optimizer = torch.optim.AdamW(
-        [each for each in peer.parameters() if each.requires_grad], lr=0.0, betas=config.betas, weight_decay=0.0
+    settings = CASES[case][2]
+    if settings is not None:
+        return peft.get_peft_model(base, settings())
+    if case == "full":
+        return base
+    drawn = [Bottleneck(64, 4) for _ in base.model.layers]  # the same first weights; what is done with them is not ours
+    base.requires_grad_(False)
+    base.model.layers = torch.nn.ModuleList(
+        AfterLayer(layer, each) for layer, each in zip(base.model.layers, drawn, strict=True)
     )
+    return base
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_steps_are_those_of_pefts_own_loop(case: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    """The peer: get_peft_model, the model's own loss, clip_grad_norm_ and torch's AdamW. Two steps: before the first
+    one half of an adapter is nothing, and the other half has no gradient.
+    """
+    from pipelines.train.order import BatchOrder
     from pipelines.train.schedule import learning_rate
 
-    optimizer.param_groups[0]["lr"] = learning_rate(config, 0, 1)
-    before = {name: value.clone() for name, value in trained(peer).items()}
-    peer(input_ids=inputs, labels=labels).loss.backward()
-    torch.nn.utils.clip_grad_norm_(peer.parameters(), config.gradient_clip)
-    optimizer.step()
-    for name, value in trained(peer).items():
-        assert torch.allclose(trained(ours)[name], value, atol=1e-6, rtol=0), name
-    assert any(not torch.equal(before[name], value) for name, value in trained(peer).items())
+    config = config_of(case)
+    ours, peer = fresh(case, bases), peer_of(case, bases[CASES[case][0]])
+    if case == "full":  # its parts that peft has not are in test_shaping.py
+        config = config.model_copy(update={"l2_sp": 0.0, "layer_decay": 1.0, "unfreeze_every_steps": None})
+    run(ours, case, 2, tmp_path, config=config)
+    learned = trained(peer)
+    before = {name: value.clone() for name, value in learned.items()}
+    peer.train()
+    optimizer = torch.optim.AdamW(
+        [each for each in peer.parameters() if each.requires_grad], betas=config.betas, weight_decay=0.0
+    )
+    for step in range(2):
+        batch = SAMPLES.batch(BatchOrder(4, len(SAMPLES), config.seed).visits(step))
+        inputs = torch.cat([batch.inputs, torch.zeros(4, 1, dtype=torch.int64)], 1)
+        labels = torch.cat([torch.full((4, 1), -100), batch.labels], 1)  # transformers shifts them itself
+        optimizer.param_groups[0]["lr"] = learning_rate(config, step, 2)
+        optimizer.zero_grad()
+        peer(input_ids=inputs, labels=labels).loss.backward()
+        torch.nn.utils.clip_grad_norm_(peer.parameters(), config.gradient_clip)
+        optimizer.step()
+    found = {name.replace(".bottleneck", ""): value for name, value in trained(ours).items()}
+    assert found.keys() == learned.keys()
+    for name, value in learned.items():
+        assert torch.allclose(found[name], value, atol=1e-6, rtol=0), name
+        assert not torch.equal(before[name], value), name
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -164,7 +204,7 @@ def test_only_the_addition_moves_and_what_is_written_is_what_was_trained(
     original = load_base(base)
     with torch.no_grad():
         plain = original(PROBE).logits
-        if case not in ("prompt", "prefix", "p-tuning"):  # learned vectors cannot be nothing
+        if case.partition(",")[0] not in ("prompt", "prefix", "p-tuning"):  # learned vectors cannot be nothing
             assert torch.allclose(model.eval()(PROBE).logits, plain, atol=1e-5)
     run(model, case, 4, tmp_path / "store")
     moved = {name for name, each in model.named_parameters() if not torch.equal(each, before[name])}
@@ -206,6 +246,17 @@ def test_the_merged_model_is_the_adapter_on_its_base(case: str, bases: dict[str,
     assert (tmp_path / "merged" / "tokenizer.json").is_file()
 
 
+def test_a_prompt_begins_with_the_embeddings_of_its_text(bases: dict[str, Path]) -> None:
+    from pipelines.finetune.load import load_tokenizer
+
+    config = FinetuneConfig(method="prompt", virtual_tokens=4, prompt_text="words")
+    model = adapt(load_base(bases["llama"]), config, bases["llama"])
+    ids = load_tokenizer(bases["llama"])("words").input_ids
+    repeated = torch.tensor((ids * 4)[:4])  # peft repeats a text that is shorter than the prompt
+    (found,) = trained(model).values()
+    assert torch.equal(found, load_base(bases["llama"]).get_input_embeddings()(repeated))
+
+
 @pytest.mark.parametrize(
     ("case", "reason"), [("prompt", "vectors in front of the text"), ("adapter", "layers of their own")]
 )
@@ -227,6 +278,12 @@ def test_target_modules_that_match_nothing_are_named(method: str, bases: dict[st
     assert "its layers have down_proj, gate_proj" in caught.value.next_step
 
 
+def test_target_modules_that_are_no_matrices_are_said(bases: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match=r"finetune.target_modules: lora does not fit the model: .*LlamaMLP") as caught:
+        adapt(load_base(bases["llama"]), FinetuneConfig(method="lora", target_modules=("mlp",)))
+    assert "its layers have down_proj, gate_proj" in caught.value.next_step
+
+
 def test_dora_on_rows_of_zeros_is_refused(bases: dict[str, Path]) -> None:
     """As padded heads have them: their direction is nothing divided by nothing."""
     base = load_base(bases["llama"])
@@ -239,6 +296,27 @@ def test_dora_on_rows_of_zeros_is_refused(bases: dict[str, Path]) -> None:
         base.model.layers[1].self_attn.k_proj.weight[3] = 0.0
     model = adapt(base, FinetuneConfig(method="lora", dora=True, target_modules=("q_proj", "o_proj")))
     assert bool(model(PROBE).logits.isfinite().all())
+
+
+def test_several_adapters_are_put_on_one_base(bases: dict[str, Path], tmp_path: Path) -> None:
+    """As peft has them, of one family: each answers as it did alone, and the base as it was."""
+    alone = {}
+    for case in ("lora", "dora"):
+        model = fresh(case, bases)
+        run(model, case, 3, tmp_path / "store" / case)
+        export_adapter(model, bases["llama"], "Model/x", tmp_path / case, PROBE)
+        with torch.no_grad():
+            alone[case] = model.eval()(PROBE).logits
+    together = peft.PeftModel.from_pretrained(load_base(bases["llama"]), tmp_path / "lora", "lora")
+    together.load_adapter(tmp_path / "dora", "dora")
+    together.eval()
+    with torch.no_grad():
+        for case in ("dora", "lora"):
+            together.set_adapter(case)
+            assert torch.allclose(together(PROBE).logits, alone[case], atol=1e-5), case
+        with together.disable_adapter():
+            assert torch.allclose(together(PROBE).logits, load_base(bases["llama"]).eval()(PROBE).logits, atol=1e-5)
+    assert not torch.allclose(alone["lora"], alone["dora"], atol=1e-3)
 
 
 def test_an_adapter_of_another_model_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:

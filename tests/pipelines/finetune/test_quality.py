@@ -43,6 +43,28 @@ def test_a_new_style_is_learned_and_forgetting_is_measured(name: str, learned: C
     assert found.forgotten > 0.0
 
 
+@pytest.mark.parametrize("name", ["lora", "rslora", "dora", "ia3"])
+def test_the_merged_model_is_the_adapter_on_its_base(name: str, anchors: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from pipelines.finetune.export import merge_folders
+
+    model = anchors / "models" / "stories260K-hd32"
+    plays = anchors / "corpora" / "tinyshakespeare" / "input.txt"
+    new, own = write_data(model, plays, tmp_path)
+    measure(model, new, own, 10, METHODS[name], tmp_path / "adapter")
+    assert merge_folders(tmp_path / "adapter", model, tmp_path / "merged") <= 1e-4
+    ids = AutoTokenizer.from_pretrained(model)(plays.read_text()[:1000], return_tensors="pt").input_ids[:, :256]
+    base = AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        untrained = base.eval()(ids).logits
+        adapted = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()(ids).logits
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()(ids).logits
+    assert float((merged - adapted).abs().max()) <= 1e-4 < 1e-2 < float((adapted - untrained).abs().max())
+
+
 def test_l2_sp_forgets_less(learned: Callable[..., Figures]) -> None:
     without = learned(**METHODS["full"])
     pulled = learned(**METHODS["full"], l2_sp=0.1)

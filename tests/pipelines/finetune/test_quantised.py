@@ -24,8 +24,9 @@ from pipelines.cli import run_command
 from pipelines.finetune import quantised
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.train.anatomy import numbers
-from tests.pipelines.finetune.generation_bench import GenerationBench, measured
+from tests.pipelines.finetune.generation_bench import GenerationBench
 from tests.pipelines.four_bits import computes_in_bf16, installed
+from tests.pipelines.one_process import measured
 
 FOUR = {"base_bits": 4, "gpus_per_worker": 1, "precision": "fp32", "learning_rate": 1e-2}
 

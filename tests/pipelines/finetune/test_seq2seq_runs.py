@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from cluster.artifact import Artifact
-from cluster.config import parse_document
 from cluster.errors import UserError
-from cluster.progress import Progress
-from cluster.stage import StageContext, execute
 from cluster.store import open_store
 from cluster.store_local import LocalStore
 from pipelines.cli import run_command
@@ -28,16 +23,10 @@ from pipelines.finetune.examples.records import Conversation, dialogue, to_jsonl
 from pipelines.finetune.load import load_tokenizer
 from pipelines.finetune.seq2seq.model import target_marks
 from pipelines.finetune.seq2seq.task import Seq2SeqTask
-from pipelines.graph import build_graph, identities
-from pipelines.recipe import validate_recipe
-from pipelines.train import launch
-from pipelines.train.journal import Follower
 from pipelines.train.order import BatchOrder
-from pipelines.train.task import TrainTask
-from pipelines.train.worker import JOURNAL, Job, train_job
+from tests.pipelines.one_process import TaskBench, measured, run_section
 
 ANSWERS = {".": "calm and quiet", "!": "loud"}
-TIMES = ("tokens_per_second", "mfu", "memory_bytes")
 slow = pytest.mark.slow
 
 
@@ -51,11 +40,11 @@ def pairs(count: int, seed: int) -> list[Conversation]:
     return made
 
 
-class Bench:
+class Bench(TaskBench):
     """Trains encoder-decoders in a store of its own."""
 
     def __init__(self, folder: Path, model: Path, publish: Callable[..., Artifact], rows: int = 64) -> None:
-        self.store = open_store(folder)
+        super().__init__(open_store(folder))
         self.base, self.model = publish(self.store, model, "Model", "base"), model
         self.keys = {"train": "rows/train.jsonl", "validation": "rows/validation.jsonl"}
         self.parts = {"train": pairs(rows, 1), "validation": pairs(12, 2)}
@@ -66,21 +55,6 @@ class Bench:
         values = {"task": "seq2seq", "data": "rows.jsonl", "batch_sequences": 16, "workers": 1, "seed": 5}
         values |= {"checkpoint_every_steps": 2, "warmup_fraction": 0.0, "sequence_length": 48}
         return Seq2SeqTask(FinetuneConfig.model_validate(values | fields), self.base, self.keys)
-
-    def run(self, task: Seq2SeqTask, stop_at: int | None = None) -> dict[str, Any]:
-        def show(record: Any) -> None:
-            if record["kind"] == "train" and record["step"] == stop_at:
-                raise KeyboardInterrupt
-
-        job = Job(task, self.store, "try/resume", "try")
-        try:
-            summary = train_job(job, 0, 1, torch.device("cpu"), time.monotonic(), show)
-        finally:
-            for thread in threading.enumerate():
-                if thread.name == "checkpoint":
-                    thread.join()
-        assert summary is not None
-        return summary | {"records": Follower(self.store, "try/resume/journal").poll()}
 
 
 @pytest.fixture
@@ -177,11 +151,6 @@ def test_steps_are_those_of_transformers_and_peft(make_bench: Callable[..., Benc
         torch.testing.assert_close(seen[name], value, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def measured(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    records = [each for each in summary["records"] if each["kind"] in ("train", "validation")]
-    return [{name: value for name, value in each.items() if name not in TIMES} for each in records]
-
-
 @pytest.mark.parametrize(
     ("base", "settings"),
     [
@@ -212,32 +181,6 @@ def test_a_decoder_is_refused(bases: dict[str, Path], tmp_path: Path, publish_mo
     bench = Bench(tmp_path / "store", bases["gpt2"], publish_model)
     with pytest.raises(UserError, match="a gpt2 has no encoder and decoder"):
         bench.run(bench.task(steps=2))
-
-
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training in this process, as one worker does it."""
-
-    def run_training(task: TrainTask, context: StageContext) -> launch.Training:
-        output = context.output
-        job = Job(task=task, store=context.store, resume=output.resume_key("train"), output=output.prefix)
-        summary = train_job(job, 0, 1, torch.device("cpu"), time.monotonic())
-        assert summary is not None
-        records = [r for r in Follower(context.store, f"{job.resume}/{JOURNAL}").poll() if r["kind"] != "note"]
-        return launch.Training(task.where, summary, records)
-
-    monkeypatch.setattr(launch, "run_training", run_training)
-
-
-def run_section(section: str, store: LocalStore) -> dict[str, Artifact]:
-    recipe = validate_recipe(parse_document(f"store: {store.url}\nfinetune: {section}", "recipe.yaml"))
-    nodes = build_graph(recipe)
-    found, made = identities(nodes), {}
-    for node in nodes:
-        inputs = {role: made[name] for role, name in node.inputs.items()}
-        with Progress().track(node.name) as tracker:
-            made[node.name] = execute(node.stage, found[node.name], node.config, inputs, store, tracker).artifact
-    return made
 
 
 @pytest.mark.usefixtures("without_ray")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,45 +11,11 @@ import pytest
 import torch
 
 from cluster.artifact import Artifact, local_copy, verify_artifact
-from cluster.config import parse_document
 from cluster.errors import UserError
 from cluster.progress import Progress
-from cluster.stage import Stage, StageContext, execute, identify
+from cluster.stage import Stage, execute, identify
 from cluster.store_local import LocalStore
-from pipelines.graph import build_graph, identities
-from pipelines.recipe import validate_recipe
-from pipelines.train import launch
-from pipelines.train.journal import Follower
-from pipelines.train.task import TrainTask
-from pipelines.train.worker import JOURNAL, Job, train_job
-
-
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training in this process, as one worker does it."""
-
-    def run_training(task: TrainTask, context: StageContext) -> launch.Training:
-        output = context.output
-        job = Job(task=task, store=context.store, resume=output.resume_key("train"), output=output.prefix)
-        summary = train_job(job, 0, 1, torch.device("cpu"), time.monotonic())
-        assert summary is not None
-        records = [r for r in Follower(context.store, f"{job.resume}/{JOURNAL}").poll() if r["kind"] != "note"]
-        return launch.Training(task.where, summary, records)
-
-    monkeypatch.setattr(launch, "run_training", run_training)
-
-
-def run_section(text: str, store: LocalStore) -> dict[str, Artifact]:
-    """Every node of a recipe with this finetune section."""
-    recipe = validate_recipe(parse_document(f"store: {store.url}\nfinetune: {text}", "recipe.yaml"))
-    nodes = build_graph(recipe)
-    found = identities(nodes)
-    made: dict[str, Artifact] = {}
-    for node in nodes:
-        inputs = {role: made[name] for role, name in node.inputs.items()}
-        with Progress().track(node.name) as tracker:
-            made[node.name] = execute(node.stage, found[node.name], node.config, inputs, store, tracker).artifact
-    return made
+from tests.pipelines.one_process import run_section
 
 
 def rows(path: Path, count: int = 24) -> Path:

@@ -3,55 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from cluster.artifact import Artifact, Identity
-from cluster.attempt import Attempt
 from cluster.errors import UserError
-from cluster.store_local import LocalStore
 from pipelines.cli import run_command
 from pipelines.finetune.config import FinetuneConfig
-from pipelines.finetune.examples.records import to_jsonl
-from pipelines.finetune.load import load_examples, most_tokens
+from pipelines.finetune.load import most_tokens
 from pipelines.finetune.task import FinetuneTask, require_isolation
 from pipelines.models.export import load_exported
+
+TaskOf = Callable[..., FinetuneTask]
 
 
 def write(path: Path, count: int = 12, **more: Any) -> Path:
     rows = [{"prompt": f"words {number}?", "completion": f"words {number} words"} for number in range(count)]
     path.write_text("".join(json.dumps(row | more) + "\n" for row in rows))
     return path
-
-
-def published(store: LocalStore, folder: Path) -> Artifact:
-    identity = Identity("Model", "base", 1, {}, {})
-    with Attempt(store, identity.id) as attempt:
-        for path in folder.iterdir():
-            attempt.path(path.name).write_bytes(path.read_bytes())
-        record = Artifact(
-            kind="Model",
-            name="base",
-            fingerprint=identity.fingerprint,
-            identity=identity.fields(),
-            attempt=attempt.name,
-            files=attempt.seal(),
-        )
-        return attempt.publish(record)
-
-
-def task_of(config: FinetuneConfig, store: LocalStore, folder: Path, template: str | None = None) -> FinetuneTask:
-    loaded = load_examples(config, None, store)
-    keys = {}
-    for name, part in loaded.parts().items():
-        keys[name] = f"examples/{name}.jsonl"
-        store.write(keys[name], to_jsonl(part).encode())
-    task = FinetuneTask(config, published(store, folder), keys, template)
-    task.prepare(store)
-    return task
 
 
 @pytest.mark.parametrize(
@@ -64,13 +36,13 @@ def task_of(config: FinetuneConfig, store: LocalStore, folder: Path, template: s
     ],
 )
 def test_what_a_run_ends_with(
-    settings: dict[str, Any], written: str, bases: dict[str, Path], store: LocalStore, tmp_path: Path
+    settings: dict[str, Any], written: str, bases: dict[str, Path], task_of: TaskOf, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "a.jsonl")
     config = FinetuneConfig.model_validate(
         {"data": str(path), "forgetting": str(path), "examples_shown": 1, "workers": 1, **settings}
     )
-    task = task_of(config, store, bases["llama"], "plain")
+    task = task_of(config, bases["llama"], "plain")
     model = task.model()
     train, validation = task.samples()
     assert len(train) <= 11
@@ -92,7 +64,7 @@ def test_what_a_run_ends_with(
         assert load_exported(folder).config.model_type == "llama"
 
 
-def test_the_recipes_template_goes_with_the_result(bases: dict[str, Path], store: LocalStore, tmp_path: Path) -> None:
+def test_the_recipes_template_goes_with_the_result(bases: dict[str, Path], task_of: TaskOf, tmp_path: Path) -> None:
     import numpy as np
 
     from pipelines.finetune.load import load_tokenizer
@@ -102,20 +74,20 @@ def test_the_recipes_template_goes_with_the_result(bases: dict[str, Path], store
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
     config = FinetuneConfig.model_validate({"data": str(write(tmp_path / "a.jsonl")), "workers": 1})
-    task = task_of(config, store, bases["llama"], template)
+    task = task_of(config, bases["llama"], template)
     task.finish(task.model(), tmp_path / "out", task.samples()[1].batch(np.array([0])))
     assert load_tokenizer(tmp_path / "out").chat_template == template
 
 
-def test_a_long_row_is_named_before_training(bases: dict[str, Path], store: LocalStore, tmp_path: Path) -> None:
+def test_a_long_row_is_named_before_training(bases: dict[str, Path], task_of: TaskOf, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     rows = [{"prompt": "words?", "completion": "words"}, {"prompt": "b", "completion": "words " * 80}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = FinetuneConfig.model_validate({"data": str(path), "workers": 1})
     with pytest.raises(UserError, match=r"a.jsonl:2: .* tokens, .* are more than the 64 that fit"):
-        task_of(config, store, bases["llama"])
+        task_of(config, bases["llama"])
     with pytest.raises(UserError, match=r"no \w+ example fits 64 tokens"):
-        task_of(config.model_copy(update={"too_long": "drop"}), store, bases["llama"])
+        task_of(config.model_copy(update={"too_long": "drop"}), bases["llama"])
 
 
 @pytest.mark.parametrize(
