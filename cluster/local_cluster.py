@@ -33,7 +33,9 @@ HEAD, WORKERS = "head", "workers"
 START_SECONDS = 90.0
 LOG_TAIL_LINES = 15
 RECORD = "cluster.json"
-NODE_ENVIRONMENT = QUIET_ENVIRONMENT | {
+NODE_ENVIRONMENT = {
+    **QUIET_ENVIRONMENT,
+    **reaper.KEEP_ENVIRONMENT,
     "RAY_AUTH_MODE": "token",
     # A task on a node whose link was cut is started elsewhere within seconds, not after minutes (measured).
     "RAY_grpc_client_keepalive_time_ms": "1000",
@@ -215,9 +217,10 @@ def down(record: ClusterRecord) -> None:
 
 def end_node(node: NodeRecord) -> None:
     """End a node's processes: those that are asked go in order, those that stay are killed."""
+    known = reaper.family(node.mark)
     if alive(node):
         os.kill(node.pid, signal.SIGTERM)
-    reaper.end_marked(node.mark)
+    reaper.end_marked(node.mark, known=known)
 
 
 def alive(node: NodeRecord) -> bool:
