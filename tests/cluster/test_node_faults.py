@@ -47,6 +47,13 @@ RUNS = "-m pipelines.cli run"
 LIMIT_S = 300.0
 
 
+@pytest.fixture(scope="module", autouse=True)
+def needs() -> None:
+    """Before anything is made."""
+    if reason := why_no_namespaces() or why_no_redis():
+        pytest.skip(reason)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the stores and logs."""
@@ -83,8 +90,6 @@ def undisturbed(folder: Path) -> LocalStore:
 
 @pytest.fixture(scope="module")
 def kept_nodes() -> Iterator[Nodes]:
-    if reason := why_no_namespaces() or why_no_redis():
-        pytest.skip(reason)
     with real_nodes() as made:
         yield made
 
