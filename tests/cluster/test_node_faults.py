@@ -32,7 +32,7 @@ SHRUNKEN = {
     "tokenizer.vocab_size": "512",
     "tokens.sequence_length": "64",
     "pretrain.tokens": "null",
-    "pretrain.steps": "160",
+    "pretrain.steps": "240",
     "pretrain.batch_sequences": "6",
     "pretrain.workers": "3",
     "pretrain.checkpoint_every_steps": "20",
