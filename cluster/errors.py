@@ -7,6 +7,7 @@ Ray workers with all its parts.
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Iterator
 
 
@@ -116,3 +117,26 @@ def explain_os_error(error: OSError, where: str = "") -> RaymillError | None:
             next_step="choose a folder that you may write, with `store:` in the recipe or --store",
         )
     return None
+
+
+def explain_ray_error(error: BaseException) -> InfraError | None:
+    """Ray's word that a process or a node of its own is gone, or what only it had; None for any other failure."""
+    ray = sys.modules.get("ray.exceptions")
+    if ray is None:  # never loaded: the failure cannot be its
+        return None
+    gone = (
+        ray.NodeDiedError,
+        ray.WorkerCrashedError,
+        ray.RayActorError,
+        ray.LocalRayletDiedError,
+        ray.ObjectLostError,
+        ray.OutOfMemoryError,
+    )
+    if not isinstance(error, gone) or getattr(error, "actor_init_failed", False):  # our own code failed there
+        return None
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return InfraError(
+        f"a process of the cluster was lost: {lines[0].strip() if lines else type(error).__name__}",
+        next_step="`raymill cluster status` shows its nodes; repeat the command: it continues from what is published",
+        attempts=tuple(line.strip() for line in lines[1:6]),
+    )

@@ -180,6 +180,8 @@ class JobsClient:
     def follow(self, job_id: str, say: Callable[[str], None], *, lost_s: float = LOST_SECONDS) -> Iterator[str]:
         """What a job says, to its end, through any number of lost connections; nothing is given twice.
 
+        Of a job that is over and whose log cannot be had, since its node is gone, nothing is waited for.
+
         Args:
             say: takes notices about the connection.
             lost_s: seconds without an answer after which this gives up; the job is not touched.
@@ -188,9 +190,10 @@ class JobsClient:
             InfraError: given up.
         """
         seen, pause, silent_since, told = 0, 0.5, time.monotonic(), False
+        over = False
         while True:
             try:
-                position, whole = 0, True
+                position, whole, before = 0, True, seen
                 for text in iterate(self._tail(job_id)):
                     if text is None:
                         whole = False
@@ -206,8 +209,9 @@ class JobsClient:
                         yield fresh
                 job = self.job(job_id)
                 silent_since = time.monotonic()
-                if job is None or (whole and job.over):
+                if job is None or (job.over and (whole or (over and seen == before))):
                     return
+                over = job.over
             except (TimeoutError, OSError, InfraError) as error:
                 if isinstance(error, _Refused) and error.status in (401, 403):
                     raise

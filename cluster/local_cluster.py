@@ -36,7 +36,9 @@ LOG_TAIL_LINES = 15
 RECORD = "cluster.json"
 NAME = re.compile(r"[a-z0-9][-a-z0-9]{0,39}")
 """Of a cluster; it is a folder's name, which `down` removes."""
-NODE_ENVIRONMENT = QUIET_ENVIRONMENT | {
+NODE_ENVIRONMENT = {
+    **QUIET_ENVIRONMENT,
+    **reaper.KEEP_ENVIRONMENT,
     "RAY_AUTH_MODE": "token",
     # A task on a node whose link was cut is started elsewhere within seconds, not after minutes (measured).
     "RAY_grpc_client_keepalive_time_ms": "1000",
@@ -224,9 +226,10 @@ def down(record: ClusterRecord) -> None:
 
 def end_node(node: NodeRecord) -> None:
     """End a node's processes: those that are asked go in order, those that stay are killed."""
+    known = reaper.family(node.mark)
     if alive(node):
         os.kill(node.pid, signal.SIGTERM)
-    reaper.end_marked(node.mark)
+    reaper.end_marked(node.mark, known=known)
 
 
 def alive(node: NodeRecord) -> bool:

@@ -97,7 +97,8 @@ def _embedded(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[Non
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32), encoding="ascii")
     mark = secrets.token_hex(8)
-    with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **{reaper.MARK: mark}):
+    marked = reaper.KEEP_ENVIRONMENT | {reaper.MARK: mark}
+    with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **marked):
         guard = reaper.start(mark, folder)
         cores = available_cores()
         cpus = declared_cpus(config)
@@ -111,9 +112,10 @@ def _embedded(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[Non
             say(f"embedded Ray: {cpus} logical CPUs on {cores} cores, token authentication")
             yield
         finally:
+            known = reaper.family(mark)
             _end_autoscaler()
             _shut_down()
-            reaper.end_marked(mark)
+            reaper.end_marked(mark, known=known)
             guard.communicate()  # it sees its pipe close, and removes the folder
 
 

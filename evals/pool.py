@@ -182,6 +182,7 @@ def scorers(
 
     Raises:
         UserError: the cluster can never hold so many.
+        InfraError: it cannot since it lost nodes.
     """
     import ray
 

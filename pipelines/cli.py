@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from cluster.errors import RaymillError, UserError, causes, explain_os_error, find_raymill_error
+from cluster.errors import RaymillError, UserError, causes, explain_os_error, explain_ray_error, find_raymill_error
 from pipelines.commands import arguments as on
 from pipelines.commands import deciding_arguments as deciding
 from pipelines.commands import eval_arguments
@@ -351,7 +351,7 @@ def _suggest_command(argv: list[str]) -> None:
 
 
 def _report(error: Exception) -> int:
-    known = find_raymill_error(error) or _find_os_error(error)
+    known = find_raymill_error(error) or _find_explained(error)
     if known is None or os.environ.get("RAYMILL_DEBUG"):
         traceback.print_exception(error)
     if known is None:
@@ -363,9 +363,11 @@ def _report(error: Exception) -> int:
     return known.exit_code
 
 
-def _find_os_error(error: Exception) -> RaymillError | None:
-    """A full disk or a forbidden place anywhere in the chain, also in a worker."""
-    explained = (explain_os_error(cause) for cause in causes(error) if isinstance(cause, OSError))
+def _find_explained(error: Exception) -> RaymillError | None:
+    """A full disk, a forbidden place or a lost node anywhere in the chain, also in a worker."""
+    explained = (
+        explain_os_error(cause) if isinstance(cause, OSError) else explain_ray_error(cause) for cause in causes(error)
+    )
     return next((found for found in explained if found), None)
 
 

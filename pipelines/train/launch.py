@@ -77,7 +77,7 @@ def run_training(task: TrainTask, context: StageContext) -> Training:
 
     Raises:
         UserError: the cluster has too few CPUs or GPUs, or the recipe cannot work (a loss that is not finite).
-        InfraError: workers were lost more often than ``max_worker_failures``.
+        InfraError: it has too few since it lost nodes, or workers were lost more often than ``max_worker_failures``.
         Paused: it came to ``context.until``.
     """
     config, where = task.config, task.where
@@ -232,7 +232,7 @@ def _tell_missing(tracker: Tracker, task: TrainTask, noted: set[str]) -> None:
     """Say so, once, where training waits because the cluster lost what it had at the start."""
     try:
         require_resources(task.config.workers, task.where, gpus=task.config.gpus_per_worker)
-    except UserError as error:
+    except (UserError, InfraError) as error:
         text = f"{error.what}: training waits for nodes; interrupted, the same command continues"
         if text not in noted:
             noted.add(text)

@@ -144,6 +144,7 @@ def _room(search: Search, pending: Sequence[Trial]) -> Room:
 
     Raises:
         UserError: the cluster cannot even hold one.
+        InfraError: it cannot since it lost nodes.
     """
     import ray
 

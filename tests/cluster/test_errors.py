@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import errno
 import pickle
+import sys
 
 import pytest
 
-from cluster.errors import InfraError, InternalError, RaymillError, UserError, explain_os_error, find_raymill_error
+from cluster.errors import (
+    InfraError,
+    InternalError,
+    RaymillError,
+    UserError,
+    explain_os_error,
+    explain_ray_error,
+    find_raymill_error,
+)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +87,37 @@ def test_full_disk_and_forbidden_place_are_explained() -> None:
     assert "report.html: no room to write" in str(explained)
     assert isinstance(explain_os_error(PermissionError(errno.EACCES, "Permission denied", "x")), UserError)
     assert explain_os_error(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
+
+
+def test_a_lost_node_or_process_is_the_infrastructures_and_a_failure_of_our_own_code_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray import exceptions
+
+    def failing() -> exceptions.RayTaskError:
+        try:
+            raise ValueError("a defect")
+        except ValueError as error:
+            return exceptions.RayTaskError("stage", "a traceback", error)
+
+    lost = [
+        exceptions.NodeDiedError("node 1 is dead\n  it was last seen at noon"),
+        exceptions.WorkerCrashedError(),
+        exceptions.ActorDiedError(),
+        exceptions.ActorUnavailableError("no route to host", None),
+        exceptions.ObjectLostError("ff", None, ""),
+    ]
+    for error in lost:
+        explained = explain_ray_error(error)
+        assert isinstance(explained, InfraError)
+        assert str(error).splitlines()[0] in explained.what
+        assert "it continues" in explained.next_step
+    first = explain_ray_error(lost[0])
+    assert first is not None and first.attempts == ("it was last seen at noon",)
+    for error in (failing(), exceptions.ActorDiedError(failing()), ValueError("ours")):
+        assert explain_ray_error(error) is None
+    monkeypatch.delitem(sys.modules, "ray.exceptions")
+    assert explain_ray_error(lost[0]) is None
 
 
 def test_a_cycle_of_causes_ends() -> None:

@@ -251,6 +251,16 @@ def test_a_job_that_is_silent_for_long_is_not_taken_for_lost(head: FakeHead, mon
     assert (head.connections, notices) == (3, [])
 
 
+def test_the_log_of_a_job_that_is_over_is_not_waited_for_where_its_node_is_gone(
+    head: FakeHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head waits for the node as for one that is slow, and says nothing."""
+    monkeypatch.setattr(jobs_api, "SILENT_SECONDS", 0.2)
+    head.log, head.mute = "the first line\n", 1_000
+    head.jobs["x"] = {"type": "SUBMISSION", "submission_id": "x", "status": "FAILED"}
+    assert "".join(JobsClient(head.url, TOKEN).follow("x", lambda text: None)) == head.log
+
+
 def test_following_gives_up_where_nothing_answers_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     client = JobsClient("http://127.0.0.1:9", TOKEN)
     with pytest.raises(InfraError, match="no answer for 0 s") as failure:

@@ -60,7 +60,7 @@ def test_a_node_that_does_not_start_leaves_nothing(monkeypatch: pytest.MonkeyPat
     play(monkeypatch, code)
     marks: list[str] = []
     end = reaper.end_marked
-    monkeypatch.setattr(reaper, "end_marked", lambda mark, *rest: (marks.append(mark), end(mark, *rest))[1])
+    monkeypatch.setattr(reaper, "end_marked", lambda mark, **rest: (marks.append(mark), end(mark, **rest))[1])
     with pytest.raises(InfraError, match=r"node worker-2 did not start:\n  no memory here"):
         local_cluster.up("one", 2, 4, 100 << 20)
     assert len(set(marks)) == 3

@@ -17,19 +17,19 @@ from cluster import reaper
 from cluster.checkup import open_by_design
 from cluster.errors import InfraError, UserError
 from cluster.session import ClusterConfig, connect
-from tests.cluster.families import family
+from tests.cluster.families import family, wait_for
 from tests.cluster.socket_probe import beyond_loopback, is_open
 
 pytestmark = pytest.mark.ray
+AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
 
 
-def gone(mark: str, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not reaper.marked_processes(mark):
-            return True
-        time.sleep(0.1)
-    return False
+def command_line(pid: int) -> str:
+    """Empty where there is no such process."""
+    try:
+        return (reaper.PROCESSES / str(pid) / "cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def test_embedded_ray_works_and_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,15 +81,21 @@ def test_a_killed_driver_leaves_no_process() -> None:
     driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     mark, token = driver.stdout.readline().split()
-    assert Path(token).exists()
-    assert len(reaper.marked_processes(mark)) > 3
+    folder = Path(token).parent
+    assert folder.exists()
+
+    def agents() -> set[str]:
+        """Titles of those of Ray's processes that write one and have no driver or worker to end them."""
+        return {name for name in AGENTS for pid in family(mark) if name in command_line(pid)}
+
+    wait_for(lambda: agents() == AGENTS, "Ray's agents")
+    theirs = reaper.family(mark)
+    assert len(theirs) > 3
     driver.kill()
     driver.wait()
-    assert gone(mark, 30)
-    deadline = time.monotonic() + 10
-    while Path(token).parent.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not Path(token).parent.exists()
+    wait_for(lambda: not folder.exists(), "the guard's last deed")
+    assert [process for process in theirs if reaper.runs(process)] == []
+    assert reaper.family(mark) == set()
 
 
 def test_address_that_is_none_and_address_without_a_listener() -> None:

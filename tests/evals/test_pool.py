@@ -19,6 +19,7 @@ def test_more_workers_than_the_cluster_has_are_refused_before_any_starts(
         raise AssertionError("an actor was started")
 
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray, "nodes", list)
     monkeypatch.setattr(ray, "remote", started)
     model = Artifact(kind="Model", name="x", fingerprint="0" * 64, identity={}, attempt="a", files=[])
     refused = pytest.raises(UserError, match=r"evals\.workers: 5 workers need 2\.5 CPUs, the cluster has 2")

@@ -151,6 +151,27 @@ def test_ray_address_that_accepts_and_never_answers(tmp_path: Path) -> None:
     assert f"cluster.address: {address}: the Ray there cannot be joined: no answer within" in result.stderr
 
 
+def test_a_lost_node_is_no_defect_and_worth_another_try(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever stage it was, and however many errors are around Ray's: exit code 3, by which a follower tries again."""
+    from ray.exceptions import NodeDiedError
+
+    from pipelines import cli
+
+    def run(argv: list[str]) -> int:
+        try:
+            raise NodeDiedError("the node of this task is dead")
+        except NodeDiedError as error:
+            raise RuntimeError("the dataset cannot be made") from error
+
+    monkeypatch.setattr(cli, "_dispatch", run)
+    assert cli.run_command(["run"]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("error: a process of the cluster was lost: the node of this task is dead\n")
+    assert "Traceback" not in said
+
+
 def test_show_verify_and_gc(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "raymill-store")
     assert "no artifacts yet" in raymill("show", cwd=tmp_path).stdout

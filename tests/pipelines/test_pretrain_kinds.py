@@ -216,6 +216,7 @@ def test_the_command_line_says_one_thing_and_starts_nothing(
 
     monkeypatch.setattr(cli, "_dispatch", command)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(ray, "nodes", list)
     monkeypatch.setattr(launch, "_Fit", lambda job: pytest.fail("workers were started"))
     before = [item.key for item in inputs.store.files()]
     assert cli.run_command(["run"]) == 2
