@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.errors import UserError
+from pipelines.align.generation import choose
 from pipelines.finetune.config import MERGEABLE, FinetuneConfig
 from serving.engines.adaptable import UNSERVED_PAIRS, Verdict, verdict
 
@@ -45,15 +47,30 @@ def adapter_settings(config: FinetuneConfig) -> dict[str, Any]:
 
 def base_architectures(recipe: Recipe) -> list[str]:
     """The class of the model that is fine-tuned; nothing where only the Hub or a store knows it yet."""
-    if recipe.finetune.model is None:
-        name = ARCHITECTURES.get(recipe.pretrain.architecture)
-        return [name] if name else []
-    path = Path(recipe.finetune.model).expanduser() / "config.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("architectures")
-    except (OSError, ValueError):
-        return []  # taking the model says what is wrong with it
+    found = model_settings(recipe, recipe.finetune.model).get("architectures")
     return [str(each) for each in found] if isinstance(found, list) else []
+
+
+def aligned_settings(recipe: Recipe) -> dict[str, Any]:
+    """``config.json`` of the model that is aligned, as far as it is known before it is there."""
+    tuned = recipe.finetune.model if "finetune" in recipe.written else None
+    return model_settings(recipe, recipe.align.model or tuned)
+
+
+def model_settings(recipe: Recipe, model: str | None) -> dict[str, Any]:
+    """``config.json`` of a model, as far as it is known: nothing where only the Hub or a store has it.
+
+    Args:
+        model: as a recipe names it; None for the one that the recipe pretrains.
+    """
+    if model is None:
+        name = ARCHITECTURES.get(recipe.pretrain.architecture)
+        return {"architectures": [name], "head_dim": recipe.pretrain.shape().head_dim} if name else {}
+    try:
+        found = json.loads((Path(model).expanduser() / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # taking the model says what is wrong with it
+    return found if isinstance(found, dict) else {}
 
 
 def describe(recipe: Recipe) -> str:
@@ -112,4 +129,14 @@ def describe_alignment(recipe: Recipe) -> str:
     trained = "adapters, merged at the end" if config.weights == "lora" else "all weights"
     if config.weights == "full" and config.method != "simpo":
         trained += ", beside a frozen copy of what they were"
-    return f"align trains {trained}; it makes a whole model, which vLLM serves as one"
+    told = f"align trains {trained}; it makes a whole model, which vLLM serves as one"
+    return f"{told}. {describe_generation(recipe)}" if config.on_policy else told
+
+
+def describe_generation(recipe: Recipe) -> str:
+    """What will write the answers that the model learns from, and why, in a sentence for plans."""
+    try:
+        choice = choose(recipe.align, aligned_settings(recipe))
+    except UserError as error:
+        return f"vllm is to write the answers, and cannot here: {error.what}. What to do: {error.next_step}"
+    return f"{choice.writer} writes the answers: {choice.reason}"

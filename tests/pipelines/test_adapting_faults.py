@@ -36,6 +36,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpo": ("align", {"method": "dpo"}),
     "grpo": ("align", {"method": "grpo", "answers_per_prompt": 3, **DRAWN}),
     "ppo": ("align", {"method": "ppo", "updates_per_rollout": 2, **DRAWN}),
+    "grpo by vllm": ("align", {"method": "grpo", "answers_per_prompt": 3, "generation": "vllm", **DRAWN}),
 }
 KINDS = {"lora": "Adapter", "prefix": "Adapter", "classification": "ClassifierAdapter", "reward": "RewardModel"}
 TIMES = ("tokens_per_second", "mfu", "memory_bytes", "seconds")
@@ -111,7 +112,9 @@ def trained(store: Store, artifact: Artifact) -> tuple[list[dict[str, Any]], dic
     return kept, {each.path: each.sha256 for each in artifact.files if each.path.endswith(".safetensors")}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.vllm if "vllm" in name else ()) for name in METHODS]
+)
 def test_a_killed_worker_and_then_a_killed_driver_change_nothing(
     name: str, chat_model: Path, preference_rows: dict[str, str], tmp_path: Path
 ) -> None:
