@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pipelines.align.generation import of_model
 from pipelines.finetune.config import MERGEABLE
 from pipelines.models.shapes import DECODERS
-from pipelines.servable import served_as, unserved_pairs
+from pipelines.servable import aligned_settings, served_as, unserved_pairs
 from pipelines.train.corruption import noise_counts
 
 if TYPE_CHECKING:
@@ -152,6 +153,9 @@ def _alignment(recipe: Recipe) -> Iterator[str]:
         yield f"serving: @align is a reward model, which writes nothing (variant {served[0]}). Serve another model"
     if "align" not in recipe.written:
         return
+    # What this machine lacks, another may have that the recipe is sent to; what the model is, it is everywhere.
+    if recipe.align.generation == "vllm" and (obstacle := of_model(recipe.align, aligned_settings(recipe))):
+        yield f"align: generation vllm cannot be: {obstacle.reason}. {obstacle.advice[0].upper()}{obstacle.advice[1:]}"
     if recipe.align.model is not None:
         return
     tuned = recipe.finetune

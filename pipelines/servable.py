@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.artifact import load_artifact
 from cluster.errors import UserError
+from pipelines.align.generation import choose
 from pipelines.finetune.config import MERGEABLE, FinetuneConfig
 from pipelines.tokens.existing import ARTIFACT, HUB
 from serving.engines.adaptable import UNSERVED_PAIRS, Verdict, verdict
@@ -57,15 +58,31 @@ def base_architectures(recipe: Recipe, store: Store | None = None) -> list[str]:
     Args:
         store: as :func:`served_as` has it.
     """
-    source = recipe.finetune.model
-    if source is None:
-        name = ARCHITECTURES.get(recipe.pretrain.architecture)
-        return [name] if name else []
-    try:
-        found = json.loads(_config_of(source, store) or "{}").get("architectures")
-    except (OSError, ValueError):
-        return []  # taking the model says what is wrong with it
+    found = model_settings(recipe, recipe.finetune.model, store).get("architectures")
     return [str(each) for each in found] if isinstance(found, list) else []
+
+
+def aligned_settings(recipe: Recipe, store: Store | None = None) -> dict[str, Any]:
+    """``config.json`` of the model that is aligned, as far as it is known before it is there."""
+    tuned = recipe.finetune.model if "finetune" in recipe.written else None
+    return model_settings(recipe, recipe.align.model or tuned, store)
+
+
+def model_settings(recipe: Recipe, model: str | None, store: Store | None = None) -> dict[str, Any]:
+    """``config.json`` of a model; nothing where that is not known.
+
+    Args:
+        model: as a recipe names it; None for the one that the recipe pretrains.
+        store: as :func:`served_as` has it.
+    """
+    if model is None:
+        name = ARCHITECTURES.get(recipe.pretrain.architecture)
+        return {"architectures": [name], "head_dim": recipe.pretrain.shape().head_dim} if name else {}
+    try:
+        found = json.loads(_config_of(model, store) or "{}")
+    except (OSError, ValueError):
+        return {}  # taking the model says what is wrong with it
+    return found if isinstance(found, dict) else {}
 
 
 def _config_of(source: str, store: Store | None) -> bytes | None:
@@ -160,4 +177,14 @@ def describe_alignment(recipe: Recipe) -> str:
     trained = "adapters, merged at the end" if config.weights == "lora" else "all weights"
     if config.weights == "full" and config.method != "simpo":
         trained += ", beside a frozen copy of what they were"
-    return f"align trains {trained}; it makes a whole model, which vLLM serves as one"
+    told = f"align trains {trained}; it makes a whole model, which vLLM serves as one"
+    return f"{told}. {describe_generation(recipe)}" if config.on_policy else told
+
+
+def describe_generation(recipe: Recipe) -> str:
+    """What will write the answers that the model learns from, and why, in a sentence for plans."""
+    try:
+        choice = choose(recipe.align, aligned_settings(recipe))
+    except UserError as error:
+        return f"vllm is to write the answers, and cannot here: {error.what}. What to do: {error.next_step}"
+    return f"{choice.writer} writes the answers: {choice.reason}"

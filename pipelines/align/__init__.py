@@ -2,5 +2,6 @@
 
 ``config`` and ``guard`` are light; ``stage`` joins data, training, report. For pairs: ``encoding``, ``pairs``,
 ``preference_objectives``. For answers of the model's own: ``sampling``, ``rewards``, ``advantages``, ``rollouts``,
-``actor``. For both: ``losses``, ``reference``, ``weights``, ``task``.
+``actor``; ``generation``, ``answer_writers`` and ``engine`` for what writes them. For both: ``losses``, ``reference``,
+``weights``, ``task``.
 """

@@ -6,14 +6,20 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from cluster.config import execution, identity_fields
 from cluster.errors import UserError
 from cluster.stage import Stage
 from pipelines.align.guard import GuardConfig
 from pipelines.finetune.examples.config import Rows, Subset, rows_identity
 from pipelines.train.config import Count, TrainConfig, resolve_training
 
-MODEL_STAGE = Stage("align", "Model", 1, "pipelines.align.stage:run", resolve="pipelines.align.config:resolve")
-REWARD_STAGE = Stage("align", "RewardModel", 1, "pipelines.align.stage:run", resolve="pipelines.align.config:resolve")
+ENTRY, RESOLVE, CHECK = (
+    "pipelines.align.stage:run",
+    "pipelines.align.config:resolve",
+    "pipelines.align.generation:check",
+)
+MODEL_STAGE = Stage("align", "Model", 1, ENTRY, resolve=RESOLVE, check=CHECK)
+REWARD_STAGE = Stage("align", "RewardModel", 1, ENTRY, resolve=RESOLVE)
 
 ON_PAIRS = ("reward", "dpo", "simpo")
 ON_POLICY = ("grpo", "ppo")
@@ -28,6 +34,8 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "updates_per_rollout": ON_POLICY,
     "clip": ON_POLICY,
     "cut_penalty": ON_POLICY,
+    "generation": ON_POLICY,
+    "generation_memory": ON_POLICY,
     "scale_rewards": ("grpo",),
     "discount": ("ppo",),
     "trace": ("ppo",),
@@ -108,6 +116,14 @@ class AlignConfig(TrainConfig):
     trace: float = Field(0.95, ge=0, le=1, description="ppo: how far advantages look ahead (lambda)")
     value_coefficient: float = Field(0.1, ge=0, description="ppo: weight of the value head's error")
     value_clip: float = Field(0.2, gt=0, description="ppo: how far a value may move from its old one")
+    generation: Literal["auto", "vllm", "transformers"] = Field(
+        "auto",
+        description="grpo, ppo: what writes the answers; auto: vllm on GPUs, where it is installed and has the model, "
+        "transformers elsewhere",
+    )
+    generation_memory: float = execution(
+        0.3, gt=0, lt=1, description="grpo, ppo: share of a GPU's memory that vllm takes beside training"
+    )
     guard: GuardConfig = Field(default_factory=GuardConfig, description="when training counts as reward collapse")
 
     batch_sequences: Count = Field(16, ge=1, description="pairs or prompts in a batch, over all workers")
@@ -186,12 +202,15 @@ def resolve(config: AlignConfig) -> dict[str, Any]:
     from pipelines.finetune.examples.template import load_template
 
     fields = resolve_training(config) | {"beta": config.strength, "answers_per_prompt": config.group_size}
-    fields |= {name: None for name, methods in OWNERS.items() if config.method not in methods}
+    foreign = {name for name, methods in OWNERS.items() if config.method not in methods}
+    fields |= {name: None for name in identity_fields(config) if name in foreign}
     fields["chat_template"] = load_template(config.chat_template)
     if config.data is not None:
         fields["data"] = rows_identity(config.data)
     if config.on_policy:
+        from pipelines.align.generation import intended
         from pipelines.align.sources import reward_identity
 
+        fields["generation"] = intended(config)
         fields["reward"] = reward_identity(str(config.reward))
     return fields

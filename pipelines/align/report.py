@@ -23,6 +23,7 @@ CHARTS = (
     ("answers that differ, and that were cut", ("distinct", "cut"), "share"),
     ("value head's error", ("value_loss",), "half the square"),
     ("tokens beyond the clip", ("clipped",), "share"),
+    ("vLLM's log-probabilities from training's", ("engine_gap",), "nats a token"),
 )
 
 METHODS = {"reward": "a reward model", "dpo": "DPO", "simpo": "SimPO", "grpo": "GRPO", "ppo": "PPO"}

@@ -12,9 +12,10 @@ import xxhash
 
 from pipelines.align.actor import Actor
 from pipelines.align.advantages import generalised, within_groups
+from pipelines.align.answer_writers import GENERATED_AT_ONCE, AnswerWriter, Asked, ModelWriter
 from pipelines.align.config import AlignConfig
+from pipelines.align.importance import importance, require_near
 from pipelines.align.rewards import Reward
-from pipelines.align.sampling import draws_of, sample_answers
 from pipelines.finetune.examples.records import Messages
 from pipelines.train.group import Group
 from pipelines.train.order import Indices
@@ -23,9 +24,6 @@ from pipelines.train.task import IGNORED, Batch
 
 TOKEN_FIGURES = ("old", "values", "advantages", "returns")
 """What the loss reads of each token."""
-
-GENERATED_AT_ONCE = 64
-"""Answers that are drawn together where the recipe does not say how many rows fit."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ class Rollout:
 
     Attributes:
         old: log-probabilities when it was drawn, at the temperature that it was drawn with.
+        drawn: the same as an engine apart computed them; None where the model in training drew the answer.
         values: what a value head expected before each token; zeros without one.
     """
 
@@ -58,6 +57,7 @@ class Rollout:
     values: np.ndarray[Any, Any]
     advantages: np.ndarray[Any, Any]
     returns: np.ndarray[Any, Any]
+    drawn: np.ndarray[Any, Any] | None = None
 
     @property
     def kl(self) -> float:
@@ -89,9 +89,14 @@ class RolloutSamples:
         self._held: dict[int, list[Rollout]] = {}
         self._tokens = 0
 
-    def connect(self, actor: Actor, reward: Reward) -> None:
-        """Say who answers, and what answers are worth; before anything is gathered."""
+    def connect(self, actor: Actor, reward: Reward, writer: AnswerWriter | None = None) -> None:
+        """Say who answers, and what answers are worth; before anything is gathered.
+
+        Args:
+            writer: what writes the answers; by default the actor's model itself.
+        """
         self._actor, self._reward = actor, reward
+        self._writer = writer or ModelWriter(actor, self._config, self._pad_id)
 
     def __len__(self) -> int:
         return len(self._prompts)
@@ -112,6 +117,9 @@ class RolloutSamples:
         runner.train(True)
         self._judge(rollouts)
         self._compare(rollouts, group)
+        for rollout in rollouts:
+            if rollout.drawn is not None:
+                rollout.advantages = rollout.advantages * importance(rollout.old, rollout.drawn)
         size = self._config.group_size
         self._held = {visit: rollouts[n * size : (n + 1) * size] for n, visit in enumerate(mine)}
         return self._figures(rollouts, group)
@@ -142,26 +150,18 @@ class RolloutSamples:
         ]
 
     def _draw(self, visits: list[int]) -> list[Rollout]:
-        config, rollouts = self._config, []
-        size = config.group_size
-        asked = [(visit, number) for visit in visits for number in range(size)]
-        at_once = (config.micro_batch_sequences or 0) * size or GENERATED_AT_ONCE
-        for first in range(0, len(asked), at_once):
-            part = asked[first : first + at_once]
-            prompts = [self._prompts[visit % len(self)] for visit, _ in part]
-            answers = sample_answers(
-                self._actor.policy,
-                [prompt.ids for prompt in prompts],
-                np.stack([draws_of(self._seed, visit, number, config.answer_tokens) for visit, number in part]),
-                stops=self._stops,
-                pad_id=self._pad_id,
-                temperature=config.temperature,
-                device=self._actor.device,
-            )
-            for prompt, answer in zip(prompts, answers, strict=True):
-                nothing = np.zeros(len(answer))
-                ended = answer[-1] in self._stops
-                rollouts.append(Rollout(prompt, answer, ended, 0.0, nothing, nothing, nothing, nothing, nothing))
+        asked = [(visit, number) for visit in visits for number in range(self._config.group_size)]
+        prompts = [self._prompts[visit % len(self)] for visit, _ in asked]
+        answers = self._writer.write(
+            [Asked(prompt.ids, self._seed, *which) for prompt, which in zip(prompts, asked, strict=True)], self._stops
+        )
+        rollouts = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            nothing = np.zeros(len(answer.tokens))
+            ended = answer.tokens[-1] in self._stops
+            rollout = Rollout(prompt, answer.tokens, ended, 0.0, nothing, nothing, nothing, nothing, nothing)
+            rollout.drawn = answer.logprobs
+            rollouts.append(rollout)
         return rollouts
 
     def _measure(self, rollouts: list[Rollout]) -> None:
@@ -214,10 +214,14 @@ class RolloutSamples:
             sum(each.kl for each in rollouts),
             sum(not each.ended for each in rollouts),
             sum(each.reward**2 for each in rollouts),
+            sum(float(np.abs(each.old - each.drawn).sum()) for each in rollouts if each.drawn is not None),
         ]
-        count, length, reward, kl, cut, squares = _summed(sums, group)
+        count, length, reward, kl, cut, squares, gap = _summed(sums, group)
         self._tokens = round(length)
-        return {
+        apart = {"engine_gap": gap / length} if self._writer.apart else {}
+        for each in apart.values():
+            require_near(each, "align")
+        return apart | {
             "loss": -(reward - self._config.strength * kl) / count,
             "reward": reward / count,
             "reward_deviation": max(squares / count - (reward / count) ** 2, 0.0) ** 0.5,

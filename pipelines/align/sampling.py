@@ -21,6 +21,11 @@ def draws_of(seed: int, visit: int, answer: int, tokens: int) -> Draws:
     return np.random.default_rng([seed, visit, answer]).random(tokens)
 
 
+def seed_of(seed: int, visit: int, answer: int) -> int:
+    """The same as one number below 2^63, for a program that draws by itself."""
+    return int(np.random.SeedSequence([seed, visit, answer]).generate_state(1, np.uint64)[0]) >> 1
+
+
 @torch.no_grad()
 def sample_answers(
     model: Any,

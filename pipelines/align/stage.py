@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from cluster.artifact import Artifact
 from cluster.stage import Outcome, StageContext
 from pipelines.align.config import AlignConfig
+from pipelines.align.generation import choose
 from pipelines.align.sources import find_base, reward_artifact
 
 
@@ -14,7 +16,7 @@ def run(config: AlignConfig, inputs: Mapping[str, Artifact], context: StageConte
     """Align ``model``; see :func:`pipelines.train.launch.run_training` for what is raised besides.
 
     Raises:
-        UserError: the data or the reward cannot be used.
+        UserError: the data or the reward cannot be used, or vLLM cannot write the answers that it is to write.
     """
     from pipelines.align.records import load_records
     from pipelines.align.report import align_outcome, align_page
@@ -26,6 +28,10 @@ def run(config: AlignConfig, inputs: Mapping[str, Artifact], context: StageConte
 
     base = find_base(inputs, context.store)
     scorer = reward_artifact(str(config.reward), context.store) if config.on_policy else None
+    choice = None
+    if config.on_policy:
+        choice = choose(config, json.loads(context.store.read(base.model.key("config.json"))))
+        context.progress.note(f"{choice.writer} writes the answers: {choice.reason}")
     loaded = load_records(config)
     keys = {}
     for name, part in loaded.parts().items():
@@ -40,8 +46,8 @@ def run(config: AlignConfig, inputs: Mapping[str, Artifact], context: StageConte
         context.progress.note(f"{loaded.alike:,} prompts have no two answers with different ratings and give no pair")
     template = load_template(config.chat_template)
     task = (
-        RolloutTask(config, base, keys, template, scorer=scorer)
-        if config.on_policy
+        RolloutTask(config, base, keys, template, scorer=scorer, writer=choice.writer)
+        if choice
         else PairTask(config, base, keys, template)
     )
     training = run_training(task, context)
@@ -67,5 +73,7 @@ def run(config: AlignConfig, inputs: Mapping[str, Artifact], context: StageConte
     }
     outcome.licences = dict(inputs["model"].licences)
     outcome.details = {"base": base.id, "method": config.method, **details}
+    if choice:
+        outcome.details["generation"] = choice.writer
     outcome.parents = {"reward": scorer} if scorer else {}
     return outcome

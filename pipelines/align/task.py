@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from cluster.artifact import Artifact, local_copy
 from pipelines.align.config import AlignConfig
+from pipelines.align.generation import Writer
 from pipelines.align.guard import ADVICE, watch
 from pipelines.align.sources import Base, is_function
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from cluster.store import Store
+    from pipelines.align.answer_writers import EngineWriter
     from pipelines.finetune.examples.encode import Encoder
     from pipelines.train.group import Group
     from pipelines.train.task import Batch, Samples
@@ -179,14 +182,17 @@ class RolloutTask(AlignTask):
 
     Attributes:
         scorer: the reward model; None where the reward is a function or a folder.
+        writer: what writes the answers.
     """
 
     scorer: Artifact | None = None
+    writer: Writer = "transformers"
 
     def prepare(self, store: Store) -> None:
         """As :meth:`AlignTask.prepare`, and the reward."""
         super().prepare(store)
         self._scorer_folder = local_copy(store, self.scorer) if self.scorer else None
+        self._engine_writer: EngineWriter | None = None
 
     def _encode(self, records: list[Any]) -> Any:
         from pipelines.align.encoding import encode_prompts
@@ -225,6 +231,7 @@ class RolloutTask(AlignTask):
     def objective(self, model: torch.nn.Module, group: Group) -> torch.nn.Module:
         """The method's loss; from here on the samples know who answers, and what answers are worth."""
         from pipelines.align.actor import Actor
+        from pipelines.align.answer_writers import EngineWriter, start_engine
 
         config = self.config
         actor = Actor(
@@ -235,14 +242,19 @@ class RolloutTask(AlignTask):
             value_coefficient=config.value_coefficient,
         )
         reward = self._reward(group.device)
+        if self.writer == "vllm":
+            engine, dtype = start_engine(model, config, self._length, group.device, dict(os.environ))
+            self._engine_writer = EngineWriter(actor, config, engine, dtype)
         for samples in self._rollouts:
-            samples.connect(actor, reward)
+            samples.connect(actor, reward, self._engine_writer)
         return actor
 
     def finish(self, model: Any, folder: Path, probe: Batch) -> dict[str, Any]:
-        """Export, with some answers of the last validation and what they were worth."""
+        """Export, with some answers of the last validation and what they were worth; an engine is not needed longer."""
         from pipelines.align.weights import export_aligned
 
+        if self._engine_writer:
+            self._engine_writer.close()
         inputs = probe.inputs.to(next(model.parameters()).device)
         examples = self._rollouts[1].texts(EXAMPLES)
         difference = export_aligned(model, self._texts, folder, inputs)

@@ -44,6 +44,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "simpo": ("align", {"method": "simpo"}),
     "grpo": ("align", {"method": "grpo", "answers_per_prompt": 3, **DRAWN}),
     "ppo": ("align", {"method": "ppo", "updates_per_rollout": 2, **DRAWN}),
+    "grpo by vllm": ("align", {"method": "grpo", "answers_per_prompt": 3, "generation": "vllm", **DRAWN}),
 }
 KINDS = dict.fromkeys(("lora", "dora", "ia3", "adapter", "prompt", "prefix", "p-tuning"), "Adapter")
 KINDS |= {"classification": "ClassifierAdapter", "seq2seq": "Seq2SeqAdapter", "reward": "RewardModel"}
@@ -136,7 +137,9 @@ def models(chat_model: Path, tmp_path: Path) -> dict[str, Path]:
     return dict.fromkeys(METHODS, chat_model) | {"seq2seq": tmp_path / "t5"}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.vllm if "vllm" in name else ()) for name in METHODS]
+)
 def test_a_killed_worker_and_then_a_killed_driver_change_nothing(
     name: str, models: dict[str, Path], preference_rows: dict[str, str], tmp_path: Path
 ) -> None:

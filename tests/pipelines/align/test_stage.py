@@ -16,6 +16,7 @@ from cluster.errors import UserError
 from cluster.progress import Progress
 from cluster.stage import execute, identify
 from cluster.store import Store
+from pipelines.align import generation
 from pipelines.align.config import AlignConfig, align_stage
 from pipelines.headlines import headline
 from pipelines.train import launch
@@ -90,6 +91,7 @@ def test_a_reward_model_pays_by_its_id(make: Any, rows: Path, store: Store) -> N
     paid = make(method="ppo", data=str(rows), reward=judge.id, answer_tokens=5)
     assert paid.kind == "Model"
     assert paid.inputs["reward"].id == judge.id
+    assert paid.details["generation"] == "transformers"
     assert {"validation.reward", "validation.kl", "validation.length_before"} <= paid.metrics.keys()
     assert "reward" in headline(paid)
     drawn = curves(store.read(paid.key("report.html")).decode())
@@ -103,6 +105,16 @@ def test_a_reward_model_pays_by_its_id(make: Any, rows: Path, store: Store) -> N
         make(method="ppo", data=str(rows), reward=paid.id)
     with pytest.raises(UserError, match="is not in the store"):
         make(method="ppo", data=str(rows), reward="RewardModel/align-0123456789ab")
+
+
+def test_answers_that_vllm_cannot_write_are_refused_before_anything_starts(
+    make: Any, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a model that only the store knew: its class is looked at as soon as it is there."""
+    monkeypatch.setattr(generation, "installed", lambda name: True)
+    monkeypatch.setattr(generation, "served_classes", lambda: frozenset({"GPT2LMHeadModel"}))
+    with pytest.raises(UserError, match="installed here has no LlamaForCausalLM"):
+        make(method="grpo", data=str(rows), reward="a:b", generation="vllm")
 
 
 def test_its_own_template_goes_with_the_model(make: Any, rows: Path, store: Store) -> None:
