@@ -243,7 +243,7 @@ class RolloutTask(AlignTask):
         )
         reward = self._reward(group.device)
         if self.writer == "vllm":
-            engine, dtype = start_engine(model, config, self._length, group.device, dict(os.environ))
+            engine, dtype = start_engine(model, config, self._encoder.length, group.device, dict(os.environ))
             self._engine_writer = EngineWriter(actor, config, engine, dtype)
         for samples in self._rollouts:
             samples.connect(actor, reward, self._engine_writer)
