@@ -259,8 +259,8 @@ def _advice(code: int, address: str) -> str:
     if address.endswith("/chat/completions"):
         return "the judge has to take a message of this length, `temperature` 0 and `max_tokens`"
     return (
-        "check that the server gives log-probabilities of a prompt (echo and logprobs), and takes prompts as long as the"
-        " model's context; --context says how long where it takes less"
+        "check that the server gives log-probabilities of a prompt (echo and logprobs), and takes prompts as long as"
+        " the model's context; --context says how long where it takes less"
     )
 
 
