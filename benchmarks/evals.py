@@ -47,14 +47,14 @@ Answers = dict[tuple[str, int], list[float]]
 """(hash of the question, its number) -> log-probabilities of its choices."""
 
 
-def stock_overlay(root: Path, folder: Path, suites: tuple[str, ...] = SUITES) -> Path:
+def stock_overlay(root: Path, folder: Path) -> Path:
     """The official task files with only the place of their rows changed, for the peer's --include_path."""
     from evals.catalogue import task_files
     from evals.official import official_tasks
 
-    places = {task.file: (task.name, root / task.dataset) for task in official_tasks(suites)}
+    places = {task.file: (task.name, root / task.dataset) for task in official_tasks(SUITES)}
     folder.mkdir(parents=True)
-    for suite, path in task_files(suites):
+    for suite, path in task_files(SUITES):
         lines = [f"include: {path}"]
         if path in places:
             lines += [f"task: {places[path][0]}", f"dataset_path: {places[path][1]}"]

@@ -258,7 +258,10 @@ def _advice(code: int, address: str) -> str:
         return f"check the model's name, and the key in {KEY_VARIABLE}"
     if address.endswith("/chat/completions"):
         return "the judge has to take a message of this length, `temperature` 0 and `max_tokens`"
-    return "check that the server gives log-probabilities of a prompt (echo and logprobs)"
+    return (
+        "check that the server gives log-probabilities of a prompt (echo and logprobs), and takes prompts as long as"
+        " the model's context; --context says how long where it takes less"
+    )
 
 
 def _told_once(tried: list[str]) -> tuple[str, ...]:

@@ -51,8 +51,12 @@ class ServedConfig(EvalsConfig):
         tokenizer: str | None = None,
         in_flight: int | None = None,
         variant: str | None = None,
+        context_tokens: int | None = None,
     ) -> ServedConfig:
         """The settings with an endpoint, which is asked what it serves.
+
+        Args:
+            context_tokens: the longest prompt and answer; by default what it says, or else the model's configuration.
 
         Raises:
             UserError: it serves several models and none is named, or its tokenizer is nowhere to be found.
@@ -73,7 +77,7 @@ class ServedConfig(EvalsConfig):
         own = {
             "url": address,
             "model": entry["id"],
-            "context_tokens": int(entry.get("max_model_len") or _context(folder)),
+            "context_tokens": context_tokens or int(entry.get("max_model_len") or _context(folder)),
             "asked": datetime.now(UTC).isoformat(timespec="microseconds"),
             "tokenizer": str(folder),
             "variant": variant or "",

@@ -93,13 +93,14 @@ def _work(
             raise UserError(
                 "what an endpoint computes once is its own affair", where="share_prefixes", next_step="leave it out"
             )
-        own = (arguments.model_name, arguments.tokenizer, arguments.requests, arguments.variant)
+        own = (arguments.model_name, arguments.tokenizer, arguments.requests, arguments.variant, arguments.context)
         served = ServedConfig.of(config, arguments.model, *own)
         return SERVED_STAGE, served, {}, _name(f"{served.model}-{served.variant}".rstrip("-"))
     for option, given in (
         ("--tokenizer", arguments.tokenizer),
         ("--model-name", arguments.model_name),
         ("--variant", arguments.variant),
+        ("--context", arguments.context),
     ):
         if given:
             raise UserError("is for a served URL", where=option, next_step="leave it out")

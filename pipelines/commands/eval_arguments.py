@@ -41,6 +41,12 @@ def evaluate(parser: ArgumentParser) -> None:
         "--variant", metavar="NAME", help="of a Raymill URL: ask this variant alone (needs a key of scope admin)"
     )
     parser.add_argument(
+        "--context",
+        metavar="N",
+        type=count,
+        help="of a URL: tokens of the longest prompt and answer, where the server takes fewer than the model could",
+    )
+    parser.add_argument(
         "--requests", metavar="N", type=count, help="of a URL: how many requests are in flight at a time (default: 16)"
     )
     repeated(parser, "--set", "KEY=VALUE", "overrides", "any key of a recipe's `evals`")

@@ -38,7 +38,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self) -> None:
-        self._reply(200, {"data": [{"id": "tiny", "max_model_len": self.settings.context}]})
+        told = {} if self.settings.silent else {"max_model_len": self.settings.context}
+        self._reply(200, {"data": [{"id": "tiny", **told}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--fail-first", type=int, default=0)
     parser.add_argument("--shift", type=float, default=0.0)
     parser.add_argument("--key")
+    parser.add_argument("--silent", action="store_true", help="tells nobody how long a prompt may be")
     parser.add_argument("--variants", help="three names; each completion is answered by the next one")
     parser.add_argument("--port", type=int, default=0)
     Handler.settings = parser.parse_args()

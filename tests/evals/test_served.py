@@ -90,6 +90,18 @@ def test_a_prompt_that_is_too_long_loses_its_beginning() -> None:
         assert pool.generate([asked[1:]], lambda _: None) == [[" 3 letters."]]
 
 
+def test_a_server_may_take_less_than_its_model_and_tell_nobody(
+    questions: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model's configuration says 256 tokens, the server takes 64: Raymill's gateway does not tell."""
+    with serving("--silent", context=64) as url:
+        assert evaluate(url, questions, tiny_model, tmp_path / "one") == 2
+        assert "longer than the context" in (said := capsys.readouterr().err)
+        assert "--context" in said
+        assert evaluate(url, questions, tiny_model, tmp_path / "two", "--context", "64") == 0
+        assert results(capsys)["context_tokens"] == 62
+
+
 def test_a_server_that_is_busy_for_a_while_is_asked_again() -> None:
     with serving("--fail-first", "2") as url:
         pool = pool_of(url, in_flight=1)

@@ -494,6 +494,7 @@ def test_an_evaluation_of_a_variant_measures_what_its_users_get(
 ):
     """Through the gateway, with the key that may choose: `raymill eval URL --variant NAME`."""
     monkeypatch.setenv("OPENAI_API_KEY", admin)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(task / "cache"))
     words = ["eval", served.url, "--tokenizer", str(tiny_models.base), "--tasks", str(task), "--suite", "questions"]
     for variant, adapter in (("base", None), ("tuned", tiny_models.adapter)):
         kept = open_store(tmp_path / variant)
