@@ -160,6 +160,19 @@ def measure(
     )
 
 
+HEAD = """\
+| method | new style, nats a token | its own stories | trained | written, bytes | memory, MiB | seconds |
+|---|---|---|---|---|---|---|"""
+
+
+def row(name: str, found: Figures, peak_bytes: int) -> str:
+    """A method's line of the guide's table."""
+    return (
+        f"| {name} | {found.before:.2f} → {found.after:.2f} | {found.own_before:.2f} → {found.own_after:.2f} | "
+        f"{found.trained_parameters:,} | {found.written_bytes:,} | {peak_bytes / 2**20:,.0f} | {found.seconds:.0f} |"
+    )
+
+
 def main() -> None:
     """Measure, print a table, end with a line of JSON."""
     shared = Path(os.environ.get("RAYMILL_ANCHORS") or ROOT / ".." / "shared") / "data"
@@ -181,6 +194,7 @@ def main() -> None:
     names = arguments.only or (["lora"] if arguments.quick else list(METHODS))
     steps = 20 if arguments.quick else arguments.steps
     results = []
+    print(HEAD, flush=True)
     with tempfile.TemporaryDirectory() as name:
         new, own = write_data(arguments.model, arguments.data, Path(name))
         for each in names:
@@ -193,12 +207,7 @@ def main() -> None:
                     "gained": found.gained, "forgotten": found.forgotten, "peak_bytes": peak,
                 }
             )  # fmt: skip
-            print(
-                f"{each:22} {found.before:.2f} -> {found.after:.2f} ({found.gained:+.2f})   own stories "
-                f"{found.own_before:.2f} -> {found.own_after:.2f}   {found.trained_parameters:8,} trained   "
-                f"{found.written_bytes:9,} bytes   {found.seconds:5.1f} s   {peak / 2**20:5.0f} MiB",
-                flush=True,
-            )
+            print(row(each, found, peak), flush=True)
     versions = {name: version(name) for name in ("torch", "transformers", "peft")}
     machine = f"{platform.machine()}, {os.cpu_count()} cores, 1 thread"
     print(json.dumps({"benchmark": "finetuning_methods", "results": results, "machine": machine, "versions": versions}))
