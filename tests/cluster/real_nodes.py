@@ -80,13 +80,11 @@ class Nodes:
 
     Attributes:
         marks: by node, what its processes carry in their environment.
-        cut: nodes whose link is down.
     """
 
     base: Path
     guard: subprocess.Popen[bytes] | None = None
     marks: dict[str, str] = field(default_factory=dict)
-    cut: set[str] = field(default_factory=set)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     tag: str = field(default_factory=lambda: secrets.token_hex(3))
     net: str = field(default_factory=lambda: f"10.{random.randint(64, 250)}.{random.randint(1, 250)}")
@@ -134,11 +132,7 @@ class Nodes:
             process.wait(timeout=LIMIT_S)
 
     def repair(self) -> None:
-        """Start what is not there; a node that was cut off does not come back by itself, and is started anew."""
-        for name in sorted(self.cut):
-            self.kill(name)
-            run_ip("link", "set", self._link(name), "up")
-        self.cut.clear()
+        """Start what is not there."""
         for name in (HEAD, *WORKERS):
             if self.processes(name) and not any("raylet/raylet" in line for line in self.command_lines(name)):
                 self.kill(name)  # half a node
@@ -168,11 +162,6 @@ class Nodes:
     def kill(self, name: str) -> None:
         """SIGKILL for every process of a node."""
         kill_family(self.marks[name])
-
-    def cut_off(self, name: str) -> None:
-        """Take a node's link down; its processes live on, and hear and say nothing."""
-        self.cut.add(name)
-        run_ip("link", "set", self._link(name), "down")
 
     def command_lines(self, name: str) -> list[str]:
         """Of a node's processes."""
