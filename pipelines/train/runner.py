@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.train.group import Group
 from pipelines.train.loss import LossModule, sums
@@ -95,9 +96,13 @@ class WholeRunner(Runner):
         self.group = group
         self._autocast = autocast
         self._sums_by_hand = sums_by_hand
+        # A sum of two is the same in any order.
+        self._settled = not isinstance(module, DistributedDataParallel) or group.shares < 3
 
     def backward(self, batches: Sequence[Batch], targets: float) -> torch.Tensor:
         """See :class:`Runner`. The averages that DDP and FSDP take over the shares are undone: a sum is wanted."""
+        if not self._settled:
+            self._settle_buckets(batches[-1])
         total = torch.zeros((), dtype=torch.float64)
         for number, batch in enumerate(batches):
             with self._quiet(last=number == len(batches) - 1):
@@ -109,6 +114,22 @@ class WholeRunner(Runner):
         if self._sums_by_hand:
             average_gradients(self.parameters, self.group)
         return total
+
+    def _settle_buckets(self, batch: Batch) -> None:
+        """Compute gradients once for nothing, so that DDP adds up all steps' in one order.
+
+        Which bucket a gradient is in decides the order of its sum over the processes, and DDP lays out its buckets
+        anew after its first backward pass, by the order in which gradients came. Otherwise the first step after each
+        start would be rounded in another way than the same step of a run that was never broken off.
+        """
+        devices = [self.group.device] if self.group.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            with self._autocast:
+                objective, _ = self._call(batch)
+            objective.backward()
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        self._settled = True
 
     def losses(self, batches: Sequence[Batch]) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float64)

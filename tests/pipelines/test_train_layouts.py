@@ -136,25 +136,34 @@ def test_losses_fall_and_differ_from_step_to_step(alone: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "config"),
+    ("architecture", "world", "config"),
     [
-        ("llama", {"parallel": {"shard": 2}}),
-        pytest.param("llama", {}, marks=pytest.mark.slow),
-        pytest.param("llama", {"parallel": {"tensor": 2}}, marks=pytest.mark.slow),
-        pytest.param("llama", {"parallel": {"pipeline": 2}}, marks=pytest.mark.slow),
-        pytest.param("llama", {"optimizer": "muon"}, marks=pytest.mark.slow),
-        pytest.param("llama:lora", {}, marks=pytest.mark.slow),
-        pytest.param("llama:shaped", {"parallel": {"shard": 2}}, marks=pytest.mark.slow),
+        ("llama", 2, {"parallel": {"shard": 2}}),
+        ("llama", 3, {}),
+        pytest.param("llama", 2, {}, marks=pytest.mark.slow),
+        pytest.param("llama", 2, {"parallel": {"tensor": 2}}, marks=pytest.mark.slow),
+        pytest.param("llama", 2, {"parallel": {"pipeline": 2}}, marks=pytest.mark.slow),
+        pytest.param("llama", 2, {"optimizer": "muon"}, marks=pytest.mark.slow),
+        pytest.param("llama:lora", 2, {}, marks=pytest.mark.slow),
+        pytest.param("llama:shaped", 2, {"parallel": {"shard": 2}}, marks=pytest.mark.slow),
+        pytest.param("llama", 4, {"micro_batch_sequences": 1}, marks=pytest.mark.slow),
+        pytest.param("llama", 4, {"parallel": {"shard": 4}}, marks=pytest.mark.slow),
+        pytest.param("llama", 4, {"parallel": {"data": 2, "shard": 2}}, marks=pytest.mark.slow),
+        pytest.param("gpt2", 3, {}, marks=pytest.mark.slow),
+        pytest.param("llama:lora", 3, {}, marks=pytest.mark.slow),
+        pytest.param("llama:shaped", 3, {}, marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_rank_changes_no_bit(ask: Ask, tmp_path: Path, architecture: str, config: dict[str, Any]) -> None:
+def test_a_killed_rank_changes_no_bit(
+    ask: Ask, tmp_path: Path, architecture: str, world: int, config: dict[str, Any]
+) -> None:
     config = config | {"checkpoint_every_steps": 4}
-    undisturbed = ask(tmp_path / "whole", 2, architecture=architecture, config=config)
-    killed = ask(tmp_path / "cut", 2, architecture=architecture, config=config, kill={"rank": 1, "step": 13})
+    undisturbed = ask(tmp_path / "whole", world, architecture=architecture, config=config)
+    killed = ask(tmp_path / "cut", world, architecture=architecture, config=config, kill={"rank": 1, "step": 13})
     assert any("killed" in reply for reply in killed)
     # Fresh weights would be others: they are not used. What fine-tuning starts from is the same each time.
     seed = 0 if ":" in architecture else 99
-    again = ask(tmp_path / "cut", 2, architecture=architecture, config=config, seed=seed)
+    again = ask(tmp_path / "cut", world, architecture=architecture, config=config, seed=seed)
     start = again[0]["ok"]["finished"]["resumed_at"]
     assert start in (8, 12)
     for kind, value in (("train", "loss"), ("train", "gradient_norm"), ("validation", "loss")):
