@@ -14,7 +14,7 @@ from pydantic import Field
 
 from cluster.artifact import Artifact
 from cluster.config import execution
-from cluster.errors import UserError
+from cluster.errors import InfraError, RaymillError, UserError
 from cluster.stage import Outcome, Stage, StageContext
 from cluster.store import Store
 from evals.answers import AnswerBook
@@ -174,4 +174,11 @@ def _evaluate(
         batch = min(config.batch_size, PROMPTS_A_REQUEST)
         lm = ClusterLM(folder, pool, batch, context.progress, max_length=longest)
         pool.encode, pool.longest = lm.tok_encode, longest
-        return score_tasks(lm, benchmarks, config, context.progress, lambda: str(pool.failure).splitlines()[0])
+        return score_tasks(lm, benchmarks, config, context.progress, lambda: _reason(pool.failure))
+
+
+def _reason(failure: RaymillError | None) -> str:
+    """Why an endpoint was given up, in a line: what is wrong, and what the last try met."""
+    first = str(failure).partition("\n")[0]
+    tried = failure.attempts if isinstance(failure, InfraError) else ()
+    return f"{first}; the last try: {tried[-1]}" if tried else first

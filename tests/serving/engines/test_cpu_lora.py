@@ -1,10 +1,10 @@
-"""A token without an adapter is left alone by the corrected operations, and the others are computed as before."""
+"""A token without an adapter is left alone by the corrected operations; a prompt's tokens take their own adapter."""
 
 from types import ModuleType
 
 import torch
 
-from serving.engines.cpu_lora import OPERATIONS, correct
+from serving.engines.cpu_lora import OPERATIONS, SAMPLED, correct, with_prompts_rows
 
 
 def shrink(inputs, weights, output, indices, scaling=1.0):
@@ -45,3 +45,36 @@ def test_the_inputs_are_not_touched():
     inputs = torch.ones(1, 4)
     operations.bgmv_expand(inputs, torch.ones(1, 3, 4), torch.zeros(1, 3), torch.tensor([-1]))
     assert torch.equal(inputs, torch.ones(1, 4))
+
+
+class Wrapper:
+    """What vLLM's wrapper for CPUs has of it: each token's adapter, and that of each request which draws a token."""
+
+    def __init__(self, tokens: list[int], drawing: list[int]) -> None:
+        self.token_lora_indices = torch.tensor(tokens)
+        self._sampler_indices = torch.full((16,), 9)
+        self._sampler_indices[: len(drawing)] = torch.tensor(drawing)
+        self.indices_len = [len(tokens), len(drawing), None, None]
+
+    @property
+    def sampler_indices(self):
+        return self._sampler_indices[: self.indices_len[SAMPLED]]
+
+    @with_prompts_rows
+    def add_lora_logits(self, logits, states):
+        logits += self.sampler_indices[:, None]
+
+
+def test_a_prompts_tokens_take_their_requests_adapter_and_drawn_ones_the_tables():
+    """Three requests of three, two and two tokens, with the adapters 0, 1 and none."""
+    wrapper = Wrapper([0, 0, 0, 1, 1, -1, -1], [0, 1, -1])
+    hidden = torch.zeros(7, 4)
+    for first, rows, adapter in ((0, 2, 0), (3, 2, 1), (5, 1, -1), (4, 3, None), (0, 7, None)):
+        logits = torch.zeros(rows, 5)
+        wrapper.add_lora_logits(logits, hidden[first : first + rows])
+        expected = wrapper.token_lora_indices[first : first + rows]
+        assert logits[:, 0].tolist() == expected.tolist()
+        assert adapter is None or set(expected.tolist()) == {adapter}
+        drawn = torch.zeros(3, 5)
+        wrapper.add_lora_logits(drawn, hidden[torch.tensor([2, 4, 6])])
+        assert drawn[:, 0].tolist() == [0, 1, -1]
