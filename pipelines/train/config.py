@@ -61,8 +61,8 @@ class TrainConfig(StrictModel):
     seed: int = Field(1, ge=0, lt=1 << 32, description="decides initial weights, data order and dropout")
     precision: Literal["auto", "fp32", "bf16", "fp8"] = Field(
         "auto",
-        description="auto: bf16 on GPUs, fp32 on CPUs (bf16 is many times slower there); fp8 needs a Hopper GPU and "
-        "torchao",
+        description="auto: bf16 on GPUs that have it, else fp32 (on CPUs bf16 is many times slower); fp8 needs a "
+        "Hopper GPU and torchao",
     )
     validation_sequences: Count = Field(128, ge=1, description="sequences in each validation, fixed by the seed")
     early_stopping: Count | None = Field(
@@ -176,7 +176,7 @@ class TrainConfig(StrictModel):
         return None
 
     def resolved_precision(self) -> Literal["fp32", "bf16", "fp8"]:
-        """What ``auto`` becomes."""
+        """What ``auto`` becomes, on GPUs that have bf16; see :func:`pipelines.train.worker.on_hardware`."""
         if self.precision == "auto":
             return "bf16" if self.gpus_per_worker else "fp32"
         return self.precision
@@ -184,7 +184,8 @@ class TrainConfig(StrictModel):
 
 def resolve_training(config: TrainConfig) -> dict[str, Any]:
     """Identity fields that ``auto`` values became, and how often one validates where that decides when a run ends."""
-    fields: dict[str, Any] = {"precision": config.resolved_precision()}
+    # What auto becomes on GPUs is seen only where they are.
+    fields: dict[str, Any] = {"precision": config.precision if config.gpus_per_worker else config.resolved_precision()}
     if config.changes:
         fields["changes"] = plain_changes(config.changes)
     if config.early_stopping is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import shutil
@@ -17,6 +18,7 @@ from cluster.store import Store
 from pipelines.train.task import CountsTokens, OwnObjective, TrainTask
 
 if TYPE_CHECKING:
+    from pipelines.train.group import Group
     from pipelines.train.loop import Finished
 
 CHECKPOINTS = "checkpoints"
@@ -120,9 +122,11 @@ def train_job(
     from pipelines.train.loop import explained, train
 
     imported = time.monotonic()
+    asked = job.task.config
+    torch.set_num_threads(asked.threads_per_worker)
+    group = Group(rank, world, device, plan_layout(asked.parallel, world))
+    job = on_hardware(job, group)
     config = job.task.config
-    torch.set_num_threads(config.threads_per_worker)
-    group = Group(rank, world, device, plan_layout(config.parallel, world))
     require_precision(config.resolved_precision(), device, job.task.where)
     journal = Journal(job.store, f"{job.resume}/{JOURNAL}") if group.leads else None
     job.task.prepare(job.store)
@@ -138,6 +142,9 @@ def train_job(
     steps = config.total_steps(len(training), count(some) / len(some))
     prefix, *earlier = job.checkpoint_prefixes()
     keeper = Keeper(job.store, prefix, earlier, group, journal, config.keep_checkpoints, show or _ignore)
+    if config.precision != asked.precision:
+        text = f"not every worker's GPU computes in bf16: all compute in {config.precision}"
+        keeper.record({"kind": "event", "step": 0, "text": text})
     built = time.monotonic()
     own = job.task if isinstance(job.task, OwnObjective) else None
     finished, run = train(
@@ -216,6 +223,28 @@ def _result(job: Job, model: Any, finished: Finished, keeper: Any, group: Any) -
     return finished, result
 
 
+def on_hardware(job: Job, group: Group) -> Job:
+    """The job as these workers compute it: ``precision: auto`` is fp32 where one of them has a GPU without bf16."""
+    import torch
+
+    config = job.task.config
+    if config.precision != "auto" or group.device.type != "cuda":
+        return job
+    lacking = group.sum(torch.tensor(0.0 if has_bf16() else 1.0, device=group.device))
+    if not lacking:
+        return job
+    task = copy.copy(job.task)
+    vars(task)["config"] = config.model_copy(update={"precision": "fp32"})
+    return replace(job, task=task)
+
+
+def has_bf16() -> bool:
+    """Whether this process's GPU computes in bf16 by itself."""
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def require_precision(precision: str, device: Any, where: str) -> None:
     """Refuse a precision that this hardware does not have.
 
@@ -224,7 +253,7 @@ def require_precision(precision: str, device: Any, where: str) -> None:
     """
     import torch
 
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if precision == "bf16" and device.type == "cuda" and not has_bf16():
         raise UserError(
             f"{torch.cuda.get_device_name(device)} does not compute in bf16",
             where=f"{where}.precision",

@@ -50,7 +50,8 @@ def test_identity_has_what_presets_became_and_nothing_of_how_it_runs() -> None:
     assert identity_fields(first) | resolve(first) == identity_fields(second) | resolve(second)
     assert resolve(first)["precision"] == "fp32"
     assert resolve(first)["hidden"] == 128
-    assert resolve(pretrain("gpus_per_worker: 1"))["precision"] == "bf16"
+    assert resolve(pretrain("gpus_per_worker: 1"))["precision"] == "auto"  # their kind decides
+    assert pretrain("gpus_per_worker: 1").resolved_precision() == "bf16"
     assert STAGE.resolve == "pipelines.pretrain:resolve"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +30,7 @@ from pipelines.train.out_of_memory import explained
 from pipelines.train.parallel import arrange
 from pipelines.train.pipeline import layer_range
 from pipelines.train.task import IGNORED, Batch
-from pipelines.train.worker import require_precision
+from pipelines.train.worker import Job, on_hardware, require_precision
 
 CONFIG = TrainConfig(workers=1)
 
@@ -169,6 +171,29 @@ def test_a_precision_that_the_hardware_lacks_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="fp8 needs torchao, which is not installed on the workers"):
         require_precision("fp8", gpu, "pretrain")
+
+
+@dataclass
+class PlainTask:
+    config: TrainConfig
+
+
+@pytest.mark.parametrize(("lacking", "precision"), [(0, "auto"), (1, "fp32"), (2, "fp32")])
+def test_auto_is_fp32_where_one_workers_gpu_has_no_bf16(
+    monkeypatch: pytest.MonkeyPatch, lacking: int, precision: str
+) -> None:
+    """Of two workers; what the other one says is added as all_reduce does."""
+    here = min(lacking, 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not here)
+    group = SimpleNamespace(device=torch.device("cuda"), sum=lambda mine: mine + (lacking - here))
+    monkeypatch.setattr(torch, "tensor", lambda value, device: float(value))
+    config = TrainConfig(gpus_per_worker=1, workers=2)
+    job: Any = Job(PlainTask(config), None, "resume", "output")  # type: ignore[arg-type]
+    found = on_hardware(job, group)  # type: ignore[arg-type]
+    assert (found.task.config.precision, job.task.config.precision) == (precision, "auto")
+    assert found.task.config.resolved_precision() == ("bf16" if precision == "auto" else "fp32")
+    asked = replace(job, task=PlainTask(TrainConfig(gpus_per_worker=1, precision="bf16")))
+    assert on_hardware(asked, group) is asked  # type: ignore[arg-type]
 
 
 class Torchao:
