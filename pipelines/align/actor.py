@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipelines.align.config import AlignConfig
 from pipelines.align.losses import clipped_policy, clipped_value, entropies, token_logprobs
 from pipelines.align.reference import Reference
 from pipelines.train.task import IGNORED
@@ -41,6 +42,17 @@ class Actor(nn.Module):
         self._value_clip, self._value_coefficient = value_clip, value_coefficient
         self._values = hasattr(model, VALUE_HEAD)
         self.figures = ("policy_loss", "clipped", "moved", "entropy", *(["value_loss"] if self._values else []))
+
+    @classmethod
+    def of(cls, model: Any, config: AlignConfig) -> Actor:
+        """As a recipe's section has it."""
+        return cls(
+            model,
+            temperature=config.temperature,
+            clip=config.clip,
+            value_clip=config.value_clip,
+            value_coefficient=config.value_coefficient,
+        )
 
     @property
     def policy(self) -> Any:

@@ -234,13 +234,7 @@ class RolloutTask(AlignTask):
         from pipelines.align.answer_writers import EngineWriter, start_engine
 
         config = self.config
-        actor = Actor(
-            model,
-            temperature=config.temperature,
-            clip=config.clip,
-            value_clip=config.value_clip,
-            value_coefficient=config.value_coefficient,
-        )
+        actor = Actor.of(model, config)
         reward = self._reward(group.device)
         if self.writer == "vllm":
             engine, dtype = start_engine(model, config, self._encoder.length, group.device, dict(os.environ))

@@ -76,14 +76,7 @@ class Toy:
         ]
 
     def objective(self, model: Any, group: Group) -> Any:
-        config = self.config
-        actor = Actor(
-            model,
-            temperature=config.temperature,
-            clip=config.clip,
-            value_clip=config.value_clip,
-            value_coefficient=config.value_coefficient,
-        )
+        actor = Actor.of(model, self.config)
         for samples in (self.training, self.validation):
             samples.connect(actor, self, self.writer(actor) if self.writer else None)
         return actor
