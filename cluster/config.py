@@ -308,6 +308,11 @@ def _explain(model: type[StrictModel], document: Document, problem: dict[str, An
         near = difflib.get_close_matches(str(problem["ctx"]["tag"]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         return place, f"{dotted}: unknown kind {problem['ctx']['tag']!r}; {hint}"
+    if problem["type"] == "union_tag_not_found":
+        return (
+            place,
+            f"{dotted}: the key {problem['ctx']['discriminator'].strip(chr(39))} is missing, which says what it is",
+        )
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return place, f"{dotted}: must be a section of keys (got {problem.get('input')!r})"
     if problem["type"] == "value_error":

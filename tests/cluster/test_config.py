@@ -122,6 +122,7 @@ def test_a_list_given_by_an_override_is_blamed_on_the_override() -> None:
 
 def test_unknown_kind_and_a_value_where_a_section_belongs() -> None:
     assert "sources.0: unknown kind 'txt'; did you mean text?" in refusal("sources:\n  - {kind: txt}\n")
+    assert "sources.0: the key kind is missing, which says what it is" in refusal("sources:\n  - {path: a}\n")
     assert refusal("training: 3\n").startswith("r.yaml:1: training: must be a section of keys (got 3)")
 
 
