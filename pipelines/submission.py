@@ -17,7 +17,7 @@ from cluster.jobs import RECIPE_FILE, Submission
 from cluster.package import Package, pack
 from cluster.progress import table
 from cluster.store import open_store
-from pipelines.graph import build_graph, identities, serves
+from pipelines.graph import asked_for, build_graph, identities, serves
 from pipelines.plan import PlannedStage, plan_stages
 from pipelines.recipe import Recipe, read_recipe, validate_recipe
 
@@ -113,6 +113,8 @@ def plan_submission(
     changes.append('cluster.address="auto"')
     document = read_recipe(arguments.recipe, changes)
     recipe = validate_recipe(document)
+    nodes = build_graph(recipe)
+    asked_for(recipe, nodes, arguments.until, arguments.only, arguments.force)
     store = recipe.store if "://" in recipe.store else str(Path(recipe.store).resolve())
     text = yaml.safe_dump({**document.data, "store": store}, sort_keys=False, allow_unicode=True)
     plan = SubmissionPlan(
@@ -149,7 +151,6 @@ def plan_submission(
                 f"attempt {running.attempt} of this run is at work on {running.host or 'some host'}; submitted to"
                 " another cluster, a new one takes the run over and that one ends"
             )
-        nodes = build_graph(recipe)
         plan.stages = plan_stages(where, nodes, identities(nodes))
     except (RaymillError, OSError) as error:
         plan.notes.append(f"what is published cannot be told from here: {error}".replace("\n ", ";"))

@@ -7,9 +7,10 @@ import sys
 from argparse import Namespace
 
 from cluster.errors import InfraError, UserError
+from cluster.jobs import INFRASTRUCTURE_CODES
 from cluster.jobs_api import JobDetails, JobsClient, others_may_read, request_of, token_file
 from cluster.local_cluster import find_cluster
-from pipelines.commands.following import INFRASTRUCTURE_CODES, detachable, follow_job
+from pipelines.commands.following import detachable, follow_job
 from pipelines.submission import SubmissionPlan, plan_submission
 
 
