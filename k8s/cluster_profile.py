@@ -41,7 +41,7 @@ class Profile(StrictModel):
     context: str | None = Field(None, description="kubectl's context; by default the current one")
     namespace: DnsLabel = Field("raymill", description="namespace of everything")
     cluster: DnsLabel = Field("raymill", description="name of the shared RayCluster, and of what goes with it")
-    image: Image = Field("raymill:0.1.0", description="image of head, workers and jobs")
+    image: Image = Field("raymill:0.1.0-cpu", description="image of head, workers and jobs")
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="when it is pulled")
     pull_secrets: tuple[DnsLabel, ...] = Field(default=(), description="Secrets for the image's registry")
     ray_version: str = Field("2.60.0", pattern=r"^\d+\.\d+\.\d+$", description="Ray in the image")

@@ -135,6 +135,7 @@ def bundle(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--check", metavar="FOLDER", help="which pieces are not in this folder; exit 1 where any is not"
     )
+    repeated(parser, "--set", "KEY=VALUE", "overrides", "change a key of the profile")
     as_json(parser)
 
 

@@ -16,7 +16,7 @@ from serving.gateway.metrics import GatewayMetrics, Histogram
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = {
-    *("sum", "max", "by", "rate", "increase", "and", "histogram_quantile", "le", "up", "on"),
+    *("sum", "max", "by", "rate", "increase", "and", "or", "unless", "histogram_quantile", "le", "up", "on"),
     *("variant", "status", "namespace", "state", "pod", "limit", "kind", "reason", "ray_io_cluster", "ray_io_group"),
     *("Location", "NodeType", "State", "GpuIndex", "label_values", "m"),
 }

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from cluster.errors import UserError
-from k8s.cluster_profile import load_profile, shipped
+from k8s.cluster_profile import Profile, load_profile, shipped
 from k8s.network import policies
+from k8s.sections import (
+    Claim,
+    FaultTolerance,
+    Jobs,
+    Monitoring,
+    Network,
+    PodSize,
+    Queue,
+    S3Place,
+    Serving,
+    WorkerGroup,
+)
+from pipelines.cli import run_command
 
 OWN = "store: s3://bucket/prefix\ns3: {secret: keys}\n"
 
@@ -135,6 +149,28 @@ def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
         load_profile("prod")
     with pytest.raises(UserError, match="no such file"):
         load_profile(str(tmp_path / "none.yaml"))
+
+
+def test_a_profile_to_start_from_has_every_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["new", "team", "--profile"]) == 0
+    assert "raymill submit RECIPE --kubernetes team.yaml" in capsys.readouterr().out
+    text = Path("team.yaml").read_text()
+    plain = load_profile("team.yaml")
+    assert plain == Profile(image=plain.image, s3=plain.s3)
+    for key in Profile.model_fields:
+        assert len(re.findall(rf"^(?:#[:?] )?{key}:", text, re.MULTILINE)) == 1, key
+    for model in (PodSize, WorkerGroup, S3Place, Claim, Queue, FaultTolerance, Network, Monitoring, Jobs, Serving):
+        for key in model.model_fields:
+            assert re.search(rf"\b{key}: ", text), key
+    Path("team.yaml").write_text(text.replace("#: ", ""))
+    assert load_profile("team.yaml").model_dump(exclude={"workers"}) == plain.model_dump(exclude={"workers"})
+    queue = text.partition("#? queue:")[2].partition("\n\n")[0]
+    Path("team.yaml").write_text(f"{text}queue:{queue.replace('#? ', '')}\n")
+    assert load_profile("team.yaml").queue == Queue(name="raymill")
+    assert run_command(["new", "team", "--profile"]) == 2  # what is there is not written over
 
 
 def test_every_key_says_what_it_is() -> None:
