@@ -137,8 +137,13 @@ def cluster_alerts(profile: Profile) -> list[Manifest]:
         _alert(
             # Not autoscaler_recently_failed_nodes: the autoscaler's version 2 counts every node there that it ends.
             "RayWorkersDie",
-            f"sum by (ray_io_cluster) (increase(ray_node_manager_unexpected_worker_failure_total{{{here}}}[30m])) > 0 or "
-            f"sum by (ray_io_cluster) (increase(ray_memory_manager_worker_eviction_total{{{here}}}[30m])) > 0",
+            " or ".join(
+                f"sum by (ray_io_cluster) (increase({metric}{{{here}}}[30m])) > 0"
+                for metric in (
+                    "ray_node_manager_unexpected_worker_failure_total",
+                    "ray_memory_manager_worker_eviction_total",
+                )
+            ),
             "0m",
             "warning",
             "Processes of {{ $labels.ray_io_cluster }} died or were killed for memory.",

@@ -1,4 +1,4 @@
-"""`raymill new NAME --profile`: a profile for Kubernetes in which every key stands, with its default and its meaning."""
+"""`raymill new NAME --profile`: a profile for Kubernetes in which every key stands, with its default and meaning."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _EXAMPLES = {"queue": {"name": "raymill"}}
 def profile_starter() -> str:
     """The profile's text; see :func:`pipelines.commands.new.starter` for the marks of its lines."""
     lines = [
-        "# Where Raymill's work goes on Kubernetes, and with what: docs/kubernetes.md. Lines that begin with '#: ' show a",
-        "# key with its default: remove these three characters to set it. Lines that begin with '#? ' are a section that",
-        "# is off by default: remove them from all of its lines to have it.",
+        "# Where Raymill's work goes on Kubernetes, and with what: docs/kubernetes.md. Lines that begin with '#: '",
+        "# show a key with its default: remove these three characters to set it, and those before the name of the",
+        "# section that it is in. Lines that begin with '#? ' are a section that is off by default: remove them from all",
+        "# of its lines to have it.",
     ]
     for key, info in Profile.model_fields.items():
         default = info.get_default(call_default_factory=True)

