@@ -309,9 +309,17 @@ def test_the_builds_script_installs_raymill_checks_everything_and_trims(tmp_path
     assert not (target / "lib").is_symlink() and not list(own.glob("pip-*"))
     assert not (own / "something" / "tests").exists()
     assert (own / "k8s" / "overlays" / "gpu" / "own.yaml").is_file()
-    render = [str(target / "bin" / "raymill"), "manifests", "dev"]
-    said = subprocess.run(render, check=True, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert "kind: RayCluster" in said.stdout
+    for words, said_so in (
+        (["manifests", "dev"], "kind: RayCluster"),
+        (["manifests", "gpu", "--serve", "demo.yaml"], "kind: RayService"),
+        (["submit", "demo.yaml", "--kubernetes", "gpu", "--dry-run"], "kind: RayJob"),
+        (["bundle", "gpu", "demo.yaml"], "quay.io/kuberay/operator"),
+        (["new", "team", "--profile"], "wrote team.yaml"),
+        (["manifests", "team.yaml"], "kind: NetworkPolicy"),
+    ):
+        installed = [str(target / "bin" / "raymill"), *words]
+        said = subprocess.run(installed, check=True, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert said_so in said.stdout, words
     lock = own / "k8s" / "images" / "cpu.lock"
     lock.write_text(lock.read_text().replace("boto3==", "boto3==9"))
     check = [str(target / "bin" / "python"), "-m", "k8s.images.contents"]
