@@ -41,6 +41,8 @@ def submit(arguments: Namespace) -> int:
         manifests = job_manifests(profile, plan.submission)
         require_valid(manifests, profile.feature_gates, f"profile {arguments.kubernetes}")
         print(json.dumps(manifests, indent=1) if arguments.json else to_yaml(manifests), end="")
+        for note in plan.notes:
+            print(f"note: {note}", file=sys.stderr)
         return 0
     kubectl = look.kubectl_of(profile)
     print(plan.render(_where(profile)), file=sys.stderr)

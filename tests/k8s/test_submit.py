@@ -179,6 +179,8 @@ def test_files_that_stay_behind_are_told(kubernetes: Any, capsys: pytest.Capture
     words = ["submit", "recipe.yaml", "--kubernetes", "dev", "--yes"]
     assert run_command(words) == 0
     assert "note: corpus.sources.0.path: words is on this machine" in capsys.readouterr().err
+    assert run_command([*words, "--dry-run"]) == 0
+    assert "note: corpus.sources.0.path: words is on this machine" in capsys.readouterr().err
     assert run_command([*words, "--working-dir", "."]) == 0
     assert "is on this machine" not in capsys.readouterr().err
 
