@@ -21,8 +21,20 @@ from tests.cluster.families import LIMIT_S
 ROOT = Path(__file__).resolve().parents[2]
 APART = ("unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc")
 """A command before another, which then sees its own processes and what is mounted for it; all end with the first."""
-SET_UP = 'hostname "$1" && mount --bind "$2" "$3" && mount --bind "$4" /etc/hosts && shift 4 && "$@"; exit $?'
-"""A shell's words, in which a node begins; the shell stays, and collects what lost its parent."""
+SET_UP = """
+set -e
+hostname "$1"
+mount --bind "$2" "$3"
+mount --bind "$4" /etc/hosts
+mount --bind /dev/null /etc/resolv.conf
+shift 4
+"$@"
+exit $?
+"""
+"""A shell's words, in which a node begins: it knows the names of the others, and asks no server for any.
+
+The shell stays, and collects what lost its parent.
+"""
 
 
 def why_no_namespaces() -> str:
@@ -51,8 +63,9 @@ def why_no_redis() -> str:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         return "redis-server is not installed, and only root on a Debian can install it"
     words = ["apt-get", "install", "-q", "-y", "--no-install-recommends", "redis-server"]
+    quietly = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # the machine's own is not started
     subprocess.run(["apt-get", "update", "-q"], capture_output=True, timeout=LIMIT_S)
-    done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S, env=quietly)
     return "" if shutil.which("redis-server") else f"redis-server cannot be installed: {done.stderr.strip()[-300:]}"
 
 
@@ -66,30 +79,31 @@ def processes_in(space: str) -> list[int]:
     return [int(word) for word in run_ip("netns", "pids", space).split()]
 
 
-def start_guard(folder: Path, bridge: str, spaces: Sequence[str]) -> subprocess.Popen[bytes]:
+def start_guard(folder: Path, links: Sequence[str], spaces: Sequence[str]) -> subprocess.Popen[bytes]:
     """The guard of these; it acts when its standard input closes."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.cluster.namespaces", str(folder), bridge, *spaces],
+        [sys.executable, "-m", "tests.cluster.namespaces", str(folder), ",".join(links), *spaces],
         stdin=subprocess.PIPE,
         cwd=ROOT,
         start_new_session=True,  # what ends this process must not end it
     )
 
 
-def guard(folder: str, bridge: str, spaces: list[str]) -> None:
+def guard(folder: str, links: list[str], spaces: list[str]) -> None:
     """Wait for the end of standard input, then take everything away."""
     sys.stdin.read()
-    there = run_ip("netns", "list").split()
-    for space in spaces:
-        while space in there and (left := processes_in(space)):
+    there = set(run_ip("netns", "list").split()).intersection(spaces)
+    for space in there:
+        while left := processes_in(space):
             for pid in left:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
-        subprocess.run(["ip", "netns", "del", space], capture_output=True)
-    subprocess.run(["ip", "link", "del", bridge], capture_output=True)
+    # Links first: those of a network that is deleted go some time later.
+    for words in (*(["link", "del", link] for link in links), *(["netns", "del", space] for space in there)):
+        subprocess.run(["ip", *words], capture_output=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    guard(sys.argv[1], sys.argv[2], sys.argv[3:])
+    guard(sys.argv[1], sys.argv[2].split(","), sys.argv[3:])

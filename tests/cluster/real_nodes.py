@@ -91,7 +91,8 @@ class Nodes:
         names = [f"{self.address(name)} {name}" for name in (HEAD, *WORKERS)]
         self._hosts.write_text("\n".join([f"{LOOPBACK} localhost", *names, ""]))
         spaces = [self._space(name) for name in (HEAD, *WORKERS)]
-        self.guard = start_guard(self.base, self._bridge, spaces)
+        links = [self._bridge, *(self._link(name) for name in (HEAD, *WORKERS))]
+        self.guard = start_guard(self.base, links, spaces)
         self._lay_cables()
         self.redis = self._in_network(
             HEAD,

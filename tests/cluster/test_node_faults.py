@@ -197,6 +197,19 @@ def test_a_link_is_cut(undisturbed: LocalStore, trainless: Path, nodes: Nodes) -
     assert checksums(run.store) == checksums(undisturbed)
 
 
+def test_the_link_of_the_run_itself_is_cut(undisturbed: LocalStore, trainless: Path, nodes: Nodes) -> None:
+    """The next attempt takes its place; the first lives on, can write to the store, and ends when it sees the next."""
+    with submitted(nodes, trainless) as run:
+        run.wait_for_training()
+        (lost,) = nodes.with_process(RUNS)
+        nodes.cut_off(lost)
+        wait_for(lambda: "trying again" in run.said, "the cluster's notice of the lost node")
+        assert lost in nodes.with_process(RUNS)
+        assert run.finish()["job"] == f"{run.id}-2"
+    wait_for(lambda: lost not in nodes.with_process(RUNS), "the end of the attempt that is cut off")
+    assert checksums(run.store) == checksums(undisturbed)
+
+
 def test_the_head_is_killed(undisturbed: LocalStore, trainless: Path, nodes: Nodes) -> None:
     """Its state is in Redis: the run goes on without it, and so do those who follow when it is back."""
     with submitted(nodes, trainless) as run:
