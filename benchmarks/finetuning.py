@@ -164,20 +164,11 @@ def peak_bytes(fields: Mapping[str, Any]) -> int:
     return int(done.stdout.splitlines()[-1])
 
 
-def memory_bytes(field: str) -> int:
-    """This process's memory by the kernel's books: ``VmRSS`` now, ``VmHWM`` at most since its program began.
-
-    ``getrusage`` will not do: on Linux its peak begins with that of the process that started this one.
-    """
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (found,) = (line.split()[1] for line in lines if line.startswith(f"{field}:"))
-    return int(found) * 1024
-
-
 def train_a_little(fields: Mapping[str, Any]) -> int:
     """Three steps of the large model; the peak of this process above where it began, in bytes."""
     import torch
 
+    from benchmarks.memory import memory_bytes
     from cluster.store import open_store
     from pipelines.finetune.examples.samples import ExampleSamples
     from pipelines.finetune.methods import adapt
