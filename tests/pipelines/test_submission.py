@@ -65,6 +65,14 @@ def test_the_same_again_is_the_same_run_and_a_change_of_code_is_not(place: Path)
     assert plan_submission(arguments()).submission.id != first
 
 
+def test_only_what_is_to_run_is_in_the_plan() -> None:
+    plan = plan_submission(arguments("--until", "curate"))
+    assert [stage.name for stage in plan.stages] == ["corpus", "curate"]
+    served = ["--set", "serving.variants=[{name: base, model: some/model}]"]
+    assert "serving" not in plan_submission(arguments("--until", "curate", *served)).render("here")
+    assert "runs every time" in plan_submission(arguments(*served)).render("here")
+
+
 def test_a_run_that_is_at_work_elsewhere_is_told(place: Path) -> None:
     def notes() -> str:
         return "\n".join(plan_submission(arguments()).notes)
@@ -92,6 +100,10 @@ def test_without_code_the_recipe_travels_alone() -> None:
         (["--set", "store=s3://key:secret@bucket/p"], "store is not sent: its value looks like a password"),
         (["--working-dir", "nowhere"], "is not a folder"),
         (["--set", "corpus.sorces=[]"], "unknown key"),
+        (["--until", "tokeniser"], "did you mean tokenizer"),
+        (["--only", "pretrain"], "no stage 'pretrain'"),
+        (["--force", "tokens"], "no stage 'tokens'"),
+        (["--set", "curate.decontaminate={}"], "no evals section"),
     ],
 )
 def test_mistakes_and_secrets_are_refused(words: list[str], text: str) -> None:
