@@ -40,9 +40,9 @@ Raymill does not; *chardet*, *pycountry* and *python-stdnum* (LGPL) are used as 
 
 """
 CUDA_HEAD = """
-The CUDA image holds these besides, and what its torch asks for. Those named after NVIDIA or CUDA are under NVIDIA's terms
-as a rule; what the metadata of each says, `python docs/licences_table.py k8s/images/cuda.lock` prints in an environment
-of that lock:
+The CUDA image holds these besides, and what its torch asks for. Those named after NVIDIA or CUDA are under NVIDIA's
+terms as a rule; what the metadata of each says, `python docs/licences_table.py k8s/images/cuda.lock` prints in an
+environment of that lock:
 
 """
 

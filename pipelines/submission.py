@@ -118,7 +118,7 @@ def plan_submission(
     nodes = build_graph(recipe)
     chosen, with_serving = select(nodes, arguments.until, arguments.only)
     check_force(nodes, arguments.force)
-    store = recipe.store if "://" in recipe.store else str(Path(recipe.store).resolve())
+    store = recipe.store if "://" in recipe.store else str(Path(recipe.store).expanduser().resolve())
     text = yaml.safe_dump({**document.data, "store": store}, sort_keys=False, allow_unicode=True)
     plan = SubmissionPlan(
         Submission(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -15,6 +16,7 @@ from cluster.errors import UserError
 from cluster.job_record import Holding
 from cluster.jobs import RECIPE_FILE
 from cluster.secrecy import leaves, secret_in
+from cluster.store import open_store
 from cluster.store_local import LocalStore
 from pipelines.cli import run_command
 from pipelines.commands import job_arguments
@@ -83,6 +85,19 @@ def test_a_run_that_is_at_work_elsewhere_is_told(place: Path) -> None:
     assert "attempt 1 of this run is at work on node-7" in notes()
     holding.write(state="failed")
     assert "is at work" not in notes()
+
+
+def test_the_store_travels_as_the_folder_that_a_run_here_would_use(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(place / "home"))
+    for written in ("models", "~/models", f"{place}/models", "../there", "s3://bucket/models"):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        sent = plan_submission(arguments("--set", f"store={written}")).submission.store
+        assert os.path.normpath(sent) == os.path.normpath(open_store(written).url)
 
 
 def test_without_code_the_recipe_travels_alone() -> None:
