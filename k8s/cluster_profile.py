@@ -38,7 +38,9 @@ class PodSize(StrictModel):
 
     cpus: float = Field(2, gt=0, description="CPU cores requested; Ray schedules by whole ones")
     memory_gib: float = Field(8, gt=0, description="memory, GiB; shared memory counts in it")
-    shared_memory_gib: float = Field(2, gt=0, description="/dev/shm for Ray's object store, GiB, part of the memory")
+    shared_memory_gib: float = Field(
+        2, ge=0.125, description="/dev/shm for Ray's object store, GiB, part of the memory"
+    )
     scratch_gib: float = Field(20, gt=0, description="local disk for logs, spilled objects and caches, GiB")
     node_selector: dict[str, str] = Field(default={}, description="labels that a node must have")
     tolerations: tuple[Toleration, ...] = Field(default=(), description="taints that do not keep it away")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from cluster.artifact import Identity
@@ -246,3 +246,15 @@ def select(nodes: list[Node], until: str | None, only: str | None) -> tuple[list
         return [node for node in nodes if node.section == only], only == SERVING
     last = present.index(chosen)
     return [node for node in nodes if present.index(node.section) <= last], chosen == SERVING
+
+
+def check_force(nodes: list[Node], names: Collection[str]) -> None:
+    """Raise UserError where something that is to be made anew is no stage of the recipe."""
+    known = {node.name for node in nodes} | {node.section for node in nodes}
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise UserError(
+            f"no stage {unknown[0]!r} in this recipe",
+            where="--force",
+            next_step=f"stages of this recipe: {', '.join(sorted(known))}",
+        )

@@ -9,6 +9,8 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
+
 from cluster.checkup import Finding
 from cluster.diagnosis import diagnose
 from cluster.errors import InfraError, UserError
@@ -24,7 +26,7 @@ from k8s.render import to_yaml
 from k8s.rules import require_valid
 from k8s.why import explain, submitter_failed
 from pipelines.commands.following import detachable
-from pipelines.commands.submit import confirm
+from pipelines.commands.submit import confirm, say_differing
 from pipelines.submission import SubmissionPlan, plan_submission
 
 LOG_LINES = 5_000
@@ -55,6 +57,8 @@ def submit(arguments: Namespace) -> int:
     if job is None:
         raise InfraError("it was applied, and is not there", where=plan.submission.id, next_step="submit it again")
     print(f"{'attached to' if known else 'submitted'} {job.name} ({job.status})", file=sys.stderr, flush=True)
+    if not job.over:
+        say_differing(plan, _variables(job))
     if arguments.follow:
         with detachable(job.name, f"--kubernetes {arguments.kubernetes}"):
             job = follow(kubectl, job)
@@ -89,6 +93,12 @@ def _plan(arguments: Namespace, profile: Profile) -> SubmissionPlan:
     overrides = [] if arguments.store else [f"store={json.dumps(profile.store)}"]
     mounted = profile.claim is not None and not arguments.store
     return plan_submission(arguments, image=profile.image, overrides=overrides, with_package=False, mounted=mounted)
+
+
+def _variables(job: KubernetesJob) -> dict[str, str]:
+    """The variables that a job was given."""
+    found = yaml.safe_load(job.manifest.get("spec", {}).get("runtimeEnvYAML", "")) or {}
+    return dict(found.get("env_vars", {}))
 
 
 def _attempt(kubectl: Kubectl, run_id: str) -> tuple[int, KubernetesJob | None]:

@@ -15,6 +15,8 @@ from cluster.errors import UserError
 from cluster.progress import Progress
 from cluster.stage import Stage, execute, identify
 from cluster.store_local import LocalStore
+from pipelines.finetune.config import FinetuneConfig
+from pipelines.tune.reported import reported
 from tests.pipelines.one_process import run_section
 
 
@@ -53,7 +55,7 @@ def test_the_demos_way_from_curated_docstrings(
     store: LocalStore,
     tmp_path: Path,
 ) -> None:
-    from pipelines.finetune import FinetuneConfig, stage_of
+    from pipelines.finetune import stage_of
     from pipelines.models.existing import STAGE as BASE
     from pipelines.models.existing import ExistingModelConfig
     from pipelines.models.export import export_model
@@ -97,6 +99,8 @@ def test_all_weights_with_what_they_forget(bases: dict[str, Path], store: LocalS
     model = made["finetune"]
     assert model.kind == "Model" and model.counts["examples"] == 20
     assert model.metrics["forgetting.loss"] != model.metrics["forgetting.loss_before"]
+    known = FinetuneConfig.model_validate({"data": str(data), "forgetting": str(data)})
+    assert set(model.metrics) == set(reported(known))  # what a search may be for
     assert "What it could do before" in store.read(model.key("report.html")).decode()
     tuned = AutoModelForCausalLM.from_pretrained(local_copy(store, model))
     base = AutoModelForCausalLM.from_pretrained(bases["llama"])
