@@ -21,6 +21,7 @@ from pipelines.models.export import (
     logits_difference,
     longest,
 )
+from pipelines.models.stops import note_stops
 
 MERGES = ("LORA", "IA3")
 """peft's types of adapters that are a change of the base's matrices."""
@@ -122,6 +123,7 @@ def merge_folders(adapter: Path, base: Path, folder: Path) -> float:
     difference = export_merged(model, base, folder, probe)
     if (adapter / "tokenizer_config.json").exists():
         copy_tokenizer(adapter, folder, longest(model.config))
+        note_stops(folder)
     return difference
 
 

@@ -57,6 +57,8 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageCo
     if config.method == "lora":
         outcome.details["rank"] = config.rank
     outcome.metrics["validation.loss_before"] = training.curve("validation", "loss")[0][1]
+    if "unstopped" in details:
+        context.progress.note(_unstopped(details["unstopped"]))
     if "quantised" in details:
         measured = {f"quantised.{name}": each for name, each in details["quantised"].items() if each is not None}
         outcome.metrics |= measured
@@ -68,7 +70,16 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageCo
     return outcome
 
 
+def _unstopped(token: str) -> str:
+    return (
+        f"answers end with {token}, and the base's generation_config.json does not stop there: asked beside its base, "
+        "the adapter's answers go on behind it. Merge it (`raymill merge`), or add the token to the base's eos_token_id"
+    )
+
+
 def _describe(page: Page, details: Mapping[str, Any], train: list[Conversation | Text]) -> None:
+    if "unstopped" in details:
+        page.paragraph(_unstopped(details["unstopped"]))
     if "forgetting" in details:
         before, after = details["forgetting"]["before"], details["forgetting"]["after"]
         page.heading("What it could do before")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from cluster.errors import UserError
 from pipelines.finetune.examples.records import ASSISTANT, Message
@@ -52,7 +52,7 @@ class Renderer:
     """
 
     def __init__(self, tokenizer: Any, template: str | None, where: str) -> None:
-        self._tokenizer, self._template = tokenizer, template
+        self._tokenizer, self._template, self._where = tokenizer, template, where
         self.plain = template == PLAIN
         if template is None and not tokenizer.chat_template:
             raise UserError(
@@ -128,6 +128,14 @@ class Renderer:
                     plain, tokenize=False, add_generation_prompt=asks, chat_template=self._template
                 )
             )
+        except TemplateSyntaxError as error:
+            raise UserError(
+                f"is no Jinja template: {error.message}, in its line {error.lineno}",
+                where="tokenizer_config.json: chat_template"
+                if self._template is None
+                else f"{self._where}.chat_template",
+                next_step="correct the template",
+            ) from None
         except TemplateError as error:
             raise UserError(
                 f"the chat template refuses it: {error}",

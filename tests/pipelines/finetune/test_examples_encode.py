@@ -155,6 +155,12 @@ def test_a_template_that_refuses_a_conversation_names_the_row(tokenizer: Any) ->
         encoder(tokenizer, template).whole(TURNS)
 
 
+def test_what_is_no_template_is_not_blamed_on_a_row(tokenizer: Any) -> None:
+    broken = "{% for m in messages %}\n{{ m.content }"
+    with pytest.raises(UserError, match=r"^finetune.chat_template: is no Jinja template: .*, in its line 2"):
+        encoder(tokenizer, broken).whole(TURNS)
+
+
 def test_without_a_template_it_is_asked_for_and_plain_is_one(tokenizer: Any, tmp_path: Any) -> None:
     bare = copy.deepcopy(tokenizer)
     bare.chat_template = None

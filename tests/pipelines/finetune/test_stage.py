@@ -15,6 +15,7 @@ from cluster.errors import UserError
 from cluster.progress import Progress
 from cluster.stage import Stage, execute, identify
 from cluster.store_local import LocalStore
+from pipelines.cli import run_command
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.tune.reported import reported
 from tests.pipelines.one_process import run_section
@@ -106,6 +107,29 @@ def test_all_weights_with_what_they_forget(bases: dict[str, Path], store: LocalS
     base = AutoModelForCausalLM.from_pretrained(bases["llama"])
     moved = [not torch.equal(a, b) for a, b in zip(tuned.parameters(), base.parameters(), strict=True)]
     assert all(moved)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_what_ends_an_answer_ends_it_where_it_is_served(
+    bases: dict[str, Path], store: LocalStore, tmp_path: Path
+) -> None:
+    """A template of one's own ends answers with a token that the base does not stop at."""
+    data = tmp_path / "a.jsonl"
+    data.write_text("".join(f'{{"prompt": "words {number}?", "completion": "words"}}\n' for number in range(24)))
+    template = "{% for m in messages %}{{ m.content }}<|system|>{% endfor %}"
+    section = (
+        f"{{model: {bases['llama']}, data: {data}, chat_template: '{template}', steps: 40, batch_sequences: 8, "
+        "learning_rate: 1e-2, workers: 1, "
+    )
+    whole = run_section(section + "method: full}", store)["finetune"]
+    assert json.loads(store.read(whole.key("generation_config.json")))["eos_token_id"] == [1, 6, 3]
+    assert "unstopped" not in whole.details
+    assert {each["after"] for each in whole.details["examples"]} == {"words"}
+    beside = run_section(section + "method: lora}", store)["finetune"]
+    assert beside.details["unstopped"] == "<|system|>"
+    assert "does not stop there" in store.read(beside.key("report.html")).decode()
+    assert run_command(["merge", beside.id, str(tmp_path / "merged"), "--store", store.url]) == 0
+    assert json.loads((tmp_path / "merged" / "generation_config.json").read_text())["eos_token_id"] == [1, 6, 3]
 
 
 @pytest.mark.usefixtures("without_ray")
