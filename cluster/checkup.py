@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.dashboard import opener, others_may_read, proxy_for, token_file
+from cluster.dashboard import others_may_read, token_file
+from cluster.web import opener, proxy_for
 
 if TYPE_CHECKING:
     from cluster.jobs_api import JobsClient

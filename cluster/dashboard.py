@@ -1,43 +1,14 @@
-"""A Ray dashboard's address, the way to it, and the token that this machine has for it."""
+"""A Ray dashboard's address, and the token that this machine has for it."""
 
 from __future__ import annotations
 
 import os
-import urllib.request
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.errors import UserError
 from cluster.local_cluster import cluster_at
 from cluster.session import RAY_TOKEN_FILE
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether a host is this machine, by its name alone."""
-    return host in ("localhost", "::1") or (host or "").startswith("127.")
-
-
-def proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for an address; none for this machine, whatever it names."""
-    parts = urlsplit(url)
-    if is_loopback(parts.hostname) or urllib.request.proxy_bypass(parts.netloc):
-        return None
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A token is shown to the address that was named, and to no other."""
-
-    def redirect_request(self, *arguments: Any, **named: Any) -> None:
-        return None
-
-
-def opener(proxy: str | None) -> urllib.request.OpenerDirector:
-    """What opens addresses by this proxy, or by none, and goes nowhere else; :func:`proxy_for` knows the proxy."""
-    proxies = {"http": proxy, "https": proxy} if proxy else {}
-    return urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _NoRedirect())
 
 
 def normalise(address: str) -> str:

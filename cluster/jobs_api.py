@@ -18,10 +18,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.blocking import CLOSE_SECONDS, iterate
-from cluster.dashboard import is_loopback, normalise, opener, proxy_for, token_for
+from cluster.dashboard import normalise, token_for
 from cluster.errors import InfraError
 from cluster.jobs import Submission, attempt_id, attempt_of
 from cluster.package import Package
+from cluster.web import is_loopback, opener, proxy_for
 
 TIMEOUT_SECONDS = 30.0
 LOST_SECONDS = 600.0

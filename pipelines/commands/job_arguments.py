@@ -45,7 +45,8 @@ def submit(parser: ArgumentParser) -> None:
         metavar="N",
         type=count,
         default=2,
-        help="with --follow: further attempts where the infrastructure failed, not the run; default: 2",
+        help="with --follow: further attempts where the infrastructure failed, not the run; default: 2;"
+        " on Kubernetes the profile's `jobs.retries` counts",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and what would be sent")
     parser.add_argument("--yes", action="store_true", help="do not ask")

@@ -16,6 +16,7 @@ from cluster.pending import explain_demands, explain_pending
 from cluster.progress import duration, table
 from cluster.store import open_store
 from pipelines.commands.following import code_of, detachable, follow_job, follow_stored, log_of, record_of
+from pipelines.commands.options import names_profile
 
 STOP_SECONDS = 60.0
 PENDING_SECONDS = 5.0
@@ -116,9 +117,9 @@ def on_kubernetes(arguments: Namespace) -> bool:
     """Whether a profile's place is asked.
 
     Raises:
-        UserError: another place is named besides.
+        UserError: another place is named besides, or a profile is changed and none is named.
     """
-    if not arguments.kubernetes:
+    if not names_profile(arguments):
         return False
     for name in ("address", "store"):
         if other := getattr(arguments, name, None):

@@ -12,6 +12,7 @@ from cluster.errors import InfraError, UserError
 from cluster.jobs_api import JobDetails, JobsClient, request_of, variables_of
 from cluster.local_cluster import find_cluster
 from pipelines.commands.following import INFRASTRUCTURE_CODES, detachable, follow_job
+from pipelines.commands.options import names_profile
 from pipelines.submission import SubmissionPlan, plan_submission
 
 
@@ -20,7 +21,7 @@ def submit(arguments: Namespace) -> int:
 
     With ``--follow`` the exit code is the job's; Ctrl-C detaches (130) and leaves the job alone.
     """
-    if arguments.kubernetes:
+    if names_profile(arguments):
         from pipelines.commands import kubernetes
 
         return kubernetes.submit(arguments)

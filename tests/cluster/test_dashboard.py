@@ -1,4 +1,4 @@
-"""Where a dashboard is, the way to it, and the token for it."""
+"""Where a dashboard is, and the token for it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster import dashboard
-from cluster.dashboard import normalise, proxy_for, token_for
+from cluster.dashboard import normalise, token_for
 from cluster.errors import UserError
 
 
@@ -15,9 +15,6 @@ from cluster.errors import UserError
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    for scheme in ("http", "https", "no", "all"):
-        monkeypatch.delenv(f"{scheme}_proxy", raising=False)
-        monkeypatch.delenv(f"{scheme}_proxy".upper(), raising=False)
     monkeypatch.setenv("RAYMILL_CLUSTERS", str(tmp_path / "clusters"))
     monkeypatch.setattr(dashboard, "RAY_TOKEN_FILE", tmp_path / "none")
 
@@ -38,14 +35,3 @@ def test_the_token_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         token_for("http://127.0.0.1:1")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "direct")
     assert token_for("http://127.0.0.1:1") == "direct"
-
-
-def test_the_environments_proxy_is_for_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert proxy_for("http://ray.example.org:8265") is None
-    monkeypatch.setenv("http_proxy", "proxy.example.org:3128")
-    monkeypatch.setenv("https_proxy", "http://secure.example.org:3129")
-    monkeypatch.setenv("no_proxy", "inside.example.org")
-    assert proxy_for("http://ray.example.org:8265") == "http://proxy.example.org:3128"
-    assert proxy_for("https://ray.example.org") == "http://secure.example.org:3129"
-    near = ["http://127.0.0.1:8265", "http://localhost:8265", "http://[::1]:8265", "http://inside.example.org:8265"]
-    assert [proxy_for(address) for address in near] == [None] * 4

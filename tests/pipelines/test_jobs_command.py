@@ -245,3 +245,9 @@ def test_a_cluster_that_is_not_there_is_told(
         assert "no local cluster runs" in capsys.readouterr().err
     assert run_command(["cluster", "up", "--nodes", "0"]) == 2
     assert run_command(["jobs", "list"]) == 2
+
+
+def test_a_change_of_no_profile_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["jobs", "list"], ["jobs", "why", "x"], ["submit", "demo"], ["doctor"]):
+        assert run_command([*words, "--profile-set", "namespace=mine"]) == 2
+        assert "--profile-set namespace=mine: changes no profile" in capsys.readouterr().err
