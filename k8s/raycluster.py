@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from k8s.cluster_profile import PodSize, Profile
+from k8s.cluster_profile import Profile
 from k8s.names import REDIS_PORT, TRAINING_PRIORITY, Manifest, metadata
 from k8s.pods import CONTAINER_SECURITY, head_pod, worker_pod
+from k8s.sections import PodSize
 
 REDIS_NAME = "raymill-redis"
 OBJECT_STORE_SHARE = 0.95
