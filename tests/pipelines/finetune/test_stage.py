@@ -29,7 +29,9 @@ def rows(path: Path, count: int = 24) -> Path:
 
 @pytest.mark.usefixtures("without_ray")
 def test_an_adapter_on_a_model_from_elsewhere(bases: dict[str, Path], store: LocalStore, tmp_path: Path) -> None:
-    data = rows(tmp_path / "a.jsonl")
+    path = rows(tmp_path / "a.jsonl")
+    path.write_text(path.read_text() + '{"prompt": "words?", "completion": ""}\n')
+    data = f"{{kind: jsonl, path: {path}, bad_rows: skip}}"
     section = f"{{model: {bases['gpt2']}, data: {data}, steps: 12, batch_sequences: 8, workers: 1, packing: true}}"
     made = run_section(section, store)
     assert list(made) == ["finetune-base", "finetune"]
@@ -37,13 +39,14 @@ def test_an_adapter_on_a_model_from_elsewhere(bases: dict[str, Path], store: Loc
     assert adapter.kind == "Adapter" and adapter.inputs.keys() == {"model"}
     assert verify_artifact(store, adapter) == []
     assert adapter.metrics["validation.loss"] < adapter.metrics["validation.loss_before"]
-    assert adapter.counts["examples"] == 24 and adapter.counts["bad_rows"] == 0
+    assert adapter.counts["examples"] == 24 and adapter.counts["bad_rows"] == 1
     settings = json.loads(store.read(adapter.key("adapter_config.json")))
     assert settings["base_model_name_or_path"] == made["finetune-base"].id
     names = {entry.path for entry in adapter.files}
     assert {"examples/train.jsonl", "examples/validation.jsonl", "metrics.jsonl", "report.html"} <= names
     page = store.read(adapter.key("report.html")).decode()
     assert "Held-out questions" in page and "LoRA of rank 8" in page
+    assert "Rows that were left out" in page and "a.jsonl:25: completion is missing, empty or not text" in page
     record = json.dumps([each.model_dump(mode="json", exclude={"provenance"}) for each in made.values()])
     assert str(tmp_path) not in record and str(bases["gpt2"]) not in record
 
