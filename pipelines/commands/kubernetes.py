@@ -9,6 +9,8 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
+
 from cluster.checkup import Finding
 from cluster.diagnosis import diagnose
 from cluster.errors import InfraError, UserError
@@ -24,7 +26,7 @@ from k8s.render import to_yaml
 from k8s.rules import require_valid
 from k8s.why import explain, submitter_failed
 from pipelines.commands.following import detachable
-from pipelines.commands.submit import confirm
+from pipelines.commands.submit import confirm, say_differing
 from pipelines.submission import SubmissionPlan, left_behind, plan_submission
 
 LOG_LINES = 5_000
@@ -83,6 +85,8 @@ def _begin(
     if job is None:
         raise InfraError("it was applied, and is not there", where=plan.submission.id, next_step="submit it again")
     print(f"{'attached to' if known else 'submitted'} {job.name} ({job.status})", file=sys.stderr, flush=True)
+    if not job.over:
+        say_differing(plan, _variables(job))
     return job, known is None
 
 
@@ -141,6 +145,12 @@ def _plan(arguments: Namespace, profile: Profile) -> SubmissionPlan:
             f"it does not wait in queue {profile.queue.name}: that is for jobs with clusters of their own"
         )
     return plan
+
+
+def _variables(job: KubernetesJob) -> dict[str, str]:
+    """The variables that a job was given."""
+    found = yaml.safe_load(job.manifest.get("spec", {}).get("runtimeEnvYAML", "")) or {}
+    return dict(found.get("env_vars", {}))
 
 
 def _attempt(kubectl: Kubectl, run_id: str) -> tuple[int, KubernetesJob | None]:

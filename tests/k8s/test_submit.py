@@ -65,6 +65,15 @@ def test_submitting_again_attaches(kubernetes: Any, capsys: pytest.CaptureFixtur
     assert "--namespace=raymill-dev" in applied[0]
 
 
+def test_attaching_to_a_job_with_other_variables_says_so(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit("--env", "A=1") == 0
+    assert submit("--env", "A=1") == 0
+    assert "other variables" not in capsys.readouterr().err
+    assert submit("--env", "A=2") == 0
+    assert "other variables than asked for now: A; to change them, stop it first" in capsys.readouterr().err
+    assert len(kubernetes.objects("rayjobs")) == 1
+
+
 class Person(io.StringIO):
     """Somebody at a terminal who types this."""
 
