@@ -17,7 +17,7 @@ from cluster.jobs import RECIPE_FILE, Submission
 from cluster.package import Package, pack
 from cluster.progress import table
 from cluster.store import open_store
-from pipelines.graph import build_graph, check_force, identities, select, serves
+from pipelines.graph import asked_for, build_graph, identities
 from pipelines.plan import PlannedStage, plan_stages
 from pipelines.recipe import Recipe, read_recipe, validate_recipe
 
@@ -116,8 +116,7 @@ def plan_submission(
     document = read_recipe(arguments.recipe, changes)
     recipe = validate_recipe(document)
     nodes = build_graph(recipe)
-    chosen, with_serving = select(nodes, arguments.until, arguments.only)
-    check_force(nodes, arguments.force)
+    chosen, will_serve = asked_for(recipe, nodes, arguments.until, arguments.only, arguments.force)
     store = recipe.store if "://" in recipe.store else str(Path(recipe.store).expanduser().resolve())
     text = yaml.safe_dump({**document.data, "store": store}, sort_keys=False, allow_unicode=True)
     plan = SubmissionPlan(
@@ -133,7 +132,7 @@ def plan_submission(
             image=image,
         ),
         recipe,
-        serves=with_serving and serves(recipe),
+        serves=will_serve,
     )
     plan.submission.check_secrets(document.data)
     if plan.submission.package and plan.submission.package.secret:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 
 from cluster.dashboard import normalise, others_may_read, token_file
 from cluster.errors import InfraError, UserError
+from cluster.jobs import INFRASTRUCTURE_CODES
 from cluster.jobs_api import JobDetails, JobsClient, request_of, variables_of
 from cluster.local_cluster import find_cluster
-from pipelines.commands.following import INFRASTRUCTURE_CODES, detachable, follow_job
+from pipelines.commands.following import detachable, follow_job
 from pipelines.commands.options import names_profile
 from pipelines.submission import SubmissionPlan, plan_submission
 

@@ -77,10 +77,18 @@ def load_examples(
             where="finetune.answers_scored",
             next_step="leave it out, or give rows with prompt and completion",
         )
-    before: list[Any] = []
-    if config.forgetting is not None:
-        before = choose(read_examples(config.forgetting, "finetune.forgetting", FORMS).examples, MOST_REMEMBERED)
-    return Loaded(train, validation, before, len(examples), bad)
+    return Loaded(train, validation, remembered(config), len(examples), bad)
+
+
+def remembered(config: FinetuneConfig) -> list[Any]:
+    """What forgetting is measured on; nothing where the recipe names no such rows.
+
+    Raises:
+        UserError, InfraError: as :func:`load_examples` has it.
+    """
+    if config.forgetting is None:
+        return []
+    return choose(read_examples(config.forgetting, "finetune.forgetting", FORMS).examples, MOST_REMEMBERED)
 
 
 def most_tokens(config: FinetuneConfig, context: int | None) -> int:

@@ -135,3 +135,39 @@ def test_what_training_would_refuse_is_said_before_the_first_stage(
     with pytest.raises(UserError, match=message):
         run_recipe(written, Progress(io.StringIO(), live=False))
     assert not list(Path("raymill-store").glob("Corpus/*"))
+
+
+GRPO = "align: {method: grpo, data: rows.jsonl, reward: "
+
+
+@pytest.mark.parametrize(
+    ("learning", "message"),
+    [
+        ("finetune: {data: rows.jsonl}", r"rows\.jsonl:2: completion is missing"),
+        ("finetune: {forgetting: rows.jsonl}", r"rows\.jsonl:2: completion is missing"),
+        ("finetune: {data: few.jsonl}", "1 different prompts are too few"),
+        ("finetune: {task: classification, data: few.jsonl}", r"few\.jsonl:1: text is missing"),
+        (T5 + "finetune: {task: seq2seq, data: rows.jsonl, sequence_length: 64}", r"rows\.jsonl:2: completion is"),
+        ("finetune:\nalign: {data: rows.jsonl}", r"rows\.jsonl:1: the rows are pairs, and this method learns"),
+        ("align: {data: pairs.jsonl}", r"pairs\.jsonl:2: rejected is missing"),
+        ("align: {method: reward, data: pairs.jsonl}", r"pairs\.jsonl:2: rejected is missing"),
+        (GRPO + "'nobody:pays'}", "nobody:pays: cannot be imported"),
+        (GRPO + "'json:pays'}", "json has nothing called pays"),
+        (GRPO + "RewardModel/align-0123456789ab}", "RewardModel/align-0123456789ab: is not in the store"),
+    ],
+)
+def test_rows_and_rewards_that_cannot_be_are_named_before_the_model_is_pretrained(
+    learning: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "_initialise", lambda *arguments, **more: pytest.fail("Ray was started"))
+    Path("a.txt").write_text("A text.", encoding="utf-8")
+    Path("few.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    Path("rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "b", "completion": ""}\n')
+    Path("pairs.jsonl").write_text(
+        '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "b", "chosen": "b", "rejected": ""}\n'
+    )
+    written = recipe(f"corpus: {{sources: [{{kind: text, path: a.txt}}]}}\n{learning}")
+    with pytest.raises(UserError, match=message):
+        run_recipe(written, Progress(io.StringIO(), live=False))
+    assert not list(Path("raymill-store").glob("Corpus/*"))

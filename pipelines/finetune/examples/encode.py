@@ -131,7 +131,9 @@ class Encoder:
             ids += [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
             learned = [False] * len(self._begin) + [True] * (len(ids) - len(self._begin))
             return self._with_loss(ids, learned, example.where)
-        return self.of_segments(self.renderer.segments(example.messages, example.where), example.where)
+        last_only = self._learns == "last_answer"
+        pieces = self.renderer.segments(example.messages, example.where, last_only=last_only)
+        return self.of_segments(pieces, example.where)
 
     def of_segments(self, segments: Sequence[Segment], place: str) -> Encoded:
         """Tokens of rendered pieces. A prompt's are those that it has when the model is asked.
@@ -142,14 +144,12 @@ class Encoder:
         ids: list[int] = list(self._begin) if self.renderer.plain else []
         learned: list[bool] = [False] * len(ids)
         text, known = "", 0
-        last = max(number for number, piece in enumerate(segments) if piece.answers)
-        for number, piece in enumerate(segments):
+        for piece in segments:
             whole = self._plain_ids(text + piece.text)
             before = ids[len(ids) - known :] if known else []
             added = whole[known:] if whole[:known] == before else self._plain_ids(piece.text)
-            counts = piece.answers and (self._learns != "last_answer" or number == last)
             ids += added
-            learned += [counts or self._learns == "everything"] * len(added)
+            learned += [piece.answers or self._learns == "everything"] * len(added)
             text, known = text + piece.text, known + len(added)
         return self._with_loss(ids, learned, place)
 

@@ -164,6 +164,10 @@ def test_own_names_of_columns_and_a_system_message(tmp_path: Path) -> None:
     assert read(path, fields={"prompt": "ask", "completion": "reply"}) == [Conversation((USER, ANSWER))]
     with pytest.raises(UserError, match="colour is nothing that rows of the form pairs have"):
         read(path, form="pairs", fields={"colour": "ask"})
+    with pytest.raises(
+        UserError, match=r"a\.jsonl: data.fields names the column rply for completion, and there is none; did"
+    ):
+        read(path, fields={"prompt": "ask", "completion": "rply"})
 
 
 def test_the_same_rows_from_every_kind_of_file_and_from_s3(s3_store: Store, tmp_path: Path) -> None:
