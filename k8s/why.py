@@ -78,6 +78,8 @@ def state(job: Manifest) -> str:
             if inside == "SUCCEEDED" and deployment == "Complete"
             else ("STOPPED" if inside == "STOPPED" else "FAILED")
         )
+    if job.get("metadata", {}).get("deletionTimestamp"):
+        return "STOPPED"  # it is there until KubeRay has told its cluster
     if job.get("spec", {}).get("suspend") or deployment in ("Suspended", "Suspending"):
         return "QUEUED"
     return "RUNNING" if inside == "RUNNING" else "PENDING"

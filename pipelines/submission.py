@@ -17,7 +17,7 @@ from cluster.jobs import RECIPE_FILE, Submission
 from cluster.package import Package, pack
 from cluster.progress import table
 from cluster.store import open_store
-from pipelines.graph import build_graph, identities, serves
+from pipelines.graph import asked_for, build_graph, identities
 from pipelines.plan import PlannedStage, plan_stages
 from pipelines.recipe import Recipe, read_recipe, validate_recipe
 
@@ -30,13 +30,15 @@ class SubmissionPlan:
     """A submission, and what a person should know before it is sent.
 
     Attributes:
-        stages: the state of every stage in the store; empty where the store cannot be read from here.
+        stages: the state in the store of every stage that is to run; empty where the store cannot be read from here.
+        serves: whether serving comes after them.
         notes: what is worth knowing or doubtful.
     """
 
     submission: Submission
     recipe: Recipe
     stages: list[PlannedStage] = field(default_factory=list)
+    serves: bool = False
     notes: list[str] = field(default_factory=list)
 
     def render(self, where: str) -> str:
@@ -51,7 +53,7 @@ class SubmissionPlan:
         parts = [f"{name:<{width}}  {value}" for name, value in rows.items()]
         if self.stages:
             lines = [{"stage": stage.name, "state": stage.state, "artifact": stage.id} for stage in self.stages]
-            if serves(self.recipe):
+            if self.serves:
                 lines.append({"stage": "serving", "state": "runs every time", "artifact": ""})
             parts += ["", table(lines)]
         parts += [f"note: {note}" for note in self.notes]
@@ -105,7 +107,7 @@ def plan_submission(
         mounted: the store is a folder of the cluster's pods, which this machine does not see.
 
     Raises:
-        UserError: a mistake in the recipe, too much code, or something that looks like a secret.
+        UserError: a mistake in the recipe or the arguments, too much code, or something that looks like a secret.
     """
     changes = [*overrides, *arguments.overrides]
     if arguments.store:
@@ -113,7 +115,9 @@ def plan_submission(
     changes.append('cluster.address="auto"')
     document = read_recipe(arguments.recipe, changes)
     recipe = validate_recipe(document)
-    store = recipe.store if "://" in recipe.store else str(Path(recipe.store).resolve())
+    nodes = build_graph(recipe)
+    chosen, will_serve = asked_for(recipe, nodes, arguments.until, arguments.only, arguments.force)
+    store = recipe.store if "://" in recipe.store else str(Path(recipe.store).expanduser().resolve())
     text = yaml.safe_dump({**document.data, "store": store}, sort_keys=False, allow_unicode=True)
     plan = SubmissionPlan(
         Submission(
@@ -128,6 +132,7 @@ def plan_submission(
             image=image,
         ),
         recipe,
+        serves=will_serve,
     )
     plan.submission.check_secrets(document.data)
     if plan.submission.package and plan.submission.package.secret:
@@ -149,8 +154,7 @@ def plan_submission(
                 f"attempt {running.attempt} of this run is at work on {running.host or 'some host'}; submitted to"
                 " another cluster, a new one takes the run over and that one ends"
             )
-        nodes = build_graph(recipe)
-        plan.stages = plan_stages(where, nodes, identities(nodes))
+        plan.stages = plan_stages(where, chosen, identities(nodes))
     except (RaymillError, OSError) as error:
         plan.notes.append(f"what is published cannot be told from here: {error}".replace("\n ", ";"))
     return plan

@@ -11,6 +11,7 @@ from cluster.checkup import CLIENT_CALL, GCS_CALL, GRPC_PORTS, grpc_is_open, htt
 CALLS = (
     GCS_CALL,
     *GRPC_PORTS.values(),
+    "/ray.rpc.ObjectManagerService/Pull",
     "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
     CLIENT_CALL,
     "/ray.rpc.ReporterService/GetTraceback",

@@ -30,16 +30,24 @@ TRAINED = {"steps": STEPS, "checkpoint_every_steps": 10, "workers": 2, "batch_se
 DRAWN = {"reward": "pipelines.align.simple_rewards:brief", "answer_tokens": 6}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("finetune", {"method": "lora", "dropout": 0.1}),
+    "dora": ("finetune", {"method": "lora", "dora": True, "packing": True}),
+    "ia3": ("finetune", {"method": "ia3"}),
+    "adapter": ("finetune", {"method": "adapter", "bottleneck": 4}),
+    "prompt": ("finetune", {"method": "prompt", "virtual_tokens": 4}),
     "prefix": ("finetune", {"method": "prefix", "virtual_tokens": 4}),
+    "p-tuning": ("finetune", {"method": "p-tuning", "virtual_tokens": 4, "encoder_hidden": 8}),
     "full": ("finetune", {"method": "full", "l2_sp": 0.1, "layer_decay": 0.8}),
     "classification": ("finetune", {"task": "classification", "method": "lora"}),
+    "seq2seq": ("finetune", {"task": "seq2seq", "method": "lora", "sequence_length": 48, "answers_scored": 2}),
     "reward": ("align", {"method": "reward"}),
     "dpo": ("align", {"method": "dpo"}),
+    "simpo": ("align", {"method": "simpo"}),
     "grpo": ("align", {"method": "grpo", "answers_per_prompt": 3, **DRAWN}),
     "ppo": ("align", {"method": "ppo", "updates_per_rollout": 2, **DRAWN}),
     "grpo by vllm": ("align", {"method": "grpo", "answers_per_prompt": 3, "generation": "vllm", **DRAWN}),
 }
-KINDS = {"lora": "Adapter", "prefix": "Adapter", "classification": "ClassifierAdapter", "reward": "RewardModel"}
+KINDS = dict.fromkeys(("lora", "dora", "ia3", "adapter", "prompt", "prefix", "p-tuning"), "Adapter")
+KINDS |= {"classification": "ClassifierAdapter", "seq2seq": "Seq2SeqAdapter", "reward": "RewardModel"}
 
 
 def write_recipe(name: str, folder: Path, model: Path, preferences: Mapping[str, str]) -> Path:
@@ -53,7 +61,7 @@ def write_recipe(name: str, folder: Path, model: Path, preferences: Mapping[str,
             {"prompt": f"say {n}", "completion": ("red", "blue")[n % 2], "text": f"{n} " + "ab"[n % 2], "label": n % 2}
             for n in range(48)
         ]
-        kept = ("text", "label") if "task" in settings else ("prompt", "completion")
+        kept = ("text", "label") if settings.get("task") == "classification" else ("prompt", "completion")
         rows.write_text("".join(json.dumps({key: row[key] for key in kept}) + "\n" for row in made))
     recipe = folder / "recipe.yaml"
     text = {"name": "adapted", section: {"model": str(model), "data": str(rows), **TRAINED, **settings}}
@@ -112,13 +120,30 @@ def trained(store: Store, artifact: Artifact) -> tuple[list[dict[str, Any]], dic
     return kept, {each.path: each.sha256 for each in artifact.files if each.path.endswith(".safetensors")}
 
 
+@pytest.fixture
+def models(chat_model: Path, tmp_path: Path) -> dict[str, Path]:
+    """What is adapted: an encoder-decoder with the other's tokenizer for ``seq2seq``, the chat model otherwise."""
+    import torch
+
+    from pipelines.models.export import export_model
+    from pipelines.models.shapes import Shape
+    from pipelines.models.t5 import build_t5
+
+    torch.manual_seed(0)
+    shape = Shape(hidden=32, layers=2, heads=2, kv_heads=2, intermediate=48, norm_epsilon=1e-6)
+    model = build_t5(shape, vocab_size=300, bos_id=0, eos_id=1, pad_id=2)
+    probe = torch.randint(0, 300, (1, 8))
+    export_model(model, chat_model, tmp_path / "t5", probe, {"decoder_input_ids": probe})
+    return dict.fromkeys(METHODS, chat_model) | {"seq2seq": tmp_path / "t5"}
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.vllm if "vllm" in name else ()) for name in METHODS]
 )
 def test_a_killed_worker_and_then_a_killed_driver_change_nothing(
-    name: str, chat_model: Path, preference_rows: dict[str, str], tmp_path: Path
+    name: str, models: dict[str, Path], preference_rows: dict[str, str], tmp_path: Path
 ) -> None:
-    recipe = write_recipe(name, tmp_path, chat_model, preference_rows)
+    recipe = write_recipe(name, tmp_path, models[name], preference_rows)
     whole, cut, log = tmp_path / "whole", tmp_path / "cut", tmp_path / "log"
     with running(recipe, whole, log) as process:
         end_well(process, log)
