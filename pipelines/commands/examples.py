@@ -44,17 +44,22 @@ def shown_examples(recipe: Recipe, store: Store, found: Mapping[str, Identity], 
 
 def _conversations(recipe: Recipe, store: Store, found: Mapping[str, Identity], count: int) -> list[str]:
     """Examples of a model that is to write the answers."""
-    from pipelines.finetune.examples.template import load_template
+    from pipelines.finetune.examples.template import PLAIN, load_template
     from pipelines.finetune.load import encoder_of, load_examples, load_tokenizer
     from pipelines.finetune.preview import preview
+    from pipelines.models.stops import tell_unstopped, unstopped
 
     config = recipe.finetune
     corpus = _published(store, found, "curate") if isinstance(config.data, DocsPairs) else None
     loaded = load_examples(config, corpus, store)
+    template, endless = load_template(config.chat_template), None
     with _tokenizer(recipe, store, found, config.model) as (folder, context):
         tokenizer = load_tokenizer(folder)
-    encoder = encoder_of(config, tokenizer, load_template(config.chat_template), context)
-    return preview(encoder, tokenizer, loaded.train[:count])
+        beside = config.model is not None and not config.makes_model and template != PLAIN
+        if beside and isinstance(loaded.train[0], Conversation):
+            endless = unstopped(tokenizer, template, folder)
+    encoder = encoder_of(config, tokenizer, template, context)
+    return [*preview(encoder, tokenizer, loaded.train[:count]), *([tell_unstopped(endless)] if endless else [])]
 
 
 def _labelled(recipe: Recipe, store: Store, found: Mapping[str, Identity], count: int) -> list[str]:

@@ -105,10 +105,11 @@ class FinetuneTask:
 
     def _unstopped(self) -> str | None:
         """What ends an answer and is nothing that the base stops at, beside which an adapter is served."""
-        from pipelines.models.stops import stops_of
+        from pipelines.models.stops import unstopped
 
-        missing = [] if self.config.makes_model else sorted(set(self._ends) - set(stops_of(self._base_folder)))
-        return str(self._tokenizer.convert_ids_to_tokens(missing[0])) if missing else None
+        if self.config.makes_model or not self._ends:
+            return None
+        return unstopped(self._tokenizer, self.template, self._base_folder)
 
     @property
     def _pad_id(self) -> int:

@@ -61,6 +61,24 @@ def stops_of(folder: Path) -> list[int]:
     return united([read_marks(folder).eos], given_stops(json.loads(path.read_text(encoding="utf-8"))))
 
 
+def unstopped(tokenizer: Any, template: str | None, folder: Path) -> str | None:
+    """What ends an answer in a chat template and is nothing that a model's folder stops at, if there is such a token.
+
+    Args:
+        template: as :func:`ends_of` has it.
+    """
+    missing = [each for each in ends_of(tokenizer, template) if each not in stops_of(folder)]
+    return str(tokenizer.convert_ids_to_tokens(missing[0])) if missing else None
+
+
+def tell_unstopped(token: str) -> str:
+    """What :func:`unstopped` means for an adapter, and what to do."""
+    return (
+        f"answers end with {token}, and the base's generation_config.json does not stop there: asked beside its base, "
+        "the adapter's answers go on behind it. Merge it (`raymill merge`), or add the token to the base's eos_token_id"
+    )
+
+
 def note_stops(folder: Path) -> None:
     """Tell whoever serves a model's folder of all :func:`stop_ids` that its tokenizer has by now."""
     path = folder / GENERATION

@@ -89,6 +89,25 @@ def test_a_plan_takes_a_tokenizer_of_an_older_layout_as_a_run_does(
     assert not list(older.glob("tokenizer.json"))
 
 
+def test_a_plan_says_where_an_adapters_answers_would_not_end(
+    bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(ROWS["pairs"](number)) + "\n" for number in range(3)))
+    recipe = tmp_path / "r.yaml"
+    template = "{% for m in messages %}{{ m.content }}<|system|>{% endfor %}"
+    section = {"model": str(bases["llama"]), "data": str(rows)}
+    for more, told in (
+        ({"chat_template": template}, True),
+        ({"chat_template": template, "merge": True}, False),
+        ({"chat_template": "plain"}, False),
+        ({}, False),
+    ):
+        recipe.write_text(json.dumps({"store": str(tmp_path / "plans"), "finetune": section | more}))
+        assert run_command(["plan", str(recipe), "--examples", "1"]) == 0
+        assert ("answers end with <|system|>, and the base's" in capsys.readouterr().out) == told
+
+
 @pytest.mark.parametrize(("form", "settings"), CASES)
 def test_a_plan_shows_the_tokens_of_training_and_what_carries_loss(
     form: str,
