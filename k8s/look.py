@@ -121,7 +121,19 @@ def see(kubectl: Kubectl, found: KubernetesJob) -> Seen:
         pods += kubectl.all("pods", f"ray.io/cluster={cluster}")
     names = {found.name, cluster, *(pod["metadata"]["name"] for pod in pods)}
     events = [each for each in kubectl.all("events") if each.get("involvedObject", {}).get("name") in names]
-    return Seen(manifest, workload, _position(kubectl, manifest, workload), pods, events)
+    position = _position(kubectl, manifest, workload)
+    return Seen(manifest, workload, position, pods, events, _missing(kubectl, manifest))
+
+
+def has_cluster(kubectl: Kubectl, name: str) -> bool:
+    """Whether a RayCluster is there."""
+    return kubectl.get("rayclusters.ray.io", name) is not None
+
+
+def _missing(kubectl: Kubectl, manifest: Manifest) -> str:
+    """The cluster that a job is for, where it is not there; KubeRay waits for it in silence."""
+    name = str(manifest.get("spec", {}).get("clusterSelector", {}).get("ray.io/cluster", ""))
+    return name if name and not has_cluster(kubectl, name) else ""
 
 
 def _workload(kubectl: Kubectl, manifest: Manifest) -> Manifest | None:

@@ -116,18 +116,25 @@ def _ray_job(manifest: Manifest, gates: frozenset[str]) -> Found:
     if QUEUE_LABEL in marks.get("labels", {}) and not spec.get("clusterSelector"):
         if not spec.get("shutdownAfterJobFinishes"):
             yield "spec.shutdownAfterJobFinishes", "Kueue wants a queued job's cluster to go when it has ended"
-        yield from _queued(spec.get("rayClusterSpec", {}), "spec.rayClusterSpec")
+        submitted = spec.get("submissionMode", "K8sJobMode") == "K8sJobMode"
+        others = ("head", "submitter") if submitted else ("head",)
+        yield from _queued(spec.get("rayClusterSpec", {}), "spec.rayClusterSpec", others)
 
 
-def _queued(cluster: Manifest, where: str) -> Found:
+def _queued(cluster: Manifest, where: str, others: tuple[str, ...] = ("head",)) -> Found:
+    """Kueue's rules.
+
+    Args:
+        others: what it counts besides the groups; with a group of such a name, or too many, no workload is made.
+    """
     if cluster.get("enableInTreeAutoscaling"):
         yield f"{where}.enableInTreeAutoscaling", "Kueue counts a cluster's pods: one in a queue keeps its size"
     groups = cluster.get("workerGroupSpecs", [])
-    if len(groups) + 1 > MAX_POD_SETS:
-        yield f"{where}.workerGroupSpecs", f"Kueue takes {MAX_POD_SETS - 1} groups at most"
+    if len(groups) + len(others) > MAX_POD_SETS:
+        yield f"{where}.workerGroupSpecs", f"Kueue takes {MAX_POD_SETS - len(others)} groups at most"
     for index, group in enumerate(groups):
-        if group.get("groupName") == "head":
-            yield f"{where}.workerGroupSpecs.{index}.groupName", "Kueue keeps the name head for the head's group"
+        if (name := group.get("groupName")) in others:
+            yield f"{where}.workerGroupSpecs.{index}.groupName", f"Kueue keeps the name {name} for itself"
 
 
 def _job_spec(spec: Manifest, gates: frozenset[str], annotations: Manifest) -> Found:

@@ -133,7 +133,7 @@ class FaultTolerance(StrictModel):
     address: str | None = Field(None, description="host:port of a given Redis")
     cidrs: tuple[Cidr, ...] = Field(default=(), description="where a given Redis is, for the network policy")
     secret: DnsLabel = Field("raymill-redis", description="Secret with the key `password`")
-    image: Image = Field("docker.io/library/redis:7.4.2-alpine3.21", description="image of an own Redis")
+    image: Image = Field("docker.io/library/redis:7.2.11-alpine", description="image of an own Redis")
     storage_gib: int = Field(8, ge=1, description="volume of an own Redis, GiB")
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from cluster.job_record import read_job
 from cluster.jobs import RECIPE_FILE, Submission
 from cluster.package import Package, pack
 from cluster.progress import table
+from cluster.secrecy import leaves
 from cluster.store import open_store
 from pipelines.graph import asked_for, build_graph, identities
 from pipelines.plan import PlannedStage, plan_stages
@@ -23,6 +24,11 @@ from pipelines.recipe import Recipe, read_recipe, validate_recipe
 
 COMMAND = ("python", "-m", "pipelines.job")
 """`python` is what the cluster's PATH says: on a cluster of `raymill cluster up`, this one; in an image, its own."""
+
+KEYS_OF_PLACES = ("path", "model", "data", "existing", "benchmarks", "good", "bad")
+"""Keys of a recipe whose value may be the bare name of a folder."""
+LONGEST_PLACE = 1024
+"""A longer text is no path."""
 
 
 @dataclass
@@ -158,6 +164,23 @@ def plan_submission(
     except (RaymillError, OSError) as error:
         plan.notes.append(f"what is published cannot be told from here: {error}".replace("\n ", ";"))
     return plan
+
+
+def left_behind(plan: SubmissionPlan) -> list[str]:
+    """Notes on files of this machine that the recipe names and that do not travel: a pod has its own."""
+    travels = plan.submission.package.files if plan.submission.package else ()
+    notes = []
+    for where, text in leaves(yaml.safe_load(plan.submission.recipe)):
+        looks_so = "/" in text or where.rpartition(".")[2] in KEYS_OF_PLACES
+        if where == "store" or "://" in text or not looks_so or len(text) > LONGEST_PLACE or not Path(text).exists():
+            continue
+        place = Path(text)
+        if place.is_absolute() or not any(Path(each).is_relative_to(place) for each in travels):
+            notes.append(
+                f"{where}: {text} is on this machine, and the job looks for it in its pod: it must be in the image, in"
+                " the store's bucket or volume, or travel with --working-dir"
+            )
+    return notes
 
 
 def _package(arguments: Namespace, recipe: str) -> Package:

@@ -27,7 +27,7 @@ from k8s.rules import require_valid
 from k8s.why import explain, submitter_failed
 from pipelines.commands.following import detachable
 from pipelines.commands.submit import confirm, say_differing
-from pipelines.submission import SubmissionPlan, plan_submission
+from pipelines.submission import SubmissionPlan, left_behind, plan_submission
 
 LOG_LINES = 5_000
 POLL_SECONDS = 3.0
@@ -43,6 +43,8 @@ def submit(arguments: Namespace) -> int:
         manifests = job_manifests(profile, plan.submission)
         require_valid(manifests, profile.feature_gates, f"profile {arguments.kubernetes}")
         print(json.dumps(manifests, indent=1) if arguments.json else to_yaml(manifests), end="")
+        for note in plan.notes:
+            print(f"note: {note}", file=sys.stderr)
         return 0
     kubectl = look.kubectl_of(profile)
     print(plan.render(_where(profile)), file=sys.stderr)
@@ -70,6 +72,12 @@ def _begin(
     if job is None:
         manifests = job_manifests(profile, plan.submission, number)
         require_valid(manifests, profile.feature_gates, f"profile {arguments.kubernetes}")
+        if profile.jobs.cluster == "shared" and not look.has_cluster(kubectl, profile.cluster):
+            raise UserError(
+                f"there is no RayCluster {profile.cluster}, and KubeRay would wait for it in silence",
+                where=_where(profile),
+                next_step=f"have `raymill manifests {arguments.kubernetes}` applied, or set `jobs.cluster: own`",
+            )
         if not again:
             confirm(arguments, plan)
         kubectl.apply(to_yaml(manifests))
@@ -131,6 +139,7 @@ def _plan(arguments: Namespace, profile: Profile) -> SubmissionPlan:
         mounted=profile.claim is not None,
     )
     profile.with_store(plan.submission.store)
+    plan.notes += left_behind(plan)
     if profile.queue and profile.jobs.cluster == "shared":
         plan.notes.append(
             f"it does not wait in queue {profile.queue.name}: that is for jobs with clusters of their own"

@@ -21,9 +21,9 @@ def profile_starter() -> str:
     """The profile's text; see :func:`pipelines.commands.new.starter` for the marks of its lines."""
     lines = [
         "# Where Raymill's work goes on Kubernetes, and with what: docs/kubernetes.md. Lines that begin with '#: '",
-        "# show a key with its default: remove these three characters to set it, and those before the name of the",
-        "# section that it is in. Lines that begin with '#? ' are a section that is off by default: remove them from all",
-        "# of its lines to have it.",
+        "# show a key with its default: remove these three characters to set it, and those before the name of its",
+        "# section. Lines that begin with '#? ' are a section that is off by default: remove them from all of its",
+        "# lines to have it.",
     ]
     for key, info in Profile.model_fields.items():
         default = info.get_default(call_default_factory=True)

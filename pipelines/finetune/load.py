@@ -23,6 +23,9 @@ FORMS = ("chat", "pairs", "alpaca", "text")
 MOST_REMEMBERED = 512
 """Examples that forgetting is measured on; one process reads them twice at the end."""
 
+MOST_PACKED = 8192
+"""Tokens of a packed row where the recipe does not say how many; single examples are only as long as they are."""
+
 UNBOUNDED = 1 << 20
 """A context that a tokenizer gives where nobody set one is larger."""
 
@@ -117,6 +120,12 @@ def most_tokens(config: FinetuneConfig, context: int | None) -> int:
         )
     found = wanted if wanted is not None else room
     assert found is not None
+    if config.packing and wanted is None and found > MOST_PACKED:
+        raise UserError(
+            f"packed rows would have {found:,} tokens, all of the model's context, and each takes the memory for that",
+            where="finetune.packing",
+            next_step="set finetune.sequence_length to what a row may have, for example 4096",
+        )
     if found < 2:
         raise UserError(
             f"{config.virtual_tokens} virtual tokens leave no room in the model's context of {context}",

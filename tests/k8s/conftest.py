@@ -166,7 +166,7 @@ class Cluster:
 
 @pytest.fixture
 def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """An empty cluster, with the stand-in as the only kubectl."""
+    """A cluster with its platform and nothing else, with the stand-in as the only kubectl."""
     program = tmp_path / "bin" / "kubectl"
     program.parent.mkdir()
     fake = Path(__file__).with_name("fake_kubectl.py")
@@ -179,4 +179,6 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr("pipelines.commands.kubernetes.POLL_SECONDS", 0.0)
     monkeypatch.chdir(tmp_path)
-    return Cluster(root)
+    cluster = Cluster(root)
+    cluster.put("rayclusters", {"metadata": {"name": "raymill"}})  # the shared one of the profile dev
+    return cluster

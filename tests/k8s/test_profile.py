@@ -144,11 +144,15 @@ def test_a_mistake_is_said_to_be_where_it_was_made(own: Path) -> None:
         load_profile(str(own))
 
 
-def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
+def test_an_unknown_name_lists_the_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="shipped are dev, gpu"):
         load_profile("prod")
     with pytest.raises(UserError, match="no such file"):
         load_profile(str(tmp_path / "none.yaml"))
+    Path("prod.yaml").write_text(OWN)
+    with pytest.raises(UserError, match=r"named with its ending: prod\.yaml"):
+        load_profile("prod")
 
 
 def test_a_profile_to_start_from_has_every_key(

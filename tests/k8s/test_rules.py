@@ -400,11 +400,13 @@ def test_a_queued_job_follows_kueues_rules(submitted: Submission) -> None:
     job = job_manifests(load_profile("gpu"), submitted)[1]
     assert check([job]) == []
     groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    many = [{**groups[0], "groupName": f"group-{index}"} for index in range(18)]
+    many = [{**groups[0], "groupName": f"group-{index}"} for index in range(17)]
+    assert check([changed(job, {"spec.rayClusterSpec.workerGroupSpecs": many[:16]})]) == []
     for changes, message in (
         ({"spec.rayClusterSpec.enableInTreeAutoscaling": True}, "one in a queue keeps its size"),
         ({"spec.rayClusterSpec.workerGroupSpecs.0.groupName": "head"}, "keeps the name head"),
-        ({"spec.rayClusterSpec.workerGroupSpecs": many}, "17 groups at most"),
+        ({"spec.rayClusterSpec.workerGroupSpecs.0.groupName": "submitter"}, "keeps the name submitter"),
+        ({"spec.rayClusterSpec.workerGroupSpecs": many}, "16 groups at most"),
         ({"spec.shutdownAfterJobFinishes": False}, "Kueue wants a queued job's cluster to go"),
     ):
         assert [each.why for each in check([changed(job, changes)]) if message in each.why], message

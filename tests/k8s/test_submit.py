@@ -165,6 +165,35 @@ def test_what_would_fail_on_the_cluster_is_refused_before(
     assert submit("--store", "/store/mine", "--dry-run") == 0
 
 
+def test_a_shared_cluster_that_is_not_there_is_told_at_once(
+    kubernetes: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """KubeRay would leave the job without a word for as long as it may wait to start."""
+    assert submit() == 0
+    (kubernetes.root / "rayclusters" / "raymill.json").unlink()
+    capsys.readouterr()
+    assert run_command(["jobs", "why", "docs-assistant", "--kubernetes", "dev"]) == 0
+    assert "RayCluster raymill, which it is for, is not there" in capsys.readouterr().out
+    assert submit("--until", "corpus") == 2
+    assert "have `raymill manifests dev` applied" in capsys.readouterr().err
+    assert len(kubernetes.objects("rayjobs")) == 1
+
+
+def test_files_that_stay_behind_are_told(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    (Path("code") / "words").mkdir(parents=True)
+    (Path("code") / "words" / "a.txt").write_text("some words\n")
+    text = RECIPE.replace("{kind: python-docs}", "{kind: text, path: words, licence: MIT}")
+    Path("code", "recipe.yaml").write_text(text)
+    os.chdir("code")
+    words = ["submit", "recipe.yaml", "--kubernetes", "dev", "--yes"]
+    assert run_command(words) == 0
+    assert "note: corpus.sources.0.path: words is on this machine" in capsys.readouterr().err
+    assert run_command([*words, "--dry-run"]) == 0
+    assert "note: corpus.sources.0.path: words is on this machine" in capsys.readouterr().err
+    assert run_command([*words, "--working-dir", "."]) == 0
+    assert "is on this machine" not in capsys.readouterr().err
+
+
 def test_a_queue_that_a_job_does_not_wait_in_is_told(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit("--profile-set", "queue={name: team}") == 0
     assert "note: it does not wait in queue team" in capsys.readouterr().err

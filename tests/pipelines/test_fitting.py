@@ -12,6 +12,7 @@ from cluster import session
 from cluster.config import parse_document
 from cluster.errors import UserError
 from cluster.progress import Progress
+from pipelines.fitting import MATRICES
 from pipelines.lifecycle import run_recipe
 from pipelines.recipe import Recipe, validate_recipe
 
@@ -46,6 +47,14 @@ def recipe(text: str) -> Recipe:
         ),
         ("pretrain: {max_positions: 512}\nalign: {sequence_length: 513}", "align.sequence_length: 512 or less"),
         (BERT + "evals:", "bert predicts no next token"),
+        (
+            "finetune: {target_modules: [query]}",
+            "target_modules: query matches nothing in a llama. Its layers have q_proj, k_proj",
+        ),
+        (
+            "pretrain: {architecture: gpt2}\nfinetune: {target_modules: [c_attn, c_porj]}",
+            "c_porj matches nothing in a gpt2; did you mean c_proj",
+        ),
         (T5 + "evals:", "t5 predicts no next token"),
         (BERT + "finetune:", "that transformers loads, not bert"),
         (OWN + "finetune:", "Leave finetune out, train llama or gpt2"),
@@ -68,13 +77,28 @@ def test_what_does_not_go_together(text: str, message: str) -> None:
         "pretrain: {architecture: llama}\nfinetune:\nevals:\n" + SERVED,
         "pretrain: {architecture: bert}\ntokenizer: {source: /some/tokenizer}",
         "pretrain: {architecture: gpt2}\nfinetune:\n",
-        "finetune: {model: /models/llama, data: chats.jsonl}",
+        "finetune: {model: /models/llama, data: chats.jsonl, target_modules: [query]}",
+        "finetune: {target_modules: [self_attn.q_proj, down_proj, lm_head]}",
         "tokens: {sequence_length: 16}\nfinetune: {model: /a/b, sequence_length: 17}\nalign: {sequence_length: 17}",
         "tokens: {sequence_length: 64}\npretrain: {max_positions: 65}\nfinetune: {sequence_length: 65}",
     ],
 )
 def test_what_goes_together(text: str) -> None:
     assert recipe(text).written
+
+
+@pytest.mark.parametrize("architecture", MATRICES)
+def test_matrices_are_called_what_they_are_called(architecture: str) -> None:
+    import torch
+
+    from pipelines.finetune.methods import matrices
+    from pipelines.models.build import build_model
+    from pipelines.models.config import ModelConfig
+
+    config = ModelConfig.model_validate({"architecture": architecture, "size": "nano"})
+    with torch.device("meta"):
+        model = build_model(config, vocab_size=300, max_positions=64, bos_id=0, eos_id=1, pad_id=2)
+    assert matrices(model) == sorted(MATRICES[architecture])
 
 
 @pytest.mark.parametrize("section", ["pretrain", "finetune"])

@@ -12,6 +12,9 @@ from pipelines.finetune.examples.template import Renderer, Segment
 
 TooLong = Literal["refuse", "drop", "left", "right"]
 Learned = Literal["answers", "last_answer", "everything"]
+LINE_END = "\n"
+"""A text whose token joins no other, mostly."""
+
 ROUNDS = 8
 """Times a question is shortened: a cut text may have other tokens than the text had there."""
 
@@ -147,7 +150,7 @@ class Encoder:
         for piece in segments:
             whole = self._plain_ids(text + piece.text)
             before = ids[len(ids) - known :] if known else []
-            added = whole[known:] if whole[:known] == before else self._plain_ids(piece.text)
+            added = whole[known:] if whole[:known] == before else self._apart(piece.text)
             ids += added
             learned += [piece.answers or self._learns == "everything"] * len(added)
             text, known = text + piece.text, known + len(added)
@@ -162,6 +165,12 @@ class Encoder:
     def _plain_ids(self, text: str) -> list[int]:
         found: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         return found
+
+    def _apart(self, text: str) -> list[int]:
+        """Tokens of a text that goes on from another: some tokenizers put a space before whatever they begin with."""
+        before = self._plain_ids(LINE_END)
+        both = self._plain_ids(LINE_END + text)
+        return both[len(before) :] if both[: len(before)] == before else self._plain_ids(text)
 
     def shorten(self, example: Conversation, length: int) -> tuple[Conversation, Encoded]:
         """A conversation with what is asked cut, the oldest question first, until it has at most ``length`` tokens.

@@ -108,6 +108,28 @@ def test_no_token_spans_prompt_and_answer(tokenizer: Any) -> None:
     assert tokenizer.decode(found.ids) == f"{tokenizer.bos_token}{prompt}{answer}{tokenizer.eos_token}"
 
 
+def test_an_answer_that_is_encoded_apart_begins_without_a_space_of_the_tokenizers_own() -> None:
+    """As tokenizers of llamas have it, which write words with the space before them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    for scheme in ("first", "always"):
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=scheme == "first")
+        made.decoder = decoders.Metaspace(prepend_scheme=scheme)
+        alphabet = ["▁", "\n", ".", *"abcdefghijklmnopqrstuvwxyzSQA"]
+        trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+        made.train_from_iterator(["See the sum. Be so. Sum of all so see the sum."] * 9, trainer)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+        asked, answer = "Q see the ", "sum."
+        ids = tokenizer(asked, add_special_tokens=False).input_ids
+        assert tokenizer(asked + answer, add_special_tokens=False).input_ids[: len(ids)] != ids
+        found = encoder(tokenizer, "plain").whole(dialogue(asked, answer))
+        assert list(found.ids[: len(ids)]) == ids
+        assert tokenizer.decode(found.ids) == f"{asked}{answer}</s>"
+        assert any(found.learned)
+
+
 @pytest.mark.parametrize(
     "template",
     [
