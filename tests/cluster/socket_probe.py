@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
@@ -73,7 +74,7 @@ def asks_for_token(listener: Listener, patience_s: float = 3.0) -> bool:
         urllib.request.urlopen(f"http://{target}/api/none", timeout=patience_s).close()
     except urllib.error.HTTPError as error:
         return error.code in (401, 403)
-    except OSError:
+    except (OSError, http.client.HTTPException):  # nobody there, or it speaks something else
         return False
     return False
 

@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import platform
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,9 +23,11 @@ import pytest
 
 from cluster import local_cluster, reaper
 from cluster.checkup import open_by_design
+from cluster.job_record import read_job
 from cluster.jobs import Submission
 from cluster.jobs_api import JobsClient
 from cluster.local_cluster import HEAD, ClusterRecord, find_cluster
+from cluster.store_local import LocalStore
 from tests.cluster.families import family
 from tests.cluster.resetting import resetting
 from tests.cluster.socket_probe import beyond_loopback, is_open
@@ -210,6 +214,53 @@ def test_a_cluster_with_a_job_is_not_ended_unasked(place: Place) -> None:
     assert "jobs run there: " in refused.stderr
     assert job["job"] in refused.stderr
     assert all(local_cluster.alive(node) for node in place.record.nodes)
+
+
+HELD = """
+name: held
+corpus: {sources: [{kind: text, path: words, licence: MIT}]}
+curate: {language: [], quality: [], repetition: null, filters: ["holding:passes"]}
+"""
+HOLDING = """
+import pathlib
+import time
+
+
+def passes(document):
+    while not pathlib.Path(GATE).exists():
+        time.sleep(0.1)
+    return True
+"""
+
+
+def test_ctrl_c_detaches_and_what_is_stopped_goes_on_from_what_is_published(place: Place) -> None:
+    """A job whose own code, which travelled with it, holds it in its second stage."""
+    held, gate = Place(place.folder.with_name("held")), place.folder.with_name("gate")
+    shutil.copytree(place.folder / "words", held.folder / "words")
+    (held.folder / "held.yaml").write_text(HELD)
+    (held.folder / "holding.py").write_text(HOLDING.replace("GATE", repr(str(gate))))
+    command = [sys.executable, "-m", "pipelines.cli", "submit", "held.yaml", "--follow", "--yes"]
+    follower = subprocess.Popen(command, cwd=held.folder, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert follower.stderr is not None
+    assert any(line.startswith("[curate]") for line in follower.stderr)
+    follower.send_signal(signal.SIGINT)
+    _, said = follower.communicate(timeout=60)
+    assert follower.returncode == 130
+    assert "goes on: raymill jobs logs raymill-held-" in said
+    rows = {row["recipe"]: row["status"] for row in json.loads(place.raymill("jobs", "list", "--json").stdout)}
+    assert rows["held"] == "RUNNING"
+    attached = held.raymill("submit", "held.yaml", "--yes", "--env", "A=1", "--json")
+    assert json.loads(attached.stdout)["new"] is False
+    assert "other variables than asked for now: A; to change them, stop it first" in attached.stderr
+    assert "STOPPED" in held.raymill("jobs", "stop", "held").stdout
+    gate.touch()
+    done = json.loads(held.raymill("submit", "held.yaml", "--follow", "--yes", "--json").stdout)
+    assert (done["job"], done["new"], done["exit_code"]) == (f"{done['run']}-2", True, 0)
+    store = LocalStore(held.folder / "raymill-store")
+    record = read_job(store, done["run"])
+    assert record is not None and (record.attempt, record.earlier[0].state) == (2, "stopped")
+    stages = json.loads(store.read(record.run))["stages"]
+    assert [(stage["stage"], stage["state"]) for stage in stages] == [("corpus", "cached"), ("curate", "made")]
 
 
 def test_following_a_real_job_survives_connections_that_are_reset(place: Place) -> None:
