@@ -10,26 +10,16 @@ It needs datatrove (extra: dev).
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import pickle
-import platform
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = str(Path(__file__).resolve().parents[1])
-sys.path[0] = ROOT  # this folder would hide the package `serving`
-
-from benchmarks.curation_redaction import _peak_mb, read_documents  # noqa: E402
-
+ROOT = Path(__file__).resolve().parents[1]
 WORDS_IN_A_QUESTION = 20
 NGRAM = 13
 Decide = Callable[[str], bool]
@@ -83,63 +73,31 @@ SIDES = {"ours": _ours, "peer": _peer}
 
 def measure_here(side: str, path: str) -> None:
     """One pass in this process; prints seconds, peak memory and the decisions."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    documents: list[str] = pickle.loads(Path(path).read_bytes())
+    from benchmarks.one_core import peak_mb, read_input
+
+    documents = read_input(path)
     with tempfile.TemporaryDirectory() as folder:
         decide = SIDES[side](make_questions(documents), Path(folder))
         begin = time.perf_counter()
         decisions = [decide(text) for text in documents]
         seconds = time.perf_counter() - begin
-    print(
-        json.dumps({"seconds": seconds, "peak_mb": _peak_mb(), "decisions": "".join("01"[each] for each in decisions)})
-    )
-
-
-def _measure(side: str, path: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), "--side", side, "--input", path],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"},
-    )
-    if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    written = "".join("01"[each] for each in decisions)
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb(), "decisions": written}))
 
 
 def decontaminate(documents: Sequence[str], rounds: int = 3) -> list[dict[str, Any]]:
     """The result named ``decontaminate``."""
-    megabytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in documents) / 1e6
-    taken: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "documents.pickle"
-        path.write_bytes(pickle.dumps(list(documents)))
-        for _ in range(rounds):
-            for side, runs in taken.items():
-                runs.append(_measure(side, str(path)))
+    from benchmarks.one_core import compare, take_turns
+
+    taken = take_turns(__file__, SIDES, documents, rounds)
     ours, peer = taken["ours"], taken["peer"]
-    seconds, peer_seconds = (statistics.median(each["seconds"] for each in runs) for runs in (ours, peer))
     pairs = list(zip(ours[0]["decisions"], peer[0]["decisions"], strict=True))
-    return [
-        {
-            "name": "decontaminate",
-            "ours": len(documents) / seconds,
-            "peer": "datatrove NGramsDecontFilter",
-            "peer_value": len(documents) / peer_seconds,
-            "unit": "documents/s",
-            "ratio": statistics.median(b["seconds"] / a["seconds"] for a, b in zip(ours, peer, strict=True)),
-            "documents": len(documents),
-            "mb_per_s": megabytes / seconds,
-            "peer_mb_per_s": megabytes / peer_seconds,
-            "peak_mb": max(each["peak_mb"] for each in ours),
-            "peer_peak_mb": max(each["peak_mb"] for each in peer),
-            "found": sum(one == "1" for one, _ in pairs),
-            "peer_found": sum(other == "1" for _, other in pairs),
-            "agreement": sum(one == other for one, other in pairs) / len(pairs),
-        }
-    ]
+    counted = {
+        "found": sum(one == "1" for one, _ in pairs),
+        "peer_found": sum(other == "1" for _, other in pairs),
+        "agreement": sum(one == other for one, other in pairs) / len(pairs),
+    }
+    return [compare("decontaminate", "datatrove NGramsDecontFilter", ours, peer, documents) | counted]
 
 
 def show(results: Sequence[dict[str, Any]]) -> None:
@@ -155,25 +113,19 @@ def show(results: Sequence[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of texts; by default only what is installed here")
-    parser.add_argument("--documents", type=int, default=12_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="500 documents, one round")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--input", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        measure_here(options.side, options.input)
+    from benchmarks.curation_redaction import read_documents
+    from benchmarks.one_core import print_line, read_options
+
+    passes = {side: partial(measure_here, side) for side in SIDES}
+    options = read_options(__doc__, "folder of texts; by default only what is installed here", 12_000, 500, passes)
+    if options is None:
         return 0
-    documents = read_documents(options.data, 500 if options.quick else options.documents)
-    results = decontaminate(documents, 1 if options.quick else options.rounds)
+    results = decontaminate(read_documents(options.data, options.documents), options.rounds)
     show(results)
-    versions = {name: version(name) for name in ("datatrove",)} | {"python": platform.python_version()}
-    machine = f"{platform.machine()}, one core"
-    print(json.dumps({"benchmark": "curation", "results": results, "machine": machine, "versions": versions}))
+    print_line(results, ("datatrove",))
     return 0
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # this folder would hide the package `serving`
     sys.exit(main())

@@ -10,22 +10,14 @@ remaining texts are compared document by document. It needs datatrove (extra: de
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import os
-import pickle
-import platform
 import random
-import re
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,78 +133,38 @@ SIDES: dict[str, Callable[[], Decide]] = {"ours": lambda: ours("reference"), "fa
 
 def measure_here(side: str, path: str) -> None:
     """One pass in this process; prints seconds, peak memory and decisions."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    documents: list[str] = pickle.loads(Path(path).read_bytes())
+    from benchmarks.one_core import peak_mb, read_input
+
+    documents = read_input(path)
     begin = time.perf_counter()
     decide = SIDES[side]()
     results = [decide(text) for text in documents]
     seconds = time.perf_counter() - begin
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    peak = re.search(r"VmHWM:\s*([0-9]+) kB", status)
+    peak = peak_mb()
     decisions = [
         (reason, hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]) for text, reason in results
     ]
-    print(json.dumps({"seconds": seconds, "peak_mb": int(peak[1]) / 1024 if peak else None, "decisions": decisions}))
-
-
-def _measure(side: str, path: Path) -> dict[str, Any]:
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), "--side", side, "--input", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **threads, "PYTHONPATH": str(ROOT)},
-    )
-    if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    print(json.dumps({"seconds": seconds, "peak_mb": peak, "decisions": decisions}))
 
 
 def filter_chain(documents: Sequence[str], rounds: int) -> list[dict[str, Any]]:
     """Results named ``filter_chain`` (identical decisions) and ``filter_chain_fast`` (words: fast)."""
-    taken: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    with tempfile.TemporaryDirectory() as folder:
-        few, path = Path(folder) / "few.pickle", Path(folder) / "documents.pickle"
-        few.write_bytes(pickle.dumps(list(documents[:20])))
-        path.write_bytes(pickle.dumps(list(documents)))
-        for side in SIDES:
-            _measure(side, few)
-        for number in range(rounds):
-            for side in sorted(SIDES, reverse=number % 2 == 1):
-                taken[side].append(_measure(side, path))
-                print(f"  {side}: {taken[side][-1]['seconds']:.1f} s", file=sys.stderr)
-    return [
-        _result(name, taken[side], taken["peer"], documents)
-        for name, side in (("filter_chain", "ours"), ("filter_chain_fast", "fast"))
-    ]
+    from benchmarks.one_core import compare, take_turns
 
-
-def _result(
-    name: str, runs: list[dict[str, Any]], peers: list[dict[str, Any]], documents: Sequence[str]
-) -> dict[str, Any]:
-    megabytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in documents) / 1e6
-    seconds, peer_seconds = (statistics.median(each["seconds"] for each in side) for side in (runs, peers))
-    pairs = list(zip(runs[0]["decisions"], peers[0]["decisions"], strict=True))
-    return {
-        "name": name,
-        "ours": len(documents) / seconds,
-        "peer": "datatrove",
-        "peer_value": len(documents) / peer_seconds,
-        "unit": "documents/s",
-        "ratio": statistics.median(b["seconds"] / a["seconds"] for a, b in zip(runs, peers, strict=True)),
-        "documents": len(documents),
-        "mb_per_s": megabytes / seconds,
-        "peer_mb_per_s": megabytes / peer_seconds,
-        "peak_mb": max(each["peak_mb"] for each in runs),
-        "peer_peak_mb": max(each["peak_mb"] for each in peers),
-        "agreement": sum(a == b for a, b in pairs) / len(pairs),
-        "agreement_keep_or_drop": sum((a[0] is None) == (b[0] is None) for a, b in pairs) / len(pairs),
-        "kept": sum(a[0] is None for a, _ in pairs),
-        "reasons": dict(Counter(a[0] for a, _ in pairs if a[0]).most_common()),
-    }
+    taken = take_turns(__file__, SIDES, documents, rounds, warm=True)
+    peers = taken["peer"]
+    results = []
+    for name, side in (("filter_chain", "ours"), ("filter_chain_fast", "fast")):
+        runs = taken[side]
+        pairs = list(zip(runs[0]["decisions"], peers[0]["decisions"], strict=True))
+        counted = {
+            "agreement": sum(a == b for a, b in pairs) / len(pairs),
+            "agreement_keep_or_drop": sum((a[0] is None) == (b[0] is None) for a, b in pairs) / len(pairs),
+            "kept": sum(a[0] is None for a, _ in pairs),
+            "reasons": dict(Counter(a[0] for a, _ in pairs if a[0]).most_common()),
+        }
+        results.append(compare(name, "datatrove", runs, peers, documents) | counted)
+    return results
 
 
 def show(results: Sequence[dict[str, Any]]) -> None:
@@ -226,26 +178,19 @@ def show(results: Sequence[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of .txt and .jsonl files, read before Python's documentation")
-    parser.add_argument("--documents", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="500 documents, one round")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--input", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        measure_here(options.side, options.input)
+    from benchmarks.one_core import print_line, read_options
+
+    passes = {side: partial(measure_here, side) for side in SIDES}
+    folder = "folder of .txt and .jsonl files, read before Python's documentation"
+    options = read_options(__doc__, folder, 10_000, 500, passes)
+    if options is None:
         return 0
-    documents = make_documents(options.data, 500 if options.quick else options.documents)
-    results = filter_chain(documents, 1 if options.quick else options.rounds)
+    results = filter_chain(make_documents(options.data, options.documents), options.rounds)
     show(results)
-    versions = {name: version(name) for name in ("datatrove", "spacy", "numba")} | {"python": platform.python_version()}
-    machine = f"{platform.machine()}, one core"
-    print(json.dumps({"benchmark": "curation", "results": results, "machine": machine, "versions": versions}))
+    print_line(results, ("datatrove", "spacy", "numba"))
     return 0 if results[0]["agreement"] == 1.0 else 1
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(ROOT)
+    sys.path[0] = str(ROOT)  # this folder would hide the package `serving`
     sys.exit(main())

@@ -8,25 +8,18 @@ pass over all documents, without imports. Decisions are compared document by doc
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import os
-import pickle
-import platform
-import re
-import statistics
-import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = str(Path(__file__).resolve().parents[1])
+ROOT = Path(__file__).resolve().parents[1]
+Make = Callable[[], Callable[[str], str]]
 DOCUMENT_CHARACTERS = 3000
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl", ".json", ".html")
 PLANTED = (
@@ -74,111 +67,67 @@ def _plant(number: int, text: str) -> str:
     return f"{text[:half]}\n{line}\n{text[half:]}"
 
 
-def _ours() -> tuple[Callable[[], Callable[[str], str]], str]:
+def _ours() -> Make:
     from pipelines.curate.redact import RedactConfig, Redactor
 
     def make() -> Callable[[str], str]:
         redactor = Redactor(RedactConfig(types=("email", "ip"), addresses="reference"))
         return lambda text: redactor(text)[0]
 
-    return make, "ours"
+    return make
 
 
-def _peer() -> tuple[Callable[[], Callable[[str], str]], str]:
+def _peer() -> Make:
     from datatrove.pipeline.formatters.pii import PIIFormatter
 
     def make() -> Callable[[str], str]:
         format_: Callable[[str], str] = PIIFormatter(email_replacement="<EMAIL>", ip_replacement="<IP>").format
         return format_
 
-    return make, "peer"
+    return make
 
 
-def _strict() -> tuple[Callable[[], Callable[[str], str]], str]:
+def _strict() -> Make:
     from pipelines.curate.redact import RedactConfig, Redactor
 
     def make() -> Callable[[str], str]:
         redactor = Redactor(RedactConfig(types=("email", "ip")))
         return lambda text: redactor(text)[0]
 
-    return make, "strict"
+    return make
 
 
 SIDES = {"ours": _ours, "peer": _peer, "strict": _strict}
 
 
 def measure_here(side: str, path: str) -> None:
-    """One pass in this process; prints seconds, peak memory and where the hashes of the results are."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    documents: list[str] = pickle.loads(Path(path).read_bytes())
-    make, _ = SIDES[side]()
-    before = _peak_mb()
-    begin, cpu = time.perf_counter(), time.process_time()
+    """One pass in this process; prints seconds, peak memory and the hashes of the results."""
+    from benchmarks.one_core import peak_mb, read_input
+
+    documents = read_input(path)
+    make = SIDES[side]()
+    begin = time.perf_counter()
     redact = make()
     results = [redact(text) for text in documents]
-    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
-    peak = _peak_mb()
+    seconds = time.perf_counter() - begin
+    peak = peak_mb()
     hashes = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16] for text in results]
     changed = sum(a != b for a, b in zip(results, documents, strict=True))
-    found = {"seconds": seconds, "cpu": cpu_seconds, "peak_mb": peak, "grown_mb": peak - before}
-    print(json.dumps({**found, "changed": changed, "hashes": hashes}))
-
-
-def _peak_mb() -> float:
-    """Most memory that this process held; getrusage would give the parent's, if that is larger."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    found = re.search(r"VmHWM:\s*([0-9]+) kB", status)
-    assert found is not None
-    return int(found[1]) / 1024
-
-
-def _measure(side: str, path: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), "--side", side, "--input", path],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"},
-    )
-    if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    print(json.dumps({"seconds": seconds, "peak_mb": peak, "changed": changed, "hashes": hashes}))
 
 
 def redaction(documents: Sequence[str], rounds: int = 3) -> list[dict[str, Any]]:
     """Results named ``redaction`` (identical decisions) and ``redaction_strict`` (the default rules)."""
-    megabytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in documents) / 1e6
-    taken: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "documents.pickle"
-        path.write_bytes(pickle.dumps(list(documents)))
-        for _ in range(rounds):
-            for side, runs in taken.items():
-                runs.append(_measure(side, str(path)))
+    from benchmarks.one_core import compare, take_turns
+
+    taken = take_turns(__file__, SIDES, documents, rounds)
     peers = taken["peer"]
     results = []
     for name, side in (("redaction", "ours"), ("redaction_strict", "strict")):
         runs = taken[side]
         same = sum(a == b for a, b in zip(runs[0]["hashes"], peers[0]["hashes"], strict=True))
-        seconds, peer_seconds = (statistics.median(each["seconds"] for each in side_) for side_ in (runs, peers))
-        results.append(
-            {
-                "name": name,
-                "ours": len(documents) / seconds,
-                "peer": "datatrove PIIFormatter",
-                "peer_value": len(documents) / peer_seconds,
-                "unit": "documents/s",
-                "ratio": statistics.median(b["seconds"] / a["seconds"] for a, b in zip(runs, peers, strict=True)),
-                "documents": len(documents),
-                "mb_per_s": megabytes / seconds,
-                "peer_mb_per_s": megabytes / peer_seconds,
-                "peak_mb": max(each["peak_mb"] for each in runs),
-                "peer_peak_mb": max(each["peak_mb"] for each in peers),
-                "changed": runs[0]["changed"],
-                "agreement": same / len(documents),
-            }
-        )
+        counted = {"changed": runs[0]["changed"], "agreement": same / len(documents)}
+        results.append(compare(name, "datatrove PIIFormatter", runs, peers, documents) | counted)
     return results
 
 
@@ -193,25 +142,18 @@ def show(results: Sequence[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of texts; by default only what is installed here")
-    parser.add_argument("--documents", type=int, default=12_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="1,000 documents, one round")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--input", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        measure_here(options.side, options.input)
+    from benchmarks.one_core import print_line, read_options
+
+    passes = {side: partial(measure_here, side) for side in SIDES}
+    options = read_options(__doc__, "folder of texts; by default only what is installed here", 12_000, 1000, passes)
+    if options is None:
         return 0
-    documents = read_documents(options.data, 1000 if options.quick else options.documents)
-    results = redaction(documents, 1 if options.quick else options.rounds)
+    results = redaction(read_documents(options.data, options.documents), options.rounds)
     show(results)
-    versions = {name: version(name) for name in ("datatrove",)} | {"python": platform.python_version()}
-    machine = f"{platform.machine()}, one core"
-    print(json.dumps({"benchmark": "curation", "results": results, "machine": machine, "versions": versions}))
+    print_line(results, ("datatrove",))
     return 0 if results[0]["agreement"] == 1.0 else 1
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # this folder would hide the package `serving`
     sys.exit(main())

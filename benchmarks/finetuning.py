@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -169,6 +168,7 @@ def train_a_little(fields: Mapping[str, Any]) -> int:
     """Three steps of the large model; the peak of this process above where it began, in bytes."""
     import torch
 
+    from benchmarks.memory import memory_bytes
     from cluster.store import open_store
     from pipelines.finetune.examples.samples import ExampleSamples
     from pipelines.finetune.methods import adapt
@@ -179,14 +179,14 @@ def train_a_little(fields: Mapping[str, Any]) -> int:
 
     torch.set_num_threads(1)
     samples = ExampleSamples(examples(BATCH, 16, 32), 2)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory_bytes("VmRSS")
     config = settings(fields, 3)
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(folder)
         keeper = Keeper(store, "checkpoints", (), Group(), Journal(store, "journal"), 2)
         keeper.save = lambda *arguments: None  # type: ignore[method-assign] # a checkpoint's copy is not training's
         train(adapt(build(LARGE), config), samples, samples, 3, config, Group(), keeper, "finetune")
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return memory_bytes("VmHWM") - before
 
 
 def measure_memory() -> dict[str, Any]:

@@ -3,9 +3,9 @@
 A small model of children's stories (../shared/data/models/stories260K-hd32, or ``--model``) learns the style of plays
 (tinyshakespeare, or ``--data``, a text file). Measured: loss on held-out plays before and after, loss on its own
 stories before and after (what it forgets; the stories are sampled from it), trained parameters, bytes of what is
-written, seconds of training; and the peak memory of three steps on a llama of 58 million parameters, in a process of
-its own, above what that had before there was a model. The name of the result is the method; ``ratio`` is the loss on
-held-out plays before over after.
+written, seconds of training, how vLLM serves it; and the peak memory of three steps on a llama of 58 million
+parameters, in a process of its own, above what that had before there was a model. The name of the result is the
+method; ``ratio`` is the loss on held-out plays before over after.
 
     python benchmarks/finetuning_methods.py [--only METHOD …] [--steps N] [--quick]
 """
@@ -161,15 +161,27 @@ def measure(
 
 
 HEAD = """\
-| method | new style, nats a token | its own stories | trained | written, bytes | memory, MiB | seconds |
-|---|---|---|---|---|---|---|"""
+| method | new style, nats a token | its own stories | trained | written, bytes | memory, MiB | seconds | vLLM serves |
+|---|---|---|---|---|---|---|---|"""
+SERVED = {"adapter": "beside its base", "merge": "merged", "never": "no"}
+
+
+def served(settings: dict[str, Any]) -> str:
+    """How vLLM serves what a method makes of a llama."""
+    from pipelines.finetune.config import FinetuneConfig
+    from pipelines.servable import adapter_settings
+    from serving.engines.adaptable import verdict
+
+    config = FinetuneConfig.model_validate(settings)
+    return "a model" if config.makes_model else SERVED[verdict(adapter_settings(config), ["LlamaForCausalLM"]).how]
 
 
 def row(name: str, found: Figures, peak_bytes: int) -> str:
     """A method's line of the guide's table."""
     return (
         f"| {name} | {found.before:.2f} → {found.after:.2f} | {found.own_before:.2f} → {found.own_after:.2f} | "
-        f"{found.trained_parameters:,} | {found.written_bytes:,} | {peak_bytes / 2**20:,.0f} | {found.seconds:.0f} |"
+        f"{found.trained_parameters:,} | {found.written_bytes:,} | {peak_bytes / 2**20:,.0f} | {found.seconds:.0f} | "
+        f"{served(METHODS[name])} |"
     )
 
 

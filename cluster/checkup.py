@@ -8,10 +8,12 @@ import platform
 import socket
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from cluster.dashboard import others_may_read, token_file
+from cluster.web import opener, proxy_for
 
 if TYPE_CHECKING:
     from cluster.jobs_api import JobsClient
@@ -34,6 +36,8 @@ OPEN_BY_DESIGN = {
 GRPC_PORTS = {"nodeManagerPort": "/ray.rpc.NodeManagerService/GetSystemConfig"}
 """Ports of a node that speak gRPC, with a call that changes nothing where no token is asked for. The object manager is
 in the same process, with the same mode, and has no such call."""
+HTTP_PORTS = {"dashboardAgentListenPort": "/api/job_agent/jobs/none/logs", "runtimeEnvAgentPort": "/none"}
+"""Ports of a node that speak HTTP, with a path that they refuse to show without the token."""
 GCS_CALL = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
 CLIENT_PORT, CLIENT_CALL = 10001, "/ray.rpc.RayletDriver/Init"
 """Where a head listens for Ray's client, unless it was told otherwise; nodes do not tell."""
@@ -75,7 +79,7 @@ def examine(client: JobsClient) -> Iterator[Finding]:
 def authentication(address: str) -> Finding:
     """Whether the dashboard, through which anybody may run code, asks for a token."""
     try:
-        with urllib.request.urlopen(f"{address}/api/jobs/", timeout=PROBE_SECONDS):
+        with opener(proxy_for(address)).open(f"{address}/api/jobs/", timeout=PROBE_SECONDS):
             return Finding(
                 "authentication",
                 "missing",
@@ -86,14 +90,12 @@ def authentication(address: str) -> Finding:
         if error.code in (401, 403):
             return Finding("authentication", "ok", f"without a token the dashboard answers {error.code}")
         return Finding("authentication", "warning", f"the dashboard answers {error.code}", "look at its log")
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         return Finding("authentication", "warning", f"cannot be told: {error}", "check the address")
 
 
 def token_of(address: str) -> Iterator[Finding]:
     """Whether the file with the token is its owner's alone; nothing where it is in no file."""
-    from cluster.jobs_api import others_may_read, token_file
-
     file = token_file(address)
     if file is not None:
         loose = others_may_read(file)
@@ -186,10 +188,13 @@ def open_by_design(raylet: Mapping[str, Any]) -> set[int]:
 
 
 def ports(node: Mapping[str, Any]) -> Iterator[Finding]:
-    """Every port of a node that can be reached from here, and whether it asks for a token."""
+    """The ports of Ray's services on a node that can be reached from here, and whether each asks for a token.
+
+    Those of its workers are not among them: no node tells them.
+    """
     raylet, name = node["raylet"], name_of(node)
     host = node.get("ip") or raylet.get("nodeManagerAddress") or ""
-    probes = [(kind, int(raylet.get(kind) or 0)) for kind in (*GRPC_PORTS, *OPEN_BY_DESIGN, "dashboardAgentListenPort")]
+    probes = [(kind, int(raylet.get(kind) or 0)) for kind in (*GRPC_PORTS, *OPEN_BY_DESIGN, *HTTP_PORTS)]
     if raylet.get("isHeadNode"):
         probes += [("gcs", gcs_port(node)), ("rayClient", CLIENT_PORT), *HEAD_METRICS.items()]
     problems, reached = [], 0
@@ -199,8 +204,8 @@ def ports(node: Mapping[str, Any]) -> Iterator[Finding]:
         reached += 1
         if kind in OPEN_BY_DESIGN:
             continue
-        if kind == "dashboardAgentListenPort":
-            open_to_all = http_is_open(f"http://{host}:{port}/api/job_agent/jobs/none/logs")
+        if kind in HTTP_PORTS:
+            open_to_all = http_is_open(f"http://{host}:{port}{HTTP_PORTS[kind]}")
         else:
             call = {"gcs": GCS_CALL, "rayClient": CLIENT_CALL, **GRPC_PORTS}[kind]
             open_to_all = grpc_is_open(f"{host}:{port}", call)
@@ -234,9 +239,10 @@ def _head_clock(address: str) -> float | None:
     """The head's clock minus this machine's, from the date of an answer (whole seconds)."""
     before = time.time()
     try:
-        with urllib.request.urlopen(f"{address}/api/authentication_mode", timeout=PROBE_SECONDS) as answer:
+        asked = opener(proxy_for(address)).open(f"{address}/api/authentication_mode", timeout=PROBE_SECONDS)
+        with asked as answer:
             text = answer.headers.get("Date")
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return None
     if not text:
         return None
@@ -255,7 +261,7 @@ def _answers(host: str, port: int) -> bool:
 def http_is_open(url: str) -> bool:
     """Whether an address answers without a token."""
     try:
-        with urllib.request.urlopen(url, timeout=PROBE_SECONDS):
+        with opener(None).open(url, timeout=PROBE_SECONDS):  # a node's own port: no proxy is between
             return True
     except urllib.error.HTTPError as error:
         return error.code not in (401, 403)

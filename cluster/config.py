@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from cluster.errors import UserError
+from cluster.secrecy import kind_of_secret
 
 KeyPath = tuple[str | int, ...]
 
@@ -72,7 +73,7 @@ class Document:
         data: the plain values.
         name: what to call the document in messages (its path).
         lines: key path -> line, counted from 1.
-        overrides: key path -> the ``--set`` text that gave the value.
+        overrides: key path -> the option that gave the value, as it was written (``--set a.b=c``).
     """
 
     data: dict[str, Any]
@@ -84,7 +85,7 @@ class Document:
         """``file:line`` of a key, of its nearest parent, or of the override that set it."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.overrides:
-                return f"--set {self.overrides[path[:length]]}"
+                return self.overrides[path[:length]]
             if path[:length] in self.lines:
                 return f"{self.name}:{self.lines[path[:length]]}"
         return self.name
@@ -174,8 +175,11 @@ def _plain(loader: _Loader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath,
     return loader.construct_object(node, deep=True)
 
 
-def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
+def apply_overrides(document: Document, overrides: Iterable[str], option: str = "--set") -> Document:
     """Apply ``a.b=value`` texts; values are read as YAML, list items are addressed by index.
+
+    Args:
+        option: what they were given with, for messages.
 
     Raises:
         UserError: the text has no ``=``, or its path runs through something that is not a mapping.
@@ -184,21 +188,20 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
     result = Document(data, document.name, dict(document.lines), dict(document.overrides))
     for text in overrides:
         key, separator, raw = text.partition("=")
+        where = f"{option} {text if kind_of_secret(raw) is None else f'{key}=…'}"
         if not separator or not key.strip():
-            raise UserError(
-                "an override reads key=value", where=f"--set {text}", next_step="for example --set pretrain.steps=100"
-            )
+            raise UserError("an override reads key=value", where=where, next_step=f"for example {option} name=mine")
         try:
             value = yaml.load(raw, Loader=_Loader)
         except yaml.YAMLError:
             raise UserError(
-                "the value is not valid YAML", where=f"--set {text}", next_step="quote it, or fix its brackets"
+                "the value is not valid YAML", where=where, next_step="quote it, or fix its brackets"
             ) from None
         path = key_path(key)
-        _set_path(data, path, value, f"--set {text}")
+        _set_path(data, path, value, where)
         for below in [each for each in result.lines if each[: len(path)] == path]:
             del result.lines[below]  # what stood there in the file is not what is wrong with it now
-        result.overrides[path] = text
+        result.overrides[path] = where
     return result
 
 
@@ -320,7 +323,8 @@ def _explain(model: type[StrictModel], document: Document, problem: dict[str, An
     else:
         message = problem["msg"][0].lower() + problem["msg"][1:]
     given = problem.get("input")
-    shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+    secret = isinstance(given, str) and kind_of_secret(given) is not None
+    shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) and not secret else ""
     return place, f"{dotted + ': ' if dotted else ''}{message}{shown}"
 
 

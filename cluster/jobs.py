@@ -19,8 +19,10 @@ from cluster.secrecy import leaves, refuse_secret_words, refuse_secrets
 
 RECIPE_FILE = ".raymill/recipe.yaml"
 """Where the recipe is below a job's working directory, when its code travels as a package."""
-ID_LETTERS = 45
-"""KubeRay refuses longer names of RayJobs than 47; two are left for the attempt."""
+ID_LETTERS = 44
+"""KubeRay refuses longer names of RayJobs than 47; three are left for the attempt, up to ``-99``."""
+INFRASTRUCTURE_CODES = (3, 137, 143)
+"""Of a run that may go better next time: an InfraError of ours, or a process that somebody killed."""
 _NAME_LETTERS = ID_LETTERS - len("raymill--") - 12
 
 

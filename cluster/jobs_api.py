@@ -6,24 +6,23 @@ cannot be scheduled stays PENDING even after it is stopped; the exit code of a j
 
 from __future__ import annotations
 
+import http.client
 import json
-import os
 import random
 import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.blocking import CLOSE_SECONDS, iterate
-from cluster.errors import InfraError, UserError
+from cluster.dashboard import normalise, token_for
+from cluster.errors import InfraError
 from cluster.jobs import Submission, attempt_id, attempt_of
-from cluster.local_cluster import cluster_at
 from cluster.package import Package
-from cluster.session import RAY_TOKEN_FILE
+from cluster.web import is_loopback, opener, proxy_for
 
 TIMEOUT_SECONDS = 30.0
 LOST_SECONDS = 600.0
@@ -44,7 +43,7 @@ class JobDetails:
     Attributes:
         id: its submission id.
         status: PENDING, RUNNING, or one of TERMINAL.
-        resources: what its driver reserves, name -> amount.
+        environment: the variables that it was given.
     """
 
     id: str
@@ -57,6 +56,7 @@ class JobDetails:
     entrypoint: str
     node_id: str
     metadata: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def over(self) -> bool:
@@ -82,6 +82,8 @@ class JobsClient:
     def __init__(self, address: str, token: str | None) -> None:
         self.address = normalise(address)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._proxy = proxy_for(self.address)
+        self._opener = opener(self._proxy)
 
     @classmethod
     def open(cls, address: str) -> JobsClient:
@@ -98,16 +100,21 @@ class JobsClient:
     def sends_token_in_the_clear(self) -> bool:
         """Whether a token leaves this machine without encryption."""
         parts = urlsplit(self.address)
-        here = parts.hostname in ("localhost", "::1") or (parts.hostname or "").startswith("127.")
-        return bool(self._headers) and parts.scheme == "http" and not here
+        return bool(self._headers) and parts.scheme == "http" and not is_loopback(parts.hostname)
 
     def get(self, path: str) -> Any:
         """The JSON answer to a GET."""
-        return json.loads(self._request("GET", path))
+        try:
+            return json.loads(self._request("GET", path))
+        except ValueError:
+            raise self._no_dashboard() from None
 
     def version(self) -> str:
         """The cluster's Ray version."""
-        return str(self.get("/api/version")["ray_version"])
+        answer = self.get("/api/version")
+        if not isinstance(answer, dict) or "ray_version" not in answer:
+            raise self._no_dashboard()
+        return str(answer["ray_version"])
 
     def jobs(self) -> list[JobDetails]:
         """Every submitted job that the cluster remembers, oldest first."""
@@ -237,7 +244,9 @@ class JobsClient:
         try:
             async with (
                 aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session,
-                session.ws_connect(f"{self.address}/api/jobs/{job_id}/logs/tail", timeout=patience) as socket,
+                session.ws_connect(
+                    f"{self.address}/api/jobs/{job_id}/logs/tail", timeout=patience, proxy=self._proxy
+                ) as socket,
             ):
                 try:
                     async for message in socket:
@@ -249,6 +258,8 @@ class JobsClient:
                 if socket.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
                     raise ConnectionError("cut off")
         except aiohttp.ClientError as error:
+            if isinstance(error, aiohttp.WSServerHandshakeError) and error.status == 404:
+                return  # the cluster, started anew perhaps, knows no such job: nothing to wait for
             raise ConnectionError(str(error) or type(error).__name__) from None
 
     def _request(self, method: str, path: str, data: bytes | None = None) -> bytes:
@@ -257,28 +268,20 @@ class JobsClient:
             self.address + path, data=data, method=method, headers=self._headers | {"Content-Type": kind}
         )
         try:
-            with _OPENER.open(request, timeout=TIMEOUT_SECONDS) as answer:
+            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
                 body: bytes = answer.read()
                 return body
         except urllib.error.HTTPError as error:
             raise _refused(self.address, error.code, error.read().decode("utf-8", errors="replace")) from None
-        except (urllib.error.URLError, OSError, TimeoutError) as error:
-            reason = getattr(error, "reason", error)
-            raise InfraError(
-                f"no Ray dashboard answers there: {reason}",
-                where=self.address,
-                next_step="check the address (the dashboard's, usually port 8265) and that the cluster runs",
-            ) from None
+        except (OSError, http.client.HTTPException) as error:  # the second: an answer that breaks off
+            raise self._no_dashboard(str(getattr(error, "reason", error))) from None
 
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A token is shown to the address that was named, and to no other."""
-
-    def redirect_request(self, *arguments: Any, **named: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect())
+    def _no_dashboard(self, reason: str = "something else does") -> InfraError:
+        return InfraError(
+            f"no Ray dashboard answers there: {reason}",
+            where=self.address,
+            next_step="check the address (the dashboard's, usually port 8265) and that the cluster runs",
+        )
 
 
 class _Refused(InfraError):
@@ -301,10 +304,14 @@ def _refused(address: str, status: int, body: str) -> _Refused:
     return _Refused(what, where=address, next_step=advice, status=status, body=body)
 
 
+def variables_of(submission: Submission) -> dict[str, str]:
+    """The variables that a job gets; one that is stopped gets time to write down how it ended."""
+    return {"RAY_JOB_STOP_WAIT_TIME_S": STOP_WAIT_SECONDS, **submission.environment}
+
+
 def request_of(submission: Submission, job_id: str) -> dict[str, Any]:
     """What is sent to the cluster for one attempt at a submission."""
-    environment = {"RAY_JOB_STOP_WAIT_TIME_S": STOP_WAIT_SECONDS, **submission.environment}
-    runtime_env: dict[str, Any] = {"env_vars": environment}
+    runtime_env: dict[str, Any] = {"env_vars": variables_of(submission)}
     if submission.package is not None:
         runtime_env["working_dir"] = f"gcs://_ray_pkg_{submission.package.digest[:32]}.zip"
     request: dict[str, Any] = {
@@ -319,45 +326,6 @@ def request_of(submission: Submission, job_id: str) -> dict[str, Any]:
         request["entrypoint_num_gpus"] = rest.pop("GPU", 0)
         request["entrypoint_resources"] = rest
     return request
-
-
-def normalise(address: str) -> str:
-    """The dashboard's URL without a trailing slash.
-
-    Raises:
-        UserError: it is none.
-    """
-    text = address if "://" in address else f"http://{address}"
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(
-            "is not the URL of a Ray dashboard",
-            where=f"--address {address}",
-            next_step="for example http://127.0.0.1:8265; `raymill cluster status` shows local ones",
-        )
-    return text.rstrip("/")
-
-
-def token_for(address: str) -> str | None:
-    """The token to show an address: what the environment names, a local cluster's own, or Ray's usual file."""
-    if token := os.environ.get("RAY_AUTH_TOKEN"):
-        return token
-    file = token_file(address)
-    return file.read_text(encoding="utf-8").strip() if file else None
-
-
-def token_file(address: str) -> Path | None:
-    """The file with the token for an address, where it is in one."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return None
-    local = cluster_at(address)
-    places = (os.environ.get("RAY_AUTH_TOKEN_PATH"), local.token_file if local else None, str(RAY_TOKEN_FILE))
-    return next((Path(place) for place in places if place and Path(place).is_file()), None)
-
-
-def others_may_read(file: Path) -> bool:
-    """Whether users of this machine other than its owner may read a file."""
-    return bool(file.stat().st_mode & 0o077)
 
 
 def _details(item: dict[str, Any]) -> JobDetails:
@@ -375,4 +343,5 @@ def _details(item: dict[str, Any]) -> JobDetails:
         entrypoint=str(item.get("entrypoint") or ""),
         node_id=str(item.get("driver_node_id") or ""),
         metadata={str(key): str(value) for key, value in (item.get("metadata") or {}).items()},
+        environment=dict((item.get("runtime_env") or {}).get("env_vars") or {}),
     )

@@ -89,7 +89,7 @@ class ClusterRecord(StrictModel):
 def clusters_folder() -> Path:
     """Where local clusters are recorded: RAYMILL_CLUSTERS, or the user's state folder."""
     named = os.environ.get("RAYMILL_CLUSTERS")
-    return Path(named) if named else Path.home() / ".local" / "state" / "raymill" / "clusters"
+    return Path(named).absolute() if named else Path.home() / ".local" / "state" / "raymill" / "clusters"
 
 
 def list_clusters() -> list[ClusterRecord]:

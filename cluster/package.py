@@ -176,6 +176,10 @@ def _choose(folder: Path) -> _Found:
             folders.remove(name)
         for name in sorted(names):
             path = (relative / name).as_posix()
+            if not _is_text(path):
+                raise UserError(
+                    f"the name of a file is not UTF-8: {path!a}", where=str(folder), next_step="rename or remove it"
+                )
             if _ignored(path, False, rules) or not (folder / path).is_file():
                 continue
             target = (folder / path).resolve()
@@ -193,6 +197,14 @@ def _choose(folder: Path) -> _Found:
             )
     found.sent.sort()
     return found
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:  # bytes of another encoding, as the file system has them
+        return False
+    return True
 
 
 def _rules_of(folder: Path, relative: PurePosixPath) -> Iterator[_Rule]:

@@ -12,7 +12,11 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from cluster.errors import UserError
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -27,9 +31,31 @@ _REFRESHED_BY_ARROW = {"iam-role", "container-role"}
 _creating = threading.Lock()
 
 
+def endpoint() -> str | None:
+    """The server that the environment names instead of AWS.
+
+    Raises:
+        UserError: it names none.
+    """
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if url := os.environ.get(name):
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise UserError("is not a URL", where=f"{name}={url}", next_step="write for example http://minio:9000")
+            return url
+    return None
+
+
 def tries() -> int:
-    """How often a request is tried: AWS_MAX_ATTEMPTS where it is set, as in AWS' own tools."""
-    return max(int(os.environ.get("AWS_MAX_ATTEMPTS") or ATTEMPTS), 1)
+    """How often a request is tried: AWS_MAX_ATTEMPTS where it is set, as in AWS' own tools.
+
+    Raises:
+        UserError: the variable is not a number.
+    """
+    text = os.environ.get("AWS_MAX_ATTEMPTS") or str(ATTEMPTS)
+    if not text.strip().isdigit():
+        raise UserError(f"is not a number: {text}", where="AWS_MAX_ATTEMPTS", next_step="write for example 8")
+    return max(int(text), 1)
 
 
 def backoff(failures: int) -> float:
@@ -62,12 +88,25 @@ def _again(attempts: int, response: Any, caught_exception: Exception | None, **_
     return backoff(attempts) if passing and attempts < tries() else None
 
 
+def ca_bundle() -> str | None:
+    """The file with the authorities to trust, where the environment names one.
+
+    Raises:
+        UserError: it is not there; asked here, or it would be a connection that fails and is tried again.
+    """
+    path = os.environ.get("AWS_CA_BUNDLE")
+    if path and not Path(path).exists():
+        raise UserError("no such file", where=f"AWS_CA_BUNDLE={path}", next_step="correct it, or unset it")
+    return path or None
+
+
 def make_client(endpoint_url: str | None, anonymous: bool) -> Any:
     """A boto3 client for S3; it may be used by several threads, and is made by one at a time."""
     import boto3
     from botocore import UNSIGNED
     from botocore.config import Config
 
+    ca_bundle()
     settings: dict[str, Any] = {"signature_version": UNSIGNED} if anonymous else {}
     config = Config(
         retries={"total_max_attempts": 1, "mode": "standard"},  # see _again
@@ -102,7 +141,7 @@ def make_filesystem(endpoint_url: str | None, anonymous: bool) -> S3FileSystem:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if region:
         options["region"] = region
-    if bundle := os.environ.get("AWS_CA_BUNDLE"):
+    if bundle := ca_bundle():
         options["tls_ca_file_path"] = bundle
     if not anonymous:
         options |= _credentials_for_arrow(endpoint_url)

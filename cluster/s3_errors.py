@@ -29,11 +29,17 @@ def explained(store: str, place: str) -> Iterator[None]:
 
     Raises:
         FileNotFoundError: it is not there.
-        UserError: there is no such bucket, there are no credentials, or access is refused.
+        UserError: there is no such bucket or profile, there are no credentials, or access is refused.
         InfraError: the server fails or does not answer.
     """
     from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        ParamValidationError,
+        ProfileNotFound,
+    )
     from s3transfer.exceptions import S3ValidationError
 
     try:
@@ -45,6 +51,13 @@ def explained(store: str, place: str) -> Iterator[None]:
             "there are no credentials for the S3 store",
             where=store,
             next_step="set the AWS_… variables or a profile; write s3://anonymous@bucket for a public bucket",
+        ) from error
+    except ProfileNotFound as error:
+        raise UserError(str(error), where="AWS_PROFILE", next_step="name one of ~/.aws/config, or unset it") from error
+    except ParamValidationError as error:  # before anything is sent: the bucket's name, or a key that is too long
+        lines = [line for line in str(error).splitlines() if not line.endswith("validation failed:")]
+        raise UserError(
+            lines[0].partition(": Bucket name must")[0], where=store, next_step="name a bucket as s3://bucket/prefix"
         ) from error
     except Boto3Error as error:  # of a transfer: it holds what happened, or came while that was handled
         happened = getattr(error, "last_exception", None) or error.__context__

@@ -132,11 +132,13 @@ class Mask:
     """Takes known secrets, and what has the form of one, out of text on its way to a log.
 
     Args:
-        secrets: name -> value; values under LEAST_LETTERS letters are left alone.
+        secrets: name -> value; a value of several lines, such as a key, is known by each, since logs come in lines.
+            What is under LEAST_LETTERS letters is left alone.
     """
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
-        found = {value: name for name, value in secrets.items() if len(value) >= LEAST_LETTERS}
+        lines = {line.strip(): name for name, value in secrets.items() for line in [value, *value.splitlines()]}
+        found = {line: name for line, name in lines.items() if len(line) >= LEAST_LETTERS}
         self._names = dict(sorted(found.items(), key=lambda item: -len(item[0])))
         self._known = re.compile("|".join(map(re.escape, self._names))) if self._names else None
 

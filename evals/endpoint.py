@@ -18,9 +18,11 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Any
 
 from cluster.errors import InfraError, RaymillError, UserError
+from cluster.web import opener, proxy_for
 from evals.answers import AnswerBook, key_of
 from evals.scorer import Answer, Group, Prompt
 
@@ -85,7 +87,7 @@ class Endpoint:
                         next_step=_advice(error.code, address),
                     ) from None
                 tried.append(f"HTTP {error.code}: {said[:120]}")
-            except (OSError, ValueError) as error:  # refused, cut off, timed out, half an answer
+            except (OSError, ValueError, HTTPException) as error:  # refused, cut off, timed out, half an answer
                 tried.append(f"{type(error).__name__}: {error}")
             if pause is not None:
                 time.sleep(pause)
@@ -103,7 +105,7 @@ class Endpoint:
             request.add_header("Authorization", f"Bearer {key}")
         if self.variant:
             request.add_header(OVERRIDE, self.variant)
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        with opener(proxy_for(address)).open(request, timeout=TIMEOUT_S) as response:
             answered = response.headers.get(ANSWERED_BY)
             if self.variant and data is not None and answered != self.variant:
                 raise OSError(f"{answered or 'an unnamed variant'} answered in place of {self.variant}")

@@ -1,5 +1,6 @@
-"""Whether a place on Kubernetes has what a profile needs: kinds, operator and gates, namespace, secrets, volume, queue.
+"""Whether a place on Kubernetes has what a profile needs.
 
+Looked for are kinds, the operator and its gates, the namespace, secrets, the volume, the queue, the shared cluster.
 What we may not ask is a warning, never a guess. Of Secrets only the keys' names are read.
 """
 
@@ -47,6 +48,7 @@ def examine(profile: Profile, kubectl: Kubectl) -> Iterator[Finding]:
         yield from secrets(profile, kubectl)
         yield from volume(profile, kubectl)
         yield from queue(profile, kubectl)
+        yield from shared_cluster(profile, kubectl)
 
 
 def kinds(profile: Profile, kubectl: Kubectl) -> Iterator[Finding]:
@@ -125,7 +127,10 @@ def volume(profile: Profile, kubectl: Kubectl) -> Iterator[Finding]:
         phase = (found or {}).get("status", {}).get("phase", "not there")
         fix = "make it, or set `claim.size_gib`; it needs a StorageClass with ReadWriteMany"
         yield Finding(
-            f"claim {profile.claim.name}", "ok" if phase == "Bound" else "missing", phase, _unless(phase, fix)
+            f"claim {profile.claim.name}",
+            "ok" if phase == "Bound" else "missing",
+            phase,
+            _unless(phase == "Bound", fix),
         )
 
 
@@ -147,8 +152,24 @@ def queue(profile: Profile, kubectl: Kubectl) -> Iterator[Finding]:
             yield Finding(name, "ok", f"{waiting} wait in it")
 
 
-def _unless(phase: str, fix: str) -> str:
-    return "" if phase == "Bound" else fix
+def shared_cluster(profile: Profile, kubectl: Kubectl) -> Iterator[Finding]:
+    """Whether the cluster that all jobs go to is there and ready."""
+    if profile.jobs.cluster == "shared":
+        name = f"RayCluster {profile.cluster}"
+        found = kubectl.get("rayclusters.ray.io", profile.cluster)
+        if found is None:
+            yield _found(name, False, "not there: apply `raymill manifests PROFILE`")
+        else:
+            status = found.get("status", {})
+            state, reason = status.get("state") or "not ready", status.get("reason") or ""
+            fix = _unless(
+                state == "ready", "`kubectl describe` it and its pods: a node, an image or a Secret is missing"
+            )
+            yield Finding(name, "missing" if fix else "ok", f"{state}: {reason}".removesuffix(": "), fix)
+
+
+def _unless(well: bool, fix: str) -> str:
+    return "" if well else fix
 
 
 def _found(check: str, there: bool, fix: str) -> Finding:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from cluster.errors import InfraError
-from cluster.jobs import attempt_of
+from cluster.jobs import INFRASTRUCTURE_CODES, attempt_of
 from cluster.kubectl import Kubectl
 from k8s.cluster_profile import Profile
 from k8s.names import SUBMITTER_CONTAINER, Manifest
@@ -16,6 +16,8 @@ OURS = "app.kubernetes.io/part-of=raymill"
 ENDS = {"SUCCEEDED": 0, "STOPPED": 130}
 THE_RUNS_OWN = ("AppFailed", "DeadlineExceeded")
 """KubeRay's reasons for a failure that is the run's and not the infrastructure's."""
+HOPELESS = ("ValidationFailed", "PreRunningDeadlineExceeded")
+"""Reasons that another attempt would meet again."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 VISIBILITY = ("v1beta2", "v1beta1")
 """Versions of Kueue's API that tells positions."""
@@ -53,6 +55,13 @@ class KubernetesJob:
         if self.exit_code:
             return self.exit_code
         return 1 if self.manifest.get("status", {}).get("reason") in THE_RUNS_OWN else 3
+
+    @property
+    def may_succeed_again(self) -> bool:
+        """Whether the infrastructure ended it, so that another attempt may go better."""
+        if self.status != "FAILED" or self.manifest.get("status", {}).get("reason") in HOPELESS:
+            return False
+        return self.code in INFRASTRUCTURE_CODES
 
 
 def kubectl_of(profile: Profile) -> Kubectl:
@@ -112,7 +121,19 @@ def see(kubectl: Kubectl, found: KubernetesJob) -> Seen:
         pods += kubectl.all("pods", f"ray.io/cluster={cluster}")
     names = {found.name, cluster, *(pod["metadata"]["name"] for pod in pods)}
     events = [each for each in kubectl.all("events") if each.get("involvedObject", {}).get("name") in names]
-    return Seen(manifest, workload, _position(kubectl, manifest, workload), pods, events)
+    position = _position(kubectl, manifest, workload)
+    return Seen(manifest, workload, position, pods, events, _missing(kubectl, manifest))
+
+
+def has_cluster(kubectl: Kubectl, name: str) -> bool:
+    """Whether a RayCluster is there."""
+    return kubectl.get("rayclusters.ray.io", name) is not None
+
+
+def _missing(kubectl: Kubectl, manifest: Manifest) -> str:
+    """The cluster that a job is for, where it is not there; KubeRay waits for it in silence."""
+    name = str(manifest.get("spec", {}).get("clusterSelector", {}).get("ray.io/cluster", ""))
+    return name if name and not has_cluster(kubectl, name) else ""
 
 
 def _workload(kubectl: Kubectl, manifest: Manifest) -> Manifest | None:

@@ -122,22 +122,32 @@ def serving_alerts(profile: Profile) -> list[Manifest]:
 def cluster_alerts(profile: Profile) -> list[Manifest]:
     """Alerts on Ray's nodes."""
     here = f'namespace="{profile.namespace}"'
+    head, workers = 'ray_io_group="headgroup"', 'ray_io_group!~"|headgroup"'
     return [
         _alert(
             "RayHeadGone",
-            f'max by (ray_io_cluster) (up{{{here},ray_io_group="headgroup"}}) == 0',
+            # A pod that is gone has no `up`: workers without any head say so.
+            f"max by (ray_io_cluster) (up{{{here},{head}}}) == 0 or "
+            f"(max by (ray_io_cluster) (up{{{here},{workers}}}) unless max by (ray_io_cluster) (up{{{here},{head}}}))",
             "5m",
             "critical",
             "The head of {{ $labels.ray_io_cluster }} answers no scrape.",
             "kubernetes.md#a-head-is-gone",
         ),
         _alert(
-            "RayNodesFail",
-            f"sum by (ray_io_cluster) (increase(autoscaler_recently_failed_nodes{{{here}}}[30m])) > 0",
+            # Not autoscaler_recently_failed_nodes: the autoscaler's version 2 counts every node there that it ends.
+            "RayWorkersDie",
+            " or ".join(
+                f"sum by (ray_io_cluster) (increase({metric}{{{here}}}[30m])) > 0"
+                for metric in (
+                    "ray_node_manager_unexpected_worker_failure_total",
+                    "ray_memory_manager_worker_eviction_total",
+                )
+            ),
             "0m",
             "warning",
-            "Nodes of {{ $labels.ray_io_cluster }} failed.",
-            "kubernetes.md#nodes-fail",
+            "Processes of {{ $labels.ray_io_cluster }} died or were killed for memory.",
+            "kubernetes.md#workers-die",
         ),
         _alert(
             "RayNodesStayPending",

@@ -78,8 +78,9 @@ def policies(profile: Profile) -> list[Manifest]:
         callers = [_namespace(name) for name in network.caller_namespaces]
         rule = {"from": callers, "ports": _ports([profile.serving.port])}
         found.append(_policy(profile, "callers", "Served models are called.", ray, ingress=[rule]))
-    if network.store_cidrs:
-        rule = {"to": _networks(network.store_cidrs), "ports": _ports(network.store_ports)}
+    servers = [*_networks(network.store_cidrs), *map(_namespace, network.store_namespaces)]
+    if servers:
+        rule = {"to": servers, "ports": _ports(network.store_ports)}
         found.append(_policy(profile, "store", "Artifacts are read and written.", ray, egress=[rule]))
     if profile.autoscale:
         rule = {"to": _networks(network.api_server_cidrs), "ports": _ports(network.api_server_ports)}

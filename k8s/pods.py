@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from k8s.cluster_profile import STORE_MOUNT, PodSize, Profile, WorkerGroup
+from k8s.cluster_profile import STORE_MOUNT, Profile
 from k8s.names import (
     COMPONENT,
     HEAD,
@@ -18,6 +18,7 @@ from k8s.names import (
     Manifest,
     labels,
 )
+from k8s.sections import PodSize, WorkerGroup
 
 USER = 1000
 HOME = "/home/raymill"

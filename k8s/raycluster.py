@@ -5,8 +5,11 @@ from __future__ import annotations
 from k8s.cluster_profile import Profile
 from k8s.names import REDIS_PORT, TRAINING_PRIORITY, Manifest, metadata
 from k8s.pods import CONTAINER_SECURITY, head_pod, worker_pod
+from k8s.sections import PodSize
 
 REDIS_NAME = "raymill-redis"
+OBJECT_STORE_SHARE = 0.95
+"""Of /dev/shm, as Ray itself would take at most."""
 
 
 def cluster(profile: Profile) -> Manifest:
@@ -41,7 +44,7 @@ def cluster_spec(
         "authOptions": {"mode": "token", "secretName": profile.token_secret},
         "headGroupSpec": {
             # The head coordinates; work goes to the workers. The dashboard is the way in for jobs and the operator.
-            "rayStartParams": {"num-cpus": "0", "num-gpus": "0", "dashboard-host": "0.0.0.0"},
+            "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0", **_start(profile.head, 0)},
             "template": head_pod(profile, instance, recipe=recipe, priority=priority, autoscale=autoscale),
         },
         "workerGroupSpecs": [
@@ -51,7 +54,7 @@ def cluster_spec(
                 "minReplicas": group.minimum,
                 "maxReplicas": group.maximum,
                 **({"idleTimeoutSeconds": group.idle_seconds} if autoscale else {}),
-                "rayStartParams": {},
+                "rayStartParams": _start(group, group.gpus),
                 "template": worker_pod(profile, group, instance, recipe=recipe, priority=priority, autoscale=autoscale),
             }
             for group in profile.workers
@@ -79,3 +82,13 @@ def cluster_spec(
     if profile.tls:
         spec["tlsOptions"] = {"enabled": True}
     return spec
+
+
+def _start(size: PodSize, gpus: int) -> Manifest:
+    """What Ray would not find out by itself.
+
+    It takes three tenths of the memory for its object store, and puts it on disk where /dev/shm is smaller; KubeRay
+    counts GPUs only under the names that it knows.
+    """
+    store = int(size.shared_memory_gib * 2**30 * OBJECT_STORE_SHARE)
+    return {"num-gpus": str(gpus), "object-store-memory": str(store)}

@@ -10,7 +10,7 @@ import yaml
 from cluster.errors import UserError
 from cluster.jobs import RECIPE_FILE as PACKED_RECIPE
 from cluster.jobs import Submission, attempt_id
-from cluster.jobs_api import STOP_WAIT_SECONDS
+from cluster.jobs_api import variables_of
 from k8s.cluster_profile import Profile
 from k8s.names import RECIPE_FILE, RECIPE_FOLDER, SUBMITTER, Manifest, labels, metadata
 from k8s.pods import submitter_pod
@@ -95,8 +95,7 @@ def _runtime_environment(submission: Submission) -> str:
         found: dict[str, Any] = {"working_dir": f"{RECIPE_FOLDER}/{PACKAGE_FILE}"}
     else:
         found = {"working_dir": RECIPE_FOLDER, "excludes": ["..*"]}  # a mounted ConfigMap has folders of its own
-    # A job that is stopped gets time to write down how it ended.
-    found["env_vars"] = {"RAY_JOB_STOP_WAIT_TIME_S": STOP_WAIT_SECONDS, **submission.environment}
+    found["env_vars"] = variables_of(submission)
     return yaml.safe_dump(found, sort_keys=True)
 
 

@@ -7,16 +7,18 @@ checked before anything is applied. Source of the rules: KubeRay's ``controllers
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from zoneinfo import available_timezones
 
 import yaml
 
 from cluster.errors import UserError
 from k8s.names import Manifest
-from k8s.rules_cluster import cluster_problems
+from k8s.rules_cluster import LABEL_NAME, LABEL_VALUE, cluster_problems
 from k8s.rules_deletion import deletion_problems
 
 NAME_LETTERS = {"RayCluster": 53, "RayJob": 47, "RayService": 47, "RayCronJob": 36}
@@ -70,6 +72,7 @@ def require_valid(manifests: Iterable[Manifest], feature_gates: Iterable[str], w
 def _problems(manifest: Manifest, gates: frozenset[str]) -> Found:
     kind = str(manifest.get("kind"))
     yield from _names(manifest, kind)
+    yield from _marks(manifest)
     kinds: dict[str, Callable[[Manifest, frozenset[str]], Found]] = {
         "RayCluster": _ray_cluster,
         "RayJob": _ray_job,
@@ -113,18 +116,25 @@ def _ray_job(manifest: Manifest, gates: frozenset[str]) -> Found:
     if QUEUE_LABEL in marks.get("labels", {}) and not spec.get("clusterSelector"):
         if not spec.get("shutdownAfterJobFinishes"):
             yield "spec.shutdownAfterJobFinishes", "Kueue wants a queued job's cluster to go when it has ended"
-        yield from _queued(spec.get("rayClusterSpec", {}), "spec.rayClusterSpec")
+        submitted = spec.get("submissionMode", "K8sJobMode") == "K8sJobMode"
+        others = ("head", "submitter") if submitted else ("head",)
+        yield from _queued(spec.get("rayClusterSpec", {}), "spec.rayClusterSpec", others)
 
 
-def _queued(cluster: Manifest, where: str) -> Found:
+def _queued(cluster: Manifest, where: str, others: tuple[str, ...] = ("head",)) -> Found:
+    """Kueue's rules.
+
+    Args:
+        others: what it counts besides the groups; with a group of such a name, or too many, no workload is made.
+    """
     if cluster.get("enableInTreeAutoscaling"):
         yield f"{where}.enableInTreeAutoscaling", "Kueue counts a cluster's pods: one in a queue keeps its size"
     groups = cluster.get("workerGroupSpecs", [])
-    if len(groups) + 1 > MAX_POD_SETS:
-        yield f"{where}.workerGroupSpecs", f"Kueue takes {MAX_POD_SETS - 1} groups at most"
+    if len(groups) + len(others) > MAX_POD_SETS:
+        yield f"{where}.workerGroupSpecs", f"Kueue takes {MAX_POD_SETS - len(others)} groups at most"
     for index, group in enumerate(groups):
-        if group.get("groupName") == "head":
-            yield f"{where}.workerGroupSpecs.{index}.groupName", "Kueue keeps the name head for the head's group"
+        if (name := group.get("groupName")) in others:
+            yield f"{where}.workerGroupSpecs.{index}.groupName", f"Kueue keeps the name {name} for itself"
 
 
 def _job_spec(spec: Manifest, gates: frozenset[str], annotations: Manifest) -> Found:
@@ -245,18 +255,42 @@ def _ray_cron_job(manifest: Manifest, gates: frozenset[str]) -> Found:
     spec = manifest.get("spec", {})
     if "RayCronJob" not in gates:
         yield "kind", "needs KubeRay's feature gate RayCronJob, which is off by default"
-    if "TZ" in spec.get("schedule", ""):
+    schedule, zone = spec.get("schedule", ""), spec.get("timeZone")
+    if "TZ" in schedule:
         yield "spec.schedule", "must hold no TZ: use timeZone"
-    if spec.get("timeZone") == "":
+    elif not schedule.startswith("@") and len(schedule.split()) != 5:
+        yield "spec.schedule", "must have five fields, or be like @daily"
+    if zone == "":
         yield "spec.timeZone", "must not be empty"
+    elif zone is not None and zone not in available_timezones():
+        yield "spec.timeZone", f"{zone} is no time zone"
     for place, why in _job_spec(spec.get("jobTemplate", {}), gates, {}):
         yield place.replace("spec", "spec.jobTemplate", 1), why
 
 
 def _config_map(manifest: Manifest, gates: frozenset[str]) -> Found:
-    size = sum(len(key) + len(str(value).encode()) for key, value in manifest.get("data", {}).items())
+    size = sum(len(str(value).encode()) for value in manifest.get("data", {}).values())
+    size += sum(len(base64.b64decode(value)) for value in manifest.get("binaryData", {}).values())
     if size > MAX_CONFIG_BYTES:
         yield "data", f"{size:,} bytes; the API server takes {MAX_CONFIG_BYTES:,} at most"
+
+
+def _marks(value: Any, where: str = "") -> Found:
+    """Labels and node selectors anywhere in a manifest, by the API server's syntax."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            at = f"{where}.{key}" if where else str(key)
+            if key in ("labels", "matchLabels", "nodeSelector") and isinstance(item, dict):
+                for name, text in item.items():
+                    if isinstance(text, str) and not (LABEL_NAME.fullmatch(name) and LABEL_VALUE.fullmatch(text)):
+                        yield at, f"{name}={text} is no label"
+            elif key == "annotations" and isinstance(item, dict):
+                yield from ((at, f"{name} is no annotation's name") for name in item if not LABEL_NAME.fullmatch(name))
+            else:
+                yield from _marks(item, at)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _marks(item, f"{where}.{index}")
 
 
 def _at(value: Any, path: str, default: Any = None) -> Any:

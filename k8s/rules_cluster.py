@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from k8s.names import Manifest
+from k8s.rules_gated import history_server, network_policy, stored_on_a_volume
 
 GATED = {
     "networkPolicy": "RayClusterNetworkPolicy",
@@ -54,6 +55,10 @@ def cluster_problems(
     for field, gate in GATED.items():
         if field in spec and gate not in gates:
             yield f"{where}.{field}", f"needs KubeRay's feature gate {gate}, which is off by default"
+    if (policy := spec.get("networkPolicy")) is not None and GATED["networkPolicy"] in gates:
+        yield from network_policy(policy, names, f"{where}.networkPolicy")
+    if (history := spec.get("historyServerOptions")) is not None and GATED["historyServerOptions"] in gates:
+        yield from history_server(history, [head, *groups], f"{where}.historyServerOptions")
     if (spec.get("tlsOptions") or {}).get("enabled"):
         yield from _tls(spec, head, groups, where)
 
@@ -66,9 +71,6 @@ def _group(group: Manifest, where: str, name: str) -> Found:
         yield f"{where}.resources", "resources are in rayStartParams, too: use one of the two"
     if "labels" in parameters:
         yield f"{where}.rayStartParams.labels", "is not supported: use `labels` of the group"
-    for key, value in (group.get("labels") or {}).items():
-        if not LABEL_NAME.fullmatch(key) or not LABEL_VALUE.fullmatch(value):
-            yield f"{where}.labels", f"{key}={value} is no label"
 
 
 def _size(group: Manifest, where: str, scaled: bool) -> Found:
@@ -118,14 +120,7 @@ def _fault_tolerance(spec: Manifest, head: Manifest, annotations: Manifest, gate
         if "storage" in options:
             yield f"{at}.storage", "is for the backend rocksdb"
         return
-    if "GCSFaultToleranceEmbeddedStorage" not in gates:
-        yield at, "rocksdb needs KubeRay's feature gate GCSFaultToleranceEmbeddedStorage, which is off by default"
-    for field in ("redisAddress", "redisUsername", "redisPassword", "externalStorageNamespace"):
-        if options.get(field):
-            yield f"{at}.{field}", "is for the backend redis"
-    storage = options.get("storage") or {}
-    if storage.get("claimName") and {"size", "storageClassName", "accessModes"} & storage.keys():
-        yield f"{at}.storage.claimName", "excludes size, storageClassName and accessModes"
+    yield from stored_on_a_volume(options, head, gates, at, f"{where}.headGroupSpec")
 
 
 def _autoscaler(

@@ -59,6 +59,7 @@ class Seen:
         position: how many wait before it in its queue, if Kueue's visibility API says so.
         pods: of its cluster and of its submitter.
         events: of the RayJob, its cluster and these pods.
+        missing: the shared cluster that it is for, where that is not there.
     """
 
     job: Manifest
@@ -66,6 +67,7 @@ class Seen:
     position: int | None = None
     pods: Sequence[Manifest] = ()
     events: Sequence[Manifest] = ()
+    missing: str = ""
 
 
 def state(job: Manifest) -> str:
@@ -78,6 +80,8 @@ def state(job: Manifest) -> str:
             if inside == "SUCCEEDED" and deployment == "Complete"
             else ("STOPPED" if inside == "STOPPED" else "FAILED")
         )
+    if job.get("metadata", {}).get("deletionTimestamp"):
+        return "STOPPED"  # it is there until KubeRay has told its cluster
     if job.get("spec", {}).get("suspend") or deployment in ("Suspended", "Suspending"):
         return "QUEUED"
     return "RUNNING" if inside == "RUNNING" else "PENDING"
@@ -136,6 +140,10 @@ def _job(seen: Seen) -> Iterator[Reason]:
         cause = status.get("reason") or deployment
         text = f"{cause}: {status['message']}" if status.get("message") else cause
         yield Reason(text, FAILURES.get(cause, ""))
+    if seen.missing:
+        yield Reason(
+            f"RayCluster {seen.missing}, which it is for, is not there", "have `raymill manifests PROFILE` applied"
+        )
     tries = status.get("failed", 0)
     if deployment == "Retrying":
         yield Reason(f"it failed {tries} time{'s' * (tries != 1)} and is tried again on a new cluster")

@@ -88,6 +88,7 @@ def _plan(parser: argparse.ArgumentParser) -> None:
 
 def _new(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the recipe's name; NAME.yaml is written")
+    parser.add_argument("--profile", action="store_true", help="a profile for Kubernetes in place of a recipe")
 
 
 def _in_store(parser: argparse.ArgumentParser) -> None:
@@ -144,7 +145,7 @@ _ROLLOUT = "pipelines.commands.rollout"
 _JOBS, _CLUSTER = "pipelines.commands.jobs", "pipelines.commands.cluster"
 
 COMMANDS = (
-    Command("new", "write a commented starter recipe", "pipelines.commands.new:new", _new),
+    Command("new", "write a commented starter recipe, or a profile for Kubernetes", "pipelines.commands.new:new", _new),
     Command("plan", "the resolved recipe, what is cached and what changed", "pipelines.commands.run:plan", _plan),
     Command("run", "make everything a recipe names", "pipelines.commands.run:run", _run),
     Command("tune", "search for the recipe's best values", "pipelines.commands.tune:tune", _tune),

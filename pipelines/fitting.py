@@ -21,6 +21,17 @@ CLASSIFIABLE = (*DECODERS, "bert")
 ENCODER_DECODERS = ("t5",)
 """Our architectures that turn a source into a target."""
 
+MATRICES = {
+    "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
+    "bert": ("query", "key", "value", "dense"),
+    "t5": ("q", "k", "v", "o", "wi", "wo"),
+}
+"""Our architectures -> what the matrices of their layers are called."""
+
+OUTSIDE = ("embed_tokens", "wte", "lm_head", "shared")
+"""What the matrices outside the layers are called."""
+
 TRAINED = ("@pretrain", "@finetune", "@align")
 
 
@@ -49,6 +60,8 @@ def misfits(recipe: Recipe) -> Iterator[str]:
             f"finetune: it adapts models that predict next tokens and that transformers loads, not {name}. "
             f"{other[0].upper()}{other[1:]}, train {' or '.join(DECODERS)}, or name another model in finetune.model"
         )
+    if "finetune" in written:
+        yield from _unknown_targets(recipe)
     tuned = [variant.name for variant in recipe.serving.variants if variant.model == "@finetune"]
     if "serving" in written and tuned and task == "generation":
         found = served_as(recipe)
@@ -81,6 +94,22 @@ def _too_long(recipe: Recipe, context: int) -> Iterator[str]:
                 f"{section}: sequence_length {config.sequence_length:,} is longer than the model's context of "
                 f"{context:,}. Set {section}.sequence_length: {context} or less, or pretrain.max_positions: "
                 f"{config.sequence_length} or more"
+            )
+
+
+def _unknown_targets(recipe: Recipe) -> Iterator[str]:
+    """Matrices that are to be adapted and that the model which is pretrained here does not have."""
+    known = MATRICES.get(recipe.pretrain.architecture)
+    if recipe.finetune.model is not None or known is None:
+        return
+    for name in recipe.finetune.target_modules or ():
+        last = name.rpartition(".")[2]
+        if last not in (*known, *OUTSIDE):
+            near = difflib.get_close_matches(last, known, n=1)
+            meant = f"; did you mean {near[0]}?" if near else "."
+            yield (
+                f"finetune: target_modules: {name} matches nothing in a {recipe.pretrain.architecture}{meant} Its "
+                f"layers have {', '.join(known)}"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cluster.artifact import Identity
@@ -246,3 +246,31 @@ def select(nodes: list[Node], until: str | None, only: str | None) -> tuple[list
         return [node for node in nodes if node.section == only], only == SERVING
     last = present.index(chosen)
     return [node for node in nodes if present.index(node.section) <= last], chosen == SERVING
+
+
+def asked_for(
+    recipe: Recipe, nodes: list[Node], until: str | None, only: str | None, force: Iterable[str]
+) -> tuple[list[Node], bool]:
+    """The nodes to run and whether the recipe is served after them; see :func:`select`.
+
+    Args:
+        force: sections or nodes that are to be made anew.
+
+    Raises:
+        UserError: there is no such stage, or nothing to do.
+    """
+    known = {node.name for node in nodes} | {node.section for node in nodes}
+    unknown = sorted(set(force) - known)
+    if unknown:
+        raise UserError(
+            f"no stage {unknown[0]!r} in this recipe",
+            where="--force",
+            next_step=f"stages of this recipe: {', '.join(sorted(known))}",
+        )
+    chosen, with_serving = select(nodes, until, only)
+    will_serve = with_serving and serves(recipe)
+    if not chosen and not will_serve:
+        raise UserError(
+            "it names nothing to make", where=f"recipe {recipe.name}", next_step="write a section, such as `corpus:`"
+        )
+    return chosen, will_serve

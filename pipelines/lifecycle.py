@@ -22,7 +22,7 @@ from cluster.stage import execute, load_entry
 from cluster.store import Store, open_store
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.quantised import require_on_workers
-from pipelines.graph import Node, build_graph, identities, select, serves
+from pipelines.graph import Node, asked_for, build_graph, identities
 from pipelines.headlines import metric_label
 from pipelines.objective import TargetResult
 from pipelines.recipe import Recipe
@@ -203,13 +203,7 @@ def run_recipe(recipe: Recipe, progress: Progress, options: RunOptions = RunOpti
         RaymillError: a stage failed; everything published before it stays and is reused by the next run.
     """
     nodes = build_graph(recipe)
-    _check_force(options.force, nodes)
-    chosen, with_serving = select(nodes, options.until, options.only)
-    will_serve = with_serving and serves(recipe)
-    if not chosen and not will_serve:
-        raise UserError(
-            "it names nothing to make", where=f"recipe {recipe.name}", next_step="write a section, such as `corpus:`"
-        )
+    chosen, will_serve = asked_for(recipe, nodes, options.until, options.only, options.force)
     if will_serve:
         require_port(recipe)
         require_models(recipe)
@@ -319,17 +313,6 @@ def _load_inputs(lifecycle: Lifecycle, nodes: list[Node], found: Mapping[str, Id
             f"its input is not published: {', '.join(missing)}",
             where=f"--only {only}",
             next_step=f"run without --only, or with --until {missing[-1]} first",
-        )
-
-
-def _check_force(names: frozenset[str], nodes: list[Node]) -> None:
-    known = {node.name for node in nodes} | {node.section for node in nodes}
-    unknown = sorted(names - known)
-    if unknown:
-        raise UserError(
-            f"no stage {unknown[0]!r} in this recipe",
-            where="--force",
-            next_step=f"stages of this recipe: {', '.join(sorted(known))}",
         )
 
 

@@ -16,13 +16,19 @@ from cluster.job_record import read_job
 from cluster.jobs import RECIPE_FILE, Submission
 from cluster.package import Package, pack
 from cluster.progress import table
+from cluster.secrecy import leaves
 from cluster.store import open_store
-from pipelines.graph import build_graph, identities, serves
+from pipelines.graph import asked_for, build_graph, identities
 from pipelines.plan import PlannedStage, plan_stages
 from pipelines.recipe import Recipe, read_recipe, validate_recipe
 
 COMMAND = ("python", "-m", "pipelines.job")
 """`python` is what the cluster's PATH says: on a cluster of `raymill cluster up`, this one; in an image, its own."""
+
+KEYS_OF_PLACES = ("path", "model", "data", "existing", "benchmarks", "good", "bad")
+"""Keys of a recipe whose value may be the bare name of a folder."""
+LONGEST_PLACE = 1024
+"""A longer text is no path."""
 
 
 @dataclass
@@ -30,13 +36,15 @@ class SubmissionPlan:
     """A submission, and what a person should know before it is sent.
 
     Attributes:
-        stages: the state of every stage in the store; empty where the store cannot be read from here.
+        stages: the state in the store of every stage that is to run; empty where the store cannot be read from here.
+        serves: whether serving comes after them.
         notes: what is worth knowing or doubtful.
     """
 
     submission: Submission
     recipe: Recipe
     stages: list[PlannedStage] = field(default_factory=list)
+    serves: bool = False
     notes: list[str] = field(default_factory=list)
 
     def render(self, where: str) -> str:
@@ -51,7 +59,7 @@ class SubmissionPlan:
         parts = [f"{name:<{width}}  {value}" for name, value in rows.items()]
         if self.stages:
             lines = [{"stage": stage.name, "state": stage.state, "artifact": stage.id} for stage in self.stages]
-            if serves(self.recipe):
+            if self.serves:
                 lines.append({"stage": "serving", "state": "runs every time", "artifact": ""})
             parts += ["", table(lines)]
         parts += [f"note: {note}" for note in self.notes]
@@ -105,7 +113,7 @@ def plan_submission(
         mounted: the store is a folder of the cluster's pods, which this machine does not see.
 
     Raises:
-        UserError: a mistake in the recipe, too much code, or something that looks like a secret.
+        UserError: a mistake in the recipe or the arguments, too much code, or something that looks like a secret.
     """
     changes = [*overrides, *arguments.overrides]
     if arguments.store:
@@ -113,7 +121,9 @@ def plan_submission(
     changes.append('cluster.address="auto"')
     document = read_recipe(arguments.recipe, changes)
     recipe = validate_recipe(document)
-    store = recipe.store if "://" in recipe.store else str(Path(recipe.store).resolve())
+    nodes = build_graph(recipe)
+    chosen, will_serve = asked_for(recipe, nodes, arguments.until, arguments.only, arguments.force)
+    store = recipe.store if "://" in recipe.store else str(Path(recipe.store).expanduser().resolve())
     text = yaml.safe_dump({**document.data, "store": store}, sort_keys=False, allow_unicode=True)
     plan = SubmissionPlan(
         Submission(
@@ -128,6 +138,7 @@ def plan_submission(
             image=image,
         ),
         recipe,
+        serves=will_serve,
     )
     plan.submission.check_secrets(document.data)
     if plan.submission.package and plan.submission.package.secret:
@@ -149,11 +160,27 @@ def plan_submission(
                 f"attempt {running.attempt} of this run is at work on {running.host or 'some host'}; submitted to"
                 " another cluster, a new one takes the run over and that one ends"
             )
-        nodes = build_graph(recipe)
-        plan.stages = plan_stages(where, nodes, identities(nodes))
+        plan.stages = plan_stages(where, chosen, identities(nodes))
     except (RaymillError, OSError) as error:
         plan.notes.append(f"what is published cannot be told from here: {error}".replace("\n ", ";"))
     return plan
+
+
+def left_behind(plan: SubmissionPlan) -> list[str]:
+    """Notes on files of this machine that the recipe names and that do not travel: a pod has its own."""
+    travels = plan.submission.package.files if plan.submission.package else ()
+    notes = []
+    for where, text in leaves(yaml.safe_load(plan.submission.recipe)):
+        looks_so = "/" in text or where.rpartition(".")[2] in KEYS_OF_PLACES
+        if where == "store" or "://" in text or not looks_so or len(text) > LONGEST_PLACE or not Path(text).exists():
+            continue
+        place = Path(text)
+        if place.is_absolute() or not any(Path(each).is_relative_to(place) for each in travels):
+            notes.append(
+                f"{where}: {text} is on this machine, and the job looks for it in its pod: it must be in the image, in"
+                " the store's bucket or volume, or travel with --working-dir"
+            )
+    return notes
 
 
 def _package(arguments: Namespace, recipe: str) -> Package:

@@ -19,8 +19,8 @@ ON_EVALUATIONS = {
     f"pipelines/commands/{name}.py" for name in ("benchmarks", "compare", "eval", "gate", "judge", "review")
 }
 """Commands on what was measured: they may know `evals`, and nothing of serving."""
-ON_KUBERNETES = {f"pipelines/commands/{name}.py" for name in ("kubernetes", "manifests", "bundle")}
-"""Commands that render or ask: they may know `k8s`."""
+ON_KUBERNETES = {f"pipelines/commands/{name}.py" for name in ("kubernetes", "manifests", "bundle", "new_profile")}
+"""Commands that render, ask or write profiles: they may know `k8s`."""
 HEAVY = ("torch", "ray", "vllm", "transformers", "datasets", "pyarrow", "numpy", "peft", "lm_eval", "boto3")
 LIGHT_MODULES = (
     "pipelines.cli",

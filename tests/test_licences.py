@@ -42,6 +42,21 @@ def test_the_page_is_what_the_generator_writes(generator: ModuleType) -> None:
     assert generator.page() == PAGE
 
 
+def test_what_the_cuda_image_holds_besides_is_named(generator: ModuleType) -> None:
+    further = generator.only_with_cuda()
+    assert {"triton", "flashinfer-python", "vllm"} <= further.keys()
+    named = " ".join(PAGE.partition(generator.CUDA_HEAD)[2].split())
+    assert named == ", ".join(f"{name} {version}" for name, version in further.items()) + "."
+
+
+def test_another_locks_licences_are_printed(
+    generator: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "some.lock").write_text("# packages\npydantic==2.14.0\n")
+    generator.main([str(tmp_path / "some.lock")])
+    assert capsys.readouterr().out == "| pydantic | 2.14.0 | MIT |\n"
+
+
 def test_what_is_not_permissive_is_spoken_of() -> None:
     head = PAGE.partition("| package")[0]
     image = {name: licence for name, (_, licence, where) in rows().items() if where == "image"}

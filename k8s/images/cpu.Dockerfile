@@ -20,9 +20,9 @@ FROM ${BASE}
 LABEL org.opencontainers.image.title="raymill" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
-# libnuma1: vLLM on CPUs. wget: KubeRay's probe of a RayService's workers.
+# libnuma1: vLLM on CPUs. openssl: KubeRay's pods wait with it for their certificate. wget: its probe of served models.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends "libnuma1=2.0.16-*" "wget=1.21.3-*" \
+    && apt-get install --yes --no-install-recommends "libnuma1=2.0.16-*" "openssl=3.0.*" "wget=1.21.3-*" \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 raymill \
     && useradd --uid 1000 --gid 1000 --create-home --shell /usr/sbin/nologin raymill

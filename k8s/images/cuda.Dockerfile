@@ -20,9 +20,10 @@ FROM ${BASE}
 LABEL org.opencontainers.image.title="raymill" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
-# CUDA comes with the packages, the driver with the node. gcc: Triton compiles what it launches. wget: KubeRay's probe of a RayService's workers.
+# CUDA comes with the packages, the driver with the node. gcc: Triton compiles what it launches.
+# openssl: KubeRay's pods wait with it for their certificate. wget: its probe of served models.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends "gcc=4:12.2.0-*" "libc6-dev=2.36-*" "wget=1.21.3-*" \
+    && apt-get install --yes --no-install-recommends "gcc=4:12.2.0-*" "libc6-dev=2.36-*" "openssl=3.0.*" "wget=1.21.3-*" \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 raymill \
     && useradd --uid 1000 --gid 1000 --create-home --shell /usr/sbin/nologin raymill

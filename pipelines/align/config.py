@@ -16,10 +16,10 @@ from pipelines.train.config import Count, TrainConfig, resolve_training
 ENTRY, RESOLVE, CHECK = (
     "pipelines.align.stage:run",
     "pipelines.align.config:resolve",
-    "pipelines.align.generation:check",
+    "pipelines.align.early:check",
 )
-MODEL_STAGE = Stage("align", "Model", 1, ENTRY, resolve=RESOLVE, check=CHECK)
-REWARD_STAGE = Stage("align", "RewardModel", 1, ENTRY, resolve=RESOLVE)
+MODEL_STAGE = Stage("align", "Model", 2, ENTRY, resolve=RESOLVE, check=CHECK)
+REWARD_STAGE = Stage("align", "RewardModel", 2, ENTRY, resolve=RESOLVE, check=CHECK)
 
 ON_PAIRS = ("reward", "dpo", "simpo")
 ON_POLICY = ("grpo", "ppo")

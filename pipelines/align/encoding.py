@@ -13,7 +13,6 @@ from pipelines.align.rollouts import Prompt
 from pipelines.finetune.examples.encode import Encoded, Encoder
 from pipelines.finetune.examples.records import (
     ASSISTANT,
-    USER,
     Conversation,
     Message,
     Messages,
@@ -172,11 +171,6 @@ def prompt_ids(encoder: Encoder, messages: Messages, place: str = "") -> list[in
     """A prompt's tokens as they stand before an answer that is learned."""
     whole = encoder.whole(_stand_in(messages, place))
     return list(whole.ids[: whole.learned.index(True)])
-
-
-def ending_id(encoder: Encoder) -> int:
-    """The token that the template puts behind an answer, or an answer's last where it puts none."""
-    return int(encoder.whole(Conversation((Message(USER, STAND_IN), Message(ASSISTANT, STAND_IN)))).ids[-1])
 
 
 def prompt_of(record: Any) -> Messages:

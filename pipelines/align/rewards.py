@@ -81,6 +81,7 @@ class ModelReward:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         from pipelines.finetune.examples.encode import Encoder
+        from pipelines.models.export import longest
 
         where = f"align.reward: {name}"
         try:
@@ -105,7 +106,7 @@ class ModelReward:
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
         self._model, self._tokenizer = model.eval().requires_grad_(False).to(device), tokenizer
-        self._limit = int(model.config.max_position_embeddings)
+        self._limit = longest(model.config) or 0
         self._encoder = Encoder(tokenizer, template, self._limit, "drop", where, learns="last_answer")
 
     def scores(self, prompts: Sequence[Messages], answers: Sequence[str]) -> list[float]:
@@ -126,4 +127,5 @@ class ModelReward:
 
     def _ids(self, messages: Messages, answer: str) -> list[int]:
         """As a pair's side is encoded for training."""
-        return list(self._encoder.whole(Conversation((*messages, Message(ASSISTANT, answer)))).ids[-self._limit :])
+        ids = self._encoder.whole(Conversation((*messages, Message(ASSISTANT, answer)))).ids
+        return list(ids[-self._limit :])  # all of them where positions are relative

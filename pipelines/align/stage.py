@@ -23,6 +23,7 @@ def run(config: AlignConfig, inputs: Mapping[str, Artifact], context: StageConte
     from pipelines.align.task import PairTask, RolloutTask
     from pipelines.finetune.examples.records import to_jsonl
     from pipelines.finetune.examples.template import load_template
+    from pipelines.finetune.parts import tell_left_out
     from pipelines.train.launch import run_training
     from pipelines.train.results import write_metrics
 
@@ -56,12 +57,7 @@ def run(config: AlignConfig, inputs: Mapping[str, Artifact], context: StageConte
     page = align_page(training, config, base.id, outcome)
     page.heading("Held-out examples")
     page.table(details["examples"])
-    if details["too_long_places"]:
-        page.heading("Left out for their length")
-        page.paragraph(f"{details['too_long']:,} {kind}, such as {', '.join(details['too_long_places'])}.")
-    if loaded.bad:
-        page.heading("Rows that were left out")
-        page.table([{"row": each} for each in loaded.bad], most=20)
+    tell_left_out(page, details, loaded.bad, kind)
     context.output.write_text("report.html", page.render())
     write_metrics(training, context.output)
     outcome.counts |= {

@@ -75,9 +75,19 @@ class AlignTask:
     def _keep_template(self, folder: Path) -> None:
         """The result is asked as it was trained."""
         if self.template is not None and self.template != "plain":
+            from pipelines.models.stops import note_stops
             from pipelines.tokens.folder import set_chat_template
 
             set_chat_template(folder, self.template)
+            if self.config.makes_writer:
+                note_stops(folder)
+
+    @property
+    def _ends(self) -> list[int]:
+        """What ends an answer in the chat template at work."""
+        from pipelines.models.stops import ends_of
+
+        return [] if self.template == "plain" else ends_of(self._tokenizer, self.template)
 
     @property
     def advice(self) -> str:
@@ -161,7 +171,7 @@ class PairTask(AlignTask):
         from pipelines.models.sampling import answer
 
         prompts = [self._encoder.renderer.prompt(pair.prompt) for pair in pairs]
-        return answer(model, self._texts, prompts)
+        return answer(model, self._texts, prompts, ends=self._ends)
 
     def _scored(self, folder: Path, pairs: list[Any], device: Any) -> list[dict[str, Any]]:
         from pipelines.align.rewards import ModelReward
@@ -268,9 +278,6 @@ class RolloutTask(AlignTask):
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
     def _stops(self) -> list[int]:
-        from pipelines.align.encoding import ending_id
-        from pipelines.models.export import stop_ids
+        from pipelines.models.stops import stop_ids
 
-        ending = ending_id(self._encoder)
-        marks = {ending} & set(self._tokenizer.added_tokens_decoder)
-        return sorted(marks | set(stop_ids(self._texts)))
+        return sorted({*stop_ids(self._texts), *self._ends})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -16,14 +17,15 @@ from k8s.cluster_profile import load_profile
 from pipelines.recipe import dump_recipe, load_recipe
 
 HUB = "hf://"
+ELSEWHERE = (HUB, "http://", "https://", "s3://")
 
 
 def bundle(arguments: Namespace) -> int:
     """List the pieces; with ``--check FOLDER`` say which are not there, and exit 1 where any is missing."""
-    profile = load_profile(arguments.profile)
+    profile = load_profile(arguments.profile, arguments.overrides)
     pieces = pieces_of_platform(profile)
     for path in arguments.recipes:
-        pieces += pieces_of_recipe(path)
+        pieces += pieces_of_recipe(path, profile.store)
     pieces = list(dict.fromkeys(pieces))
     if arguments.check is None:
         _print(arguments, [piece.row() for piece in pieces])
@@ -44,15 +46,22 @@ def _print(arguments: Namespace, rows: list[dict[str, str]]) -> None:
         print(table(rows))
 
 
-def pieces_of_recipe(path: str) -> list[Piece]:
+def pieces_of_recipe(path: str, store: str = "") -> list[Piece]:
     """The models, data sets and benchmarks that a recipe would fetch from elsewhere.
 
-    A recipe that reads from its store and its nodes alone has none.
+    A recipe that reads from its store's bucket and its nodes alone has none.
+
+    Args:
+        store: where artifacts are to live at the site.
     """
+    bucket = re.match(r"s3://[^/]+/", f"{store}/")
+    own = bucket.group() if bucket else "no bucket"
     recipe = load_recipe(path)
     plain = {key: value for key, value in dump_recipe(recipe).items() if key in recipe.written}
     found = [
-        _of_reference(where, text) for where, text in leaves(plain) if text.startswith((HUB, "http://", "https://"))
+        _of_reference(where, text)
+        for where, text in leaves(plain)
+        if text.startswith(ELSEWHERE) and not text.startswith(own) and where != "store"
     ]
     evals: dict[str, Any] = plain.get("evals", {})
     if evals.get("benchmarks") == "hub":

@@ -20,6 +20,7 @@ from cluster.jobs_api import JobsClient
 from cluster.machine import available_cores
 from cluster.progress import table
 from cluster.store import open_store
+from pipelines.commands.options import names_profile
 
 NEEDED = ("ray", "torch", "transformers", "tokenizers", "peft", "lm-eval", "pyarrow", "datasets", "boto3")
 MIN_MEMORY_BYTES = 8 << 30
@@ -33,7 +34,7 @@ def doctor(arguments: Namespace) -> int:
 
     The exit code is 1 where something is missing.
     """
-    if arguments.kubernetes:
+    if names_profile(arguments):
         from pipelines.commands import kubernetes
 
         findings = kubernetes.examine(arguments)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.artifact import Artifact, Identity, load_artifact, local_copy
@@ -10,7 +12,7 @@ from cluster.errors import UserError
 from cluster.store import Store
 from pipelines.finetune.config import DocsPairs
 from pipelines.finetune.examples.records import Conversation
-from pipelines.models.existing import ExistingModelConfig, locate, model_files
+from pipelines.models.existing import ExistingModelConfig, describe_in, locate, model_files
 from pipelines.recipe import Recipe
 
 
@@ -48,9 +50,9 @@ def _conversations(recipe: Recipe, store: Store, found: Mapping[str, Identity], 
 
     config = recipe.finetune
     corpus = _published(store, found, "curate") if isinstance(config.data, DocsPairs) else None
-    folder, context = _tokenizer(recipe, store, found, recipe.finetune.model)
     loaded = load_examples(config, corpus, store)
-    tokenizer = load_tokenizer(folder)
+    with _tokenizer(recipe, store, found, config.model) as (folder, context):
+        tokenizer = load_tokenizer(folder)
     encoder = encoder_of(config, tokenizer, load_template(config.chat_template), context)
     return preview(encoder, tokenizer, loaded.train[:count])
 
@@ -62,9 +64,9 @@ def _labelled(recipe: Recipe, store: Store, found: Mapping[str, Identity], count
     from pipelines.finetune.classification.task import encoder_of
     from pipelines.finetune.load import load_tokenizer
 
-    folder, context = _tokenizer(recipe, store, found, recipe.finetune.model)
     loaded = load_texts(recipe.finetune)
-    tokenizer = load_tokenizer(folder)
+    with _tokenizer(recipe, store, found, recipe.finetune.model) as (folder, context):
+        tokenizer = load_tokenizer(folder)
     encoder = encoder_of(recipe.finetune, tokenizer, loaded.labels, context)
     return preview(encoder, tokenizer, loaded.labels, loaded.train[:count])
 
@@ -80,11 +82,12 @@ def _pairs(recipe: Recipe, store: Store, found: Mapping[str, Identity], count: i
     corpus = _published(store, found, "curate") if isinstance(config.data, DocsPairs) else None
     if config.model is None:
         _published(store, found, "pretrain")
-    folder, _ = _tokenizer(recipe, store, found, recipe.finetune.model)
-    tokenizer = load_tokenizer(folder)
     loaded = load_examples(config, corpus, store, FORMS)
+    with _tokenizer(recipe, store, found, config.model) as (folder, _):
+        tokenizer = load_tokenizer(folder)
+        encoder = encoder_of(config, tokenizer, folder)
     examples = [each for each in loaded.train[:count] if isinstance(each, Conversation)]
-    return preview(encoder_of(config, tokenizer, folder), tokenizer, examples)
+    return preview(encoder, tokenizer, examples)
 
 
 def _aligned(recipe: Recipe, store: Store, found: Mapping[str, Identity], count: int) -> list[str]:
@@ -98,8 +101,9 @@ def _aligned(recipe: Recipe, store: Store, found: Mapping[str, Identity], count:
     config, tuned = recipe.align, recipe.finetune
     after_tuning = config.model is None and "finetune" in found
     own = tuned.model if after_tuning else config.model
-    folder, context = _tokenizer(recipe, store, found, own, "finetune.model" if after_tuning else "align.model")
-    tokenizer = load_tokenizer(folder)
+    where = "finetune.model" if after_tuning else "align.model"
+    with _tokenizer(recipe, store, found, own, where) as (folder, context):
+        tokenizer = load_tokenizer(folder)
     left = load_template(tuned.chat_template) if after_tuning else None
     if left not in (None, PLAIN):
         tokenizer.chat_template = left
@@ -107,9 +111,10 @@ def _aligned(recipe: Recipe, store: Store, found: Mapping[str, Identity], count:
     return preview(encoder, tokenizer, config, load_records(config).train[:count])
 
 
+@contextmanager
 def _tokenizer(
     recipe: Recipe, store: Store, found: Mapping[str, Identity], source: str | None, where: str = "finetune.model"
-) -> tuple[Path, int | None]:
+) -> Iterator[tuple[Path, int | None]]:
     """A folder with the tokenizer, and the model's context: of the model where it is there, else as planned.
 
     Args:
@@ -121,12 +126,16 @@ def _tokenizer(
         config = ExistingModelConfig(source=source, where=where)
         folder = locate(config, store)
         model_files(folder, config)
-        return folder, context_of(folder)
+        with tempfile.TemporaryDirectory(prefix="raymill-plan-") as name:
+            describe_in(folder, Path(name), store)
+            yield Path(name), context_of(folder)
+        return
     if (model := load_artifact(store, found["pretrain"].id)) is not None:
         folder = local_copy(store, model)
-        return folder, context_of(folder)
+        yield folder, context_of(folder)
+        return
     tokenizer = _published(store, found, "tokenizer")
-    return local_copy(store, tokenizer), recipe.pretrain.max_positions or recipe.tokens.sequence_length
+    yield local_copy(store, tokenizer), recipe.pretrain.max_positions or recipe.tokens.sequence_length
 
 
 def _published(store: Store, found: Mapping[str, Identity], name: str) -> Artifact:

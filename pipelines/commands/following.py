@@ -15,8 +15,6 @@ from cluster.jobs_api import JobDetails, JobsClient
 from cluster.progress import duration
 from cluster.store import open_store
 
-INFRASTRUCTURE_CODES = (3, 137, 143)
-"""An InfraError of ours, or a process that somebody killed."""
 STORE_POLL_SECONDS = 3.0
 """A job writes its log so often."""
 STATUS_OF = {"succeeded": "SUCCEEDED", "failed": "FAILED", "stopped": "STOPPED", "running": "RUNNING"}

@@ -45,7 +45,8 @@ def submit(parser: ArgumentParser) -> None:
         metavar="N",
         type=count,
         default=2,
-        help="with --follow: further attempts where the infrastructure failed, not the run; default: 2",
+        help="with --follow: further attempts where the infrastructure failed, not the run; default: 2 (on Kubernetes"
+        " for a shared cluster; one of the job's own: `jobs.retries` of the profile)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and what would be sent")
     parser.add_argument("--yes", action="store_true", help="do not ask")
@@ -134,6 +135,7 @@ def bundle(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--check", metavar="FOLDER", help="which pieces are not in this folder; exit 1 where any is not"
     )
+    repeated(parser, "--set", "KEY=VALUE", "overrides", "change a key of the profile")
     as_json(parser)
 
 

@@ -8,7 +8,7 @@ from argparse import Namespace
 from typing import Any
 
 from cluster.diagnosis import diagnose
-from cluster.errors import InfraError, UserError
+from cluster.errors import InfraError, RaymillError, UserError
 from cluster.job_record import JobRecord, list_jobs
 from cluster.jobs_api import JobDetails, JobsClient
 from cluster.local_cluster import find_cluster
@@ -16,6 +16,7 @@ from cluster.pending import explain_demands, explain_pending
 from cluster.progress import duration, table
 from cluster.store import open_store
 from pipelines.commands.following import code_of, detachable, follow_job, follow_stored, log_of, record_of
+from pipelines.commands.options import names_profile
 
 STOP_SECONDS = 60.0
 PENDING_SECONDS = 5.0
@@ -53,7 +54,7 @@ def logs(arguments: Namespace) -> int:
             return code_of(follow_stored(arguments.store, record))
     client, job = _find(arguments)
     if not arguments.follow:
-        print(client.logs(job.id), end="")
+        print(_said(client, job, arguments.store), end="")
         return 0
     with detachable(job.id, f"--address {client.address}"):
         job = follow_job(client, job, arguments.store or job.metadata.get("raymill_store", ""))
@@ -96,7 +97,7 @@ def why(arguments: Namespace) -> int:
         answer = _why_stored(arguments.store, record)
     else:
         client, job = _find(arguments)
-        answer = _why(client, job)
+        answer = _why(client, job, arguments.store)
     if arguments.json:
         print(json.dumps(answer, indent=1))
         return 0
@@ -116,9 +117,9 @@ def on_kubernetes(arguments: Namespace) -> bool:
     """Whether a profile's place is asked.
 
     Raises:
-        UserError: another place is named besides.
+        UserError: another place is named besides, or a profile is changed and none is named.
     """
-    if not arguments.kubernetes:
+    if not names_profile(arguments):
         return False
     for name in ("address", "store"):
         if other := getattr(arguments, name, None):
@@ -128,16 +129,47 @@ def on_kubernetes(arguments: Namespace) -> bool:
     return True
 
 
-def _why(client: JobsClient, job: JobDetails) -> dict[str, Any]:
+def _why(client: JobsClient, job: JobDetails, store: str | None) -> dict[str, Any]:
     if job.status == "PENDING":
         found = explain_pending(client, job)
         return {"job": job.id, "status": job.status, "reasons": found.reasons, "advice": found.advice}
     if job.status == "FAILED":
-        return _failure(job.id, job.status, client.logs(job.id), job.exit_code, job.message)
+        try:
+            log = _said(client, job, store)
+        except InfraError:
+            log = ""  # the cluster's own word has to do
+        return _failure(job.id, job.status, log, job.exit_code, job.message)
     if job.status == "RUNNING":
         return {"job": job.id, "status": job.status, "reasons": ["it runs", *explain_demands(client)]}
     text = "it succeeded" if job.status == "SUCCEEDED" else "somebody stopped it"
     return {"job": job.id, "status": job.status, "reasons": [text]}
+
+
+def _said(client: JobsClient, job: JobDetails, store: str | None) -> str:
+    """A job's log from its cluster, or from the store where the node is gone that had it.
+
+    Args:
+        store: where to look instead of where the job says that it is.
+
+    Raises:
+        InfraError: neither gives it.
+    """
+    try:
+        return client.logs(job.id)
+    except InfraError as error:
+        try:
+            stored = _log_in_store(job, store or job.metadata.get("raymill_store", ""))
+        except (RaymillError, OSError):
+            stored = None
+        if stored is None:
+            raise error from None
+        return stored
+
+
+def _log_in_store(job: JobDetails, store: str) -> str | None:
+    """A job's log as its store has it; None where that has another attempt's, or none."""
+    record = record_of(store, job.metadata.get("raymill_run", job.id)) if store else None
+    return log_of(store, record) if record is not None and record.submission == job.id else None
 
 
 def _why_stored(store: str, record: JobRecord) -> dict[str, Any]:

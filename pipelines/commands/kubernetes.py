@@ -9,6 +9,8 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
+
 from cluster.checkup import Finding
 from cluster.diagnosis import diagnose
 from cluster.errors import InfraError, UserError
@@ -24,8 +26,8 @@ from k8s.render import to_yaml
 from k8s.rules import require_valid
 from k8s.why import explain, submitter_failed
 from pipelines.commands.following import detachable
-from pipelines.commands.submit import confirm
-from pipelines.submission import SubmissionPlan, plan_submission
+from pipelines.commands.submit import confirm, say_differing
+from pipelines.submission import SubmissionPlan, left_behind, plan_submission
 
 LOG_LINES = 5_000
 POLL_SECONDS = 3.0
@@ -41,29 +43,71 @@ def submit(arguments: Namespace) -> int:
         manifests = job_manifests(profile, plan.submission)
         require_valid(manifests, profile.feature_gates, f"profile {arguments.kubernetes}")
         print(json.dumps(manifests, indent=1) if arguments.json else to_yaml(manifests), end="")
+        for note in plan.notes:
+            print(f"note: {note}", file=sys.stderr)
         return 0
     kubectl = look.kubectl_of(profile)
     print(plan.render(_where(profile)), file=sys.stderr)
+    job, new = _begin(arguments, kubectl, profile, plan)
+    if arguments.follow:
+        job = _to_the_end(arguments, kubectl, profile, plan, job)
+    if arguments.json:
+        done = {"run": plan.submission.id, "job": job.name, "new": new, "status": job.status}
+        print(json.dumps(done | {"exit_code": job.code if job.over else None}, indent=1))
+    elif not arguments.follow:
+        print(f"follow it: raymill jobs logs {job.name} --follow --kubernetes {arguments.kubernetes}")
+    return job.code if arguments.follow else 0
+
+
+def _begin(
+    arguments: Namespace, kubectl: Kubectl, profile: Profile, plan: SubmissionPlan, *, again: bool = False
+) -> tuple[KubernetesJob, bool]:
+    """The job that is under way or has succeeded, else a new attempt; and whether it is new.
+
+    Args:
+        again: nobody is asked a second time.
+    """
     number, known = _attempt(kubectl, plan.submission.id)
     job = known
     if job is None:
         manifests = job_manifests(profile, plan.submission, number)
         require_valid(manifests, profile.feature_gates, f"profile {arguments.kubernetes}")
-        confirm(arguments, plan)
+        if profile.jobs.cluster == "shared" and not look.has_cluster(kubectl, profile.cluster):
+            raise UserError(
+                f"there is no RayCluster {profile.cluster}, and KubeRay would wait for it in silence",
+                where=_where(profile),
+                next_step=f"have `raymill manifests {arguments.kubernetes}` applied, or set `jobs.cluster: own`",
+            )
+        if not again:
+            confirm(arguments, plan)
         kubectl.apply(to_yaml(manifests))
         job = look.job(kubectl, attempt_id(plan.submission.id, number))
     if job is None:
         raise InfraError("it was applied, and is not there", where=plan.submission.id, next_step="submit it again")
     print(f"{'attached to' if known else 'submitted'} {job.name} ({job.status})", file=sys.stderr, flush=True)
-    if arguments.follow:
+    if not job.over:
+        say_differing(plan, _variables(job))
+    return job, known is None
+
+
+def _to_the_end(
+    arguments: Namespace, kubectl: Kubectl, profile: Profile, plan: SubmissionPlan, job: KubernetesJob
+) -> KubernetesJob:
+    """Follow a job to its end.
+
+    KubeRay tries a job with a cluster of its own again by itself, and never one on a shared cluster: where the
+    infrastructure ended that, its next attempt is started here.
+    """
+    left = arguments.retries if profile.jobs.cluster == "shared" else 0
+    while True:
         with detachable(job.name, f"--kubernetes {arguments.kubernetes}"):
             job = follow(kubectl, job)
-    if arguments.json:
-        done = {"run": plan.submission.id, "job": job.name, "new": known is None, "status": job.status}
-        print(json.dumps(done | {"exit_code": job.code if job.over else None}, indent=1))
-    elif not arguments.follow:
-        print(f"follow it: raymill jobs logs {job.name} --follow --kubernetes {arguments.kubernetes}")
-    return job.code if arguments.follow else 0
+        if not left or not job.may_succeed_again:
+            return job
+        left -= 1
+        said = job.message.splitlines()[0] if job.message else job.code
+        print(f"{job.name} failed ({said}); trying again", file=sys.stderr, flush=True)
+        job, _ = _begin(arguments, kubectl, profile, plan, again=True)
 
 
 def examine(arguments: Namespace) -> list[Finding]:
@@ -73,7 +117,7 @@ def examine(arguments: Namespace) -> list[Finding]:
 
 
 def _profile(arguments: Namespace) -> Profile:
-    return load_profile(arguments.kubernetes, getattr(arguments, "profile_overrides", ()))
+    return load_profile(arguments.kubernetes, getattr(arguments, "profile_overrides", ()), "--profile-set")
 
 
 def _where(profile: Profile) -> str:
@@ -87,8 +131,26 @@ def _plan(arguments: Namespace, profile: Profile) -> SubmissionPlan:
         )
     arguments.no_code = arguments.no_code or arguments.working_dir is None
     overrides = [] if arguments.store else [f"store={json.dumps(profile.store)}"]
-    mounted = profile.claim is not None and not arguments.store
-    return plan_submission(arguments, image=profile.image, overrides=overrides, with_package=False, mounted=mounted)
+    plan = plan_submission(
+        arguments,
+        image=profile.image,
+        overrides=overrides,
+        with_package=False,
+        mounted=profile.claim is not None,
+    )
+    profile.with_store(plan.submission.store)
+    plan.notes += left_behind(plan)
+    if profile.queue and profile.jobs.cluster == "shared":
+        plan.notes.append(
+            f"it does not wait in queue {profile.queue.name}: that is for jobs with clusters of their own"
+        )
+    return plan
+
+
+def _variables(job: KubernetesJob) -> dict[str, str]:
+    """The variables that a job was given."""
+    found = yaml.safe_load(job.manifest.get("spec", {}).get("runtimeEnvYAML", "")) or {}
+    return dict(found.get("env_vars", {}))
 
 
 def _attempt(kubectl: Kubectl, run_id: str) -> tuple[int, KubernetesJob | None]:

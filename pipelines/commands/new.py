@@ -45,7 +45,7 @@ _SECTION = re.compile(r"^(\w+):", re.MULTILINE)
 
 
 def new(arguments: Namespace) -> int:
-    """Write NAME.yaml, never over a file that is there."""
+    """Write NAME.yaml, a recipe or with ``--profile`` a profile, never over a file that is there."""
     name = arguments.name.removesuffix(".yaml")
     path = Path(f"{name}.yaml")
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", path.stem):
@@ -56,13 +56,22 @@ def new(arguments: Namespace) -> int:
         )
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(starter(path.stem))
+            file.write(_profile() if arguments.profile else starter(path.stem))
     except FileExistsError:
         raise UserError("is there already", where=str(path), next_step="choose another name") from None
     except OSError as error:
         raise UserError(f"cannot be written: {error.strerror}", where=str(path), next_step="check the folder") from None
-    print(f"wrote {path}; next: `raymill plan {path}`, then `raymill run {path}`")
+    if arguments.profile:
+        print(f"wrote {path}; next: `raymill manifests {path}`, then `raymill submit RECIPE --kubernetes {path}`")
+    else:
+        print(f"wrote {path}; next: `raymill plan {path}`, then `raymill run {path}`")
     return 0
+
+
+def _profile() -> str:
+    from pipelines.commands.new_profile import profile_starter
+
+    return profile_starter()
 
 
 def starter(name: str) -> str:
@@ -80,14 +89,17 @@ def starter(name: str) -> str:
     for section, info in Recipe.model_fields.items():
         if section == "name":
             continue
-        model = _model_of(info.annotation)
+        model = model_of(info.annotation)
         parts.append("")
-        off = _optional_model(info.annotation)
+        off = optional_model(info.annotation)
         if off is not None:
             parts += [f"# {info.description}", f"#? {section}:", *(f"#?   {line}" for line in _inner_lines(off))]
             continue
         if model is None:
-            parts += [f"# {info.description}", f"#: {section}: {_value(info.get_default(call_default_factory=True))}"]
+            parts += [
+                f"# {info.description}",
+                f"#: {section}: {value_text(info.get_default(call_default_factory=True))}",
+            ]
             continue
         parts += [f"# {(model.__doc__ or '').strip().splitlines()[0]}"]
         body = active.get(section)
@@ -105,13 +117,13 @@ def _field_lines(model: type[BaseModel], written: set[str]) -> list[str]:
         if info.description:
             lines.append(f"  # {info.description}")
         default = info.get_default(call_default_factory=True)
-        optional = _optional_model(info.annotation)
-        if isinstance(default, BaseModel) and _model_of(info.annotation):
+        optional = optional_model(info.annotation)
+        if isinstance(default, BaseModel) and model_of(info.annotation):
             lines += [f"  #: {key}:", *(f"  #:   {line}" for line in _inner_lines(type(default)))]
         elif default is None and optional is not None:
             lines += [f"  #? {key}:", *(f"  #?   {line}" for line in _inner_lines(optional))]
         else:
-            lines.append(f"  #: {key}: {_value(default)}")
+            lines.append(f"  #: {key}: {value_text(default)}")
     return lines
 
 
@@ -125,13 +137,14 @@ def _inner_lines(model: type[BaseModel]) -> list[str]:
         if default and isinstance(default, tuple) and isinstance(default[0], BaseModel):
             lines.append(f"{key}:")
             lines += [f"  # {name}: {each.description}" for name, each in type(default[0]).model_fields.items()]
-            lines += [f"  - {_value(each.model_dump(mode='json', exclude_unset=True))}" for each in default]
+            lines += [f"  - {value_text(each.model_dump(mode='json', exclude_unset=True))}" for each in default]
         else:
-            lines.append(f"{key}: {_value(default)}")
+            lines.append(f"{key}: {value_text(default)}")
     return lines
 
 
-def _value(default: Any) -> str:
+def value_text(default: Any) -> str:
+    """A default as YAML on one line."""
     plain = default.model_dump(mode="json") if isinstance(default, BaseModel) else _plain(default)
     text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")
@@ -145,14 +158,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _model_of(annotation: Any) -> type[BaseModel] | None:
+def model_of(annotation: Any) -> type[BaseModel] | None:
+    """The model of a section; None where a key is none."""
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
-def _optional_model(annotation: Any) -> type[BaseModel] | None:
+def optional_model(annotation: Any) -> type[BaseModel] | None:
     """The model of a section that may be left out: ``Model | None``."""
     kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
-    return _model_of(kinds[0]) if len(kinds) == 1 else None
+    return model_of(kinds[0]) if len(kinds) == 1 else None
 
 
 def _split_sections(text: str) -> dict[str, str]:

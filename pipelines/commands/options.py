@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 
+from cluster.errors import UserError
 from pipelines.recipe import Recipe, load_recipe
 
 
@@ -21,3 +22,15 @@ def overrides_of(arguments: Namespace) -> list[str]:
 def recipe_of(arguments: Namespace) -> Recipe:
     """The recipe with the command line's changes applied."""
     return load_recipe(arguments.recipe, overrides_of(arguments))
+
+
+def names_profile(arguments: Namespace) -> bool:
+    """Whether a profile's place on Kubernetes is meant.
+
+    Raises:
+        UserError: a profile is changed, and none is named.
+    """
+    if not arguments.kubernetes and arguments.profile_overrides:
+        change = arguments.profile_overrides[0]
+        raise UserError("changes no profile", where=f"--profile-set {change}", next_step="name one by --kubernetes")
+    return bool(arguments.kubernetes)

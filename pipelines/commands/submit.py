@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 
+from cluster.dashboard import normalise, others_may_read, token_file
 from cluster.errors import InfraError, UserError
-from cluster.jobs_api import JobDetails, JobsClient, others_may_read, request_of, token_file
+from cluster.jobs import INFRASTRUCTURE_CODES
+from cluster.jobs_api import JobDetails, JobsClient, request_of, variables_of
 from cluster.local_cluster import find_cluster
-from pipelines.commands.following import INFRASTRUCTURE_CODES, detachable, follow_job
+from pipelines.commands.following import detachable, follow_job
+from pipelines.commands.options import names_profile
 from pipelines.submission import SubmissionPlan, plan_submission
 
 
@@ -18,11 +22,11 @@ def submit(arguments: Namespace) -> int:
 
     With ``--follow`` the exit code is the job's; Ctrl-C detaches (130) and leaves the job alone.
     """
-    if arguments.kubernetes:
+    if names_profile(arguments):
         from pipelines.commands import kubernetes
 
         return kubernetes.submit(arguments)
-    address = arguments.address or find_cluster(None).dashboard
+    address = normalise(arguments.address or find_cluster(None).dashboard)
     plan = plan_submission(arguments)
     if arguments.dry_run:
         _show(arguments, plan, address)
@@ -33,6 +37,8 @@ def submit(arguments: Namespace) -> int:
     confirm(arguments, plan)
     job, new = client.submit(plan.submission)
     _say(f"{'submitted' if new else 'attached to'} {job.id} ({job.status})")
+    if not job.over:
+        say_differing(plan, job.environment)
     if arguments.follow:
         job = _follow(client, plan, job, arguments.retries)
     if arguments.json:
@@ -52,6 +58,19 @@ def _show(arguments: Namespace, plan: SubmissionPlan, address: str) -> None:
     else:
         print(plan.render(address))
         print(f"\nPOST {address}/api/jobs/\n{json.dumps(request, indent=1)}")
+
+
+def say_differing(plan: SubmissionPlan, found: Mapping[str, str]) -> None:
+    """Say which variables a job that was found has otherwise than this submission of the same id wants them.
+
+    They are no part of the id, so that no second job makes the same things beside the first.
+    """
+    wanted = variables_of(plan.submission)
+    names = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if names:
+        _say(
+            f"note: it runs with other variables than asked for now: {', '.join(names)}; to change them, stop it first"
+        )
 
 
 def _notes(client: JobsClient) -> list[str]:

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 
 def _stages(folder: str, version: int, *kinds: str) -> tuple[Stage, ...]:
-    run, resolve = f"pipelines.finetune.{folder}stage:run", "pipelines.finetune.config:resolve"
-    return tuple(Stage("finetune", kind, version, run, resolve=resolve) for kind in kinds)
+    run, here = f"pipelines.finetune.{folder}stage:run", "pipelines.finetune"
+    resolve, check = f"{here}.config:resolve", f"{here}.early:check"
+    return tuple(Stage("finetune", kind, version, run, resolve=resolve, check=check) for kind in kinds)
 
 
-MODEL_STAGE, ADAPTER_STAGE = _stages("", 3, "Model", "Adapter")
+MODEL_STAGE, ADAPTER_STAGE = _stages("", 4, "Model", "Adapter")
 """The same work where full weights come of it, and where an addition does."""
 
 CLASSIFIER_STAGE, CLASSIFIER_ADAPTER_STAGE = _stages("classification.", 1, "Classifier", "ClassifierAdapter")

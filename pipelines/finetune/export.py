@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from cluster.errors import InternalError, UserError
 from pipelines.finetune import bottleneck
-from pipelines.finetune.methods import load_adapter, load_base
+from pipelines.finetune.methods import load_adapter, load_base, require_own_weights
 from pipelines.models.export import (
     PARITY_TOLERANCE,
     copy_tokenizer,
@@ -21,6 +21,7 @@ from pipelines.models.export import (
     logits_difference,
     longest,
 )
+from pipelines.models.stops import note_stops
 
 MERGES = ("LORA", "IA3")
 """peft's types of adapters that are a change of the base's matrices."""
@@ -110,16 +111,19 @@ def merge_folders(adapter: Path, base: Path, folder: Path) -> float:
     """Merge a stored adapter into a stored base; see :func:`export_merged`.
 
     Raises:
-        UserError: the adapter is of a kind that is no change of matrices, or of another base.
+        UserError: the adapter is of a kind that is no change of matrices, of another base, or on a matrix that is also
+            another part's.
     """
     refuse_merging(adapter)
     model = load_adapter(load_base(base), adapter)
+    require_own_weights(model, str(adapter))
     length = min(longest(model.config) or 32, 32)
     generator = torch.Generator().manual_seed(0)
     probe = torch.randint(0, model.config.vocab_size, (2, length), generator=generator)
     difference = export_merged(model, base, folder, probe)
     if (adapter / "tokenizer_config.json").exists():
         copy_tokenizer(adapter, folder, longest(model.config))
+        note_stops(folder)
     return difference
 
 

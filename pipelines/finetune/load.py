@@ -23,6 +23,9 @@ FORMS = ("chat", "pairs", "alpaca", "text")
 MOST_REMEMBERED = 512
 """Examples that forgetting is measured on; one process reads them twice at the end."""
 
+MOST_PACKED = 8192
+"""Tokens of a packed row where the recipe does not say how many; single examples are only as long as they are."""
+
 UNBOUNDED = 1 << 20
 """A context that a tokenizer gives where nobody set one is larger."""
 
@@ -77,10 +80,18 @@ def load_examples(
             where="finetune.answers_scored",
             next_step="leave it out, or give rows with prompt and completion",
         )
-    before: list[Any] = []
-    if config.forgetting is not None:
-        before = choose(read_examples(config.forgetting, "finetune.forgetting", FORMS).examples, MOST_REMEMBERED)
-    return Loaded(train, validation, before, len(examples), bad)
+    return Loaded(train, validation, remembered(config), len(examples), bad)
+
+
+def remembered(config: FinetuneConfig) -> list[Any]:
+    """What forgetting is measured on; nothing where the recipe names no such rows.
+
+    Raises:
+        UserError, InfraError: as :func:`load_examples` has it.
+    """
+    if config.forgetting is None:
+        return []
+    return choose(read_examples(config.forgetting, "finetune.forgetting", FORMS).examples, MOST_REMEMBERED)
 
 
 def most_tokens(config: FinetuneConfig, context: int | None) -> int:
@@ -109,6 +120,12 @@ def most_tokens(config: FinetuneConfig, context: int | None) -> int:
         )
     found = wanted if wanted is not None else room
     assert found is not None
+    if config.packing and wanted is None and found > MOST_PACKED:
+        raise UserError(
+            f"packed rows would have {found:,} tokens, all of the model's context, and each takes the memory for that",
+            where="finetune.packing",
+            next_step="set finetune.sequence_length to what a row may have, for example 4096",
+        )
     if found < 2:
         raise UserError(
             f"{config.virtual_tokens} virtual tokens leave no room in the model's context of {context}",

@@ -75,9 +75,29 @@ def adapt(
             where="finetune.target_modules" if named else "finetune.method",
             next_step=f"its layers have {', '.join(matrices(base)) or 'no matrices'}" if named else advice,
         ) from None
+    require_own_weights(model, "finetune.target_modules")
     if config.method == "lora" and config.dora:
         _require_directions(model)
     return model
+
+
+def require_own_weights(model: nn.Module, where: str) -> None:
+    """Raise UserError where an adapter is on a matrix that is also another part's: merged, it would change both."""
+    holders: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        for each in module.parameters(recurse=False):
+            holders.setdefault(id(each), []).append(name)
+    for names in holders.values():
+        adapted = sorted(name.removesuffix(".base_layer") for name in names if name.endswith(".base_layer"))
+        others = sorted(name for name in names if not name.endswith(".base_layer"))
+        if adapted and len(names) > 1:
+            told = [name.rpartition(".")[2] for name in (adapted[0], *others, *adapted[1:])]
+            raise UserError(
+                f"{told[0]} and {told[1]} of this model are one matrix, and an adapter on {told[0]} could not be "
+                "merged into it",
+                where=where,
+                next_step="name matrices of the layers, or use method full",
+            )
 
 
 def _require_directions(model: nn.Module) -> None:

@@ -12,8 +12,8 @@ from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.examples.records import Conversation, Text, to_jsonl
 from pipelines.finetune.examples.template import load_template
 from pipelines.finetune.likeness import metrics_of, show
-from pipelines.finetune.load import load_examples
-from pipelines.finetune.parts import keep_parts
+from pipelines.finetune.load import Loaded, load_examples
+from pipelines.finetune.parts import keep_parts, tell_left_out
 
 SHOWN = 10
 
@@ -38,7 +38,7 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageCo
     training = run_training(FinetuneTask(config, base, keys, load_template(config.chat_template)), context)
     details = training.summary["details"]
     page = write_report(training, "Fine-tuning", f"{config.title}, on {base.id}", {"examples": used})
-    _describe(page, details, loaded.train)
+    _describe(page, details, loaded)
     context.output.write_text("report.html", page.render())
     outcome = training_outcome(training)
     if "likeness" in details:
@@ -57,6 +57,8 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageCo
     if config.method == "lora":
         outcome.details["rank"] = config.rank
     outcome.metrics["validation.loss_before"] = training.curve("validation", "loss")[0][1]
+    if "unstopped" in details:
+        context.progress.note(_unstopped(details["unstopped"]))
     if "quantised" in details:
         measured = {f"quantised.{name}": each for name, each in details["quantised"].items() if each is not None}
         outcome.metrics |= measured
@@ -68,7 +70,16 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageCo
     return outcome
 
 
-def _describe(page: Page, details: Mapping[str, Any], train: list[Conversation | Text]) -> None:
+def _unstopped(token: str) -> str:
+    return (
+        f"answers end with {token}, and the base's generation_config.json does not stop there: asked beside its base, "
+        "the adapter's answers go on behind it. Merge it (`raymill merge`), or add the token to the base's eos_token_id"
+    )
+
+
+def _describe(page: Page, details: Mapping[str, Any], loaded: Loaded) -> None:
+    if "unstopped" in details:
+        page.paragraph(_unstopped(details["unstopped"]))
     if "forgetting" in details:
         before, after = details["forgetting"]["before"], details["forgetting"]["after"]
         page.heading("What it could do before")
@@ -83,11 +94,9 @@ def _describe(page: Page, details: Mapping[str, Any], train: list[Conversation |
     if details["examples"]:
         page.heading("Held-out questions, before and after")
         page.table(details["examples"])
-    if details["too_long_places"]:
-        page.heading("Left out for their length")
-        page.paragraph(f"{details['too_long']:,} examples, such as {', '.join(details['too_long_places'])}.")
+    tell_left_out(page, details, loaded.bad, "examples")
     page.heading("Examples trained on")
-    page.table([_row(example) for example in train[:SHOWN]])
+    page.table([_row(example) for example in loaded.train[:SHOWN]])
 
 
 def _row(example: Conversation | Text) -> dict[str, str]:

@@ -95,6 +95,22 @@ class FinetuneTask:
         return self.template == "plain" or self._parts["validation"].is_text
 
     @property
+    def _ends(self) -> list[int]:
+        """What ends an answer in the chat template at work."""
+        from pipelines.models.stops import ends_of
+
+        if self.template == "plain" or self._parts["validation"].is_text:
+            return []
+        return ends_of(self._tokenizer, self.template)
+
+    def _unstopped(self) -> str | None:
+        """What ends an answer and is nothing that the base stops at, beside which an adapter is served."""
+        from pipelines.models.stops import stops_of
+
+        missing = [] if self.config.makes_model else sorted(set(self._ends) - set(stops_of(self._base_folder)))
+        return str(self._tokenizer.convert_ids_to_tokens(missing[0])) if missing else None
+
+    @property
     def _pad_id(self) -> int:
         pad = self._tokenizer.pad_token_id
         return int(self._tokenizer.eos_token_id if pad is None else pad)
@@ -105,6 +121,7 @@ class FinetuneTask:
 
         from pipelines.finetune.load import left_out
         from pipelines.finetune.methods import load_base, without_addition
+        from pipelines.models.stops import note_stops
         from pipelines.tokens.folder import set_chat_template
 
         device = next(model.parameters()).device
@@ -116,6 +133,8 @@ class FinetuneTask:
         difference = self._export(model, folder, probe, device)
         if self.template is not None and self.template != "plain":
             set_chat_template(folder, self.template)
+            if self.config.makes_model:
+                note_stops(folder)
         examples = [
             {"asked": asked, "expected": expected, "before": first, "after": second}
             for (asked, expected), first, second in zip(self._shown(), before["answers"], after["answers"], strict=True)
@@ -125,6 +144,8 @@ class FinetuneTask:
             "examples": examples,
             **left_out(found for name, found in self._parts.items() if name != "forgetting"),
         }
+        if unstopped := self._unstopped():
+            details["unstopped"] = unstopped
         if scored := self._scored():
             from pipelines.finetune.likeness import compare
 
@@ -200,12 +221,13 @@ class FinetuneTask:
         from pipelines.models.sampling import answer
 
         shown = self._prompts(self._parts["validation"].examples[: self.config.examples_shown])
-        found: dict[str, Any] = {"answers": answer(model, self._base_folder, shown, begin=self._begins)}
+        how: dict[str, Any] = {"begin": self._begins, "ends": self._ends}
+        found: dict[str, Any] = {"answers": answer(model, self._base_folder, shown, **how)}
         if scored := self._scored():
             expected = [self._tokenizer(each.messages[-1].content).input_ids for each in scored]
             longest = max(map(len, expected)) + 1  # and what ends it
             prompts = self._prompts(scored)
-            written = answer(model, self._base_folder, prompts, longest, begin=self._begins)
+            written = answer(model, self._base_folder, prompts, longest, **how)
             found["scored"] = [text.strip() for text in written]
         if "forgetting" in self._parts:
             found["forgetting"] = mean_loss(model, self._parts["forgetting"], self._pad_id, self.config.batch_sequences)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -120,6 +121,18 @@ def locate(config: ExistingModelConfig, store: Store) -> Path:
             where=f"{config.where}: {config.source}",
             next_step="check the name and the network, or name a folder",
         ) from error
+
+
+def describe_in(folder: Path, target: Path, store: Store) -> None:
+    """Put a model's tokenizer and descriptions into another folder as the stage takes them, without its weights.
+
+    Raises:
+        UserError: it has no usable tokenizer of its own.
+    """
+    take_tokenizer(str(folder), store, target)
+    for name in DESCRIPTIONS[:2]:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, target / name)
 
 
 def check_causal(folder: Path, config: ExistingModelConfig) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 
 from cluster.errors import InternalError
 from pipelines.models.own import load_stored, save_own
-from pipelines.tokens.marks import read_marks
-from pipelines.tokens.special import END
+from pipelines.models.stops import given_stops, stop_ids, united
 
 PARITY_TOLERANCE = 1e-4
 LOADERS: dict[str, Any] = {"bert": AutoModelForMaskedLM, "t5": AutoModelForSeq2SeqLM}
@@ -49,7 +48,7 @@ def export_model(
     else:
         copy_tokenizer(tokenizer_folder, folder, longest(model.config))
         if model.can_generate():
-            model.generation_config.eos_token_id = stop_ids(folder)
+            model.generation_config.eos_token_id = united(stop_ids(folder), given_stops(model.generation_config))
             model.generation_config.bos_token_id = model.config.bos_token_id
             model.generation_config.pad_token_id = model.config.pad_token_id
         model.save_pretrained(folder, safe_serialization=True)
@@ -102,10 +101,3 @@ def copy_tokenizer(source: Path, folder: Path, max_positions: int | None) -> Non
     if max_positions is not None:
         config["model_max_length"] = max_positions
     path.write_text(json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-
-
-def stop_ids(tokenizer_folder: Path) -> list[int]:
-    """Ids at which generation ends: the end of a document, and where the template has one, of an answer."""
-    tokens = json.loads((tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
-    known = {token["content"]: int(token["id"]) for token in tokens}
-    return [read_marks(tokenizer_folder).eos, *([known[END]] if END in known else [])]

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from pipelines.models.export import longest, stop_ids
+from pipelines.models.export import longest
+from pipelines.models.stops import stop_ids, united
 
 PROMPTS = ("", "Return the ", "# ")
 TEMPERATURE = 0.8
@@ -24,23 +25,32 @@ def continue_texts(
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     torch.manual_seed(seed)
     settings = {"do_sample": True, "temperature": TEMPERATURE, "top_k": LIKELIEST}
+    stops = stop_ids(tokenizer_folder)
     return [
-        {"prompt": prompt, "text": _generate(model, tokenizer, tokenizer_folder, prompt, True, tokens, settings)}
+        {"prompt": prompt, "text": _generate(model, tokenizer, stops, prompt, True, tokens, settings)}
         for prompt in prompts
     ]
 
 
 def answer(
-    model: Any, tokenizer_folder: Path, prompts: Sequence[str], tokens: int = 60, *, begin: bool = False
+    model: Any,
+    tokenizer_folder: Path,
+    prompts: Sequence[str],
+    tokens: int = 60,
+    *,
+    begin: bool = False,
+    ends: Sequence[int] = (),
 ) -> list[str]:
     """The greedy answers to prompts that are already rendered with the chat template.
 
     Args:
         begin: put the tokenizer's beginning of a text before each, which a template writes itself.
+        ends: tokens that end an answer, besides those that the folder names.
     """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     settings = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-    return [_generate(model, tokenizer, tokenizer_folder, prompt, begin, tokens, settings) for prompt in prompts]
+    stops = united(stop_ids(tokenizer_folder), ends)
+    return [_generate(model, tokenizer, stops, prompt, begin, tokens, settings) for prompt in prompts]
 
 
 def fill_texts(
@@ -68,12 +78,12 @@ def fill_texts(
 
 
 def _generate(
-    model: Any, tokenizer: Any, folder: Path, prompt: str, add_bos: bool, tokens: int, settings: dict[str, Any]
+    model: Any, tokenizer: Any, stops: list[int], prompt: str, add_bos: bool, tokens: int, settings: dict[str, Any]
 ) -> str:
     device = next(model.parameters()).device
     ids = tokenizer(prompt, add_special_tokens=add_bos, return_tensors="pt").input_ids.long().to(device)
     if not ids.shape[1]:  # a tokenizer that puts nothing before a text: what ends the one before it begins it
-        ids = torch.tensor([stop_ids(folder)[:1]], device=device)
+        ids = torch.tensor([stops[:1]], device=device)
     tokens = min(tokens, _room(model, ids.shape[1]))
     if tokens < 1:
         return ""
@@ -81,14 +91,14 @@ def _generate(
     model.eval()
     with torch.no_grad():
         if hasattr(model, "own_record"):
-            written = _write_plainly(model, ids, tokens, stop_ids(folder))
+            written = _write_plainly(model, ids, tokens, stops)
         else:
             written = model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=tokens,
-                eos_token_id=stop_ids(folder),
-                pad_token_id=stop_ids(folder)[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+                eos_token_id=stops,
+                pad_token_id=stops[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
                 **settings,
             )
     model.train(was_training)

@@ -68,7 +68,11 @@ class TuneConfig(StrictModel):
         description="what is compared: STAGE.METRIC such as pretrain.validation.loss, or one of the last model's"
         " evaluation such as heldout.perplexity"
     )
-    mode: Literal["min", "max"] = Field("min", description="whether the lowest or the highest is the best")
+    mode: Literal["min", "max"] | None = Field(
+        None,
+        description="whether the lowest or the highest is the best; by default the highest of accuracies, scores and "
+        "rewards, the lowest of anything else",
+    )
     space: dict[str, SpaceConfig] = Field(
         min_length=1, description="key of the recipe -> its values, for example pretrain.learning_rate"
     )

@@ -99,7 +99,7 @@ def _go(
     room = _room(search, pending)
     at_a_time = "one at a time" if room.trials == 1 else f"{room.trials} at a time"
     tracker.note(
-        f"{len(pending)} trials to do, {at_a_time} ({room.why}); best is the {search.config.mode}imum of "
+        f"{len(pending)} trials to do, {at_a_time} ({room.why}); best is the {search.objective.mode}imum of "
         f"{search.objective.name}; records in {lifecycle.store.uri(records.folder)}"
     )
     for trial in pending:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from cluster.artifact import Artifact
 from cluster.errors import UserError
 from pipelines.graph import MODEL_SECTIONS, Node
+from pipelines.tune.reported import best_side, is_of_a_class, reported
 
 PRETRAINING = ("validation.loss", "validation.perplexity", "train.loss", "tokens_per_second")
 """What pretraining reports."""
@@ -53,22 +54,28 @@ class Objective:
         )
 
 
-def find_objective(metric: str, mode: str, nodes: Sequence[Node], where: str) -> Objective:
+def find_objective(metric: str, mode: str | None, nodes: Sequence[Node], where: str) -> Objective:
     """The objective that a recipe names: ``NODE.METRIC``, or a metric of the last model's evaluation.
+
+    Args:
+        mode: which side is the best; by default what the metric's name says.
 
     Raises:
         UserError: no stage of this recipe reports it.
     """
+    mode = mode or best_side(metric)
     names = [node.name for node in nodes]
-    for name in sorted(names, key=len, reverse=True):
+    for node in sorted(nodes, key=lambda each: len(each.name), reverse=True):
+        name = node.name
         if metric.startswith(f"{name}.") and len(metric) > len(name) + 1:
             rest = metric[len(name) + 1 :]
-            known = {_plain(each): each for each in PRETRAINING} if name == "pretrain" else {}
-            if known and _plain(rest) not in known:
+            listed = PRETRAINING if name == "pretrain" else reported(node.config)
+            known = {_plain(each): each for each in listed}
+            if known and _plain(rest) not in known and not is_of_a_class(node.config, rest):
                 raise UserError(
-                    f"pretrain reports no {rest}" + _meant(rest, PRETRAINING),
+                    f"{name} reports no {rest}" + _meant(rest, listed),
                     where=where,
-                    next_step=f"it reports {', '.join(PRETRAINING)}",
+                    next_step=f"it reports {', '.join(listed)}",
                 )
             return Objective(name, known.get(_plain(rest), rest), mode)
     first = metric.partition(".")[0]

@@ -97,7 +97,7 @@ def rows(trials: Sequence[TrialRecord], mode: str) -> list[dict[str, Any]]:
     return [
         {"trial": trial.number, "state": "unfinished" if trial.state in ("running", "paused") else trial.state}
         | {"objective": trial.objective}
-        | trial.current
+        | {key: _named(value) for key, value in trial.current.items()}
         | {
             "trained %": round(trial.progress),
             "time": duration(trial.seconds),
@@ -131,12 +131,17 @@ def to_csv(trials: Sequence[TrialRecord]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
     for trial in trials:
-        values = [_cell(trial.values.get(key)) for key in keys]
+        values = [_cell(_named(trial.values[key]) if key in trial.values else None) for key in keys]
         values += [json.dumps(trial.changes) for _ in changing]
         measured = [_cell(trial.metrics.get(name)) for name in metrics]
         rest = [round(trial.progress, 1), trial.seconds, trial.reason]
         writer.writerow([trial.number, trial.state, _cell(trial.objective), *values, *measured, *rest])
     return out.getvalue()
+
+
+def _named(value: Any) -> Any:
+    """A value that was tried; nothing is one too, as recipes write it."""
+    return "null" if value is None else value
 
 
 def _cell(value: Any) -> Any:
@@ -161,7 +166,7 @@ def render(search: Search, trials: Sequence[TrialRecord], best: TrialRecord | No
     page.heading("What was tried")
     shown = [trial for trial in trials if trial.state != "failed"]
     axes = [
-        Axis(key, [trial.current[key] for trial in shown], logarithmic=space.way == "loguniform")
+        Axis(key, [_named(trial.current[key]) for trial in shown], logarithmic=space.way == "loguniform")
         for key, space in search.config.space.items()
     ]
     axes.append(Axis(objective.name, [trial.objective for trial in shown]))

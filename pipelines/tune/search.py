@@ -121,6 +121,8 @@ def plan_search(document: Document) -> Search:
         )
     metric_place = document.place(("tune", "metric"))
     objective = find_objective(config.metric, config.mode, build_graph(sound[0]), metric_place)
+    for other in sound[1:COMPARED]:  # a trial's method or task may report other things
+        find_objective(config.metric, config.mode, build_graph(other), metric_place)
     nodes = chain(build_graph(sound[0]), objective.node)
     trained = trained_node(objective, nodes)
     if config.scheduler == "asha" and trained is None:

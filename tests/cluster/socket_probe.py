@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import urllib.error
+import urllib.request
 from collections.abc import Iterable
+from datetime import timedelta
 
 import psutil
 
@@ -11,6 +14,7 @@ from cluster.checkup import CLIENT_CALL, GCS_CALL, GRPC_PORTS, grpc_is_open, htt
 CALLS = (
     GCS_CALL,
     *GRPC_PORTS.values(),
+    "/ray.rpc.ObjectManagerService/Pull",
     "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
     CLIENT_CALL,
     "/ray.rpc.ReporterService/GetTraceback",
@@ -45,3 +49,42 @@ def is_open(listener: Listener) -> bool:
     """Whether a listening port of any kind answers without a token."""
     target = f"{listener[0]}:{listener[1]}"
     return http_is_open(f"http://{target}/api/none") or any(grpc_is_open(target, call) for call in CALLS)
+
+
+def asks_for_token(listener: Listener, patience_s: float = 3.0) -> bool:
+    """Whether a listening port refuses somebody without a token in so many words, over gRPC or HTTP."""
+    import grpc
+
+    target = f"{listener[0]}:{listener[1]}"
+    with grpc.insecure_channel(target) as channel:
+        ready = grpc.channel_ready_future(channel)
+        try:
+            ready.result(patience_s)
+            calls = CALLS
+        except grpc.FutureTimeoutError:  # it speaks something else
+            calls = ()
+        for call in calls:
+            try:
+                channel.unary_unary(call)(b"", timeout=patience_s)
+            except grpc.RpcError as error:
+                if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                    return True
+    try:
+        urllib.request.urlopen(f"http://{target}/api/none", timeout=patience_s).close()
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403)
+    except OSError:
+        return False
+    return False
+
+
+def is_torchs_store(listener: Listener) -> bool:
+    """Whether it is where torch's processes meet, which anybody may read and write."""
+    from torch.distributed import TCPStore
+
+    try:
+        host, port = listener
+        store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5))
+        return store.num_keys() >= 0
+    except RuntimeError:  # among them torch.distributed's own
+        return False

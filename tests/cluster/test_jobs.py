@@ -45,6 +45,7 @@ def test_the_id_is_a_name_for_kubernetes(name: str) -> None:
     found = replace(SUBMISSION, name=name).id
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", found)
     assert len(found) <= ID_LETTERS
+    assert len(attempt_id(found, 99)) <= 47  # KubeRay's limit for RayJobs
 
 
 def test_the_entrypoint_is_one_line_for_a_shell() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,10 +19,10 @@ from typing import Any
 import pytest
 from aiohttp import WSCloseCode, web
 
-from cluster import jobs_api
-from cluster.errors import InfraError, UserError
+from cluster import dashboard, jobs_api
+from cluster.errors import InfraError
 from cluster.jobs import Submission
-from cluster.jobs_api import JobDetails, JobsClient, normalise, request_of, token_for
+from cluster.jobs_api import JobDetails, JobsClient, request_of
 from cluster.package import pack
 
 TOKEN = "0123456789abcdef"
@@ -121,25 +123,27 @@ class FakeHead:
 
     async def tail(self, request: web.Request) -> web.StreamResponse:
         self.connections += 1
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
+        if request.match_info["id"] not in self.jobs:
+            raise web.HTTPNotFound(text="does not exist")
+        link = web.WebSocketResponse()
+        await link.prepare(request)
         limit = self.cut_after.pop(0) if self.cut_after else None
         text = self.log if limit is None else self.log[:limit]
         for start in range(0, len(text), 7):
-            await socket.send_str(text[start : start + 7])
+            await link.send_str(text[start : start + 7])
         if self.mute:
             self.mute -= 1
             while request.transport is not None:  # until the follower goes
                 await asyncio.sleep(0.01)
-            return socket
+            return link
         if self.stays_open:
-            await socket.receive()  # until the follower goes
+            await link.receive()  # until the follower goes
         if limit is not None:
             assert request.transport is not None
             request.transport.abort()
         else:
-            await socket.close(code=WSCloseCode.OK)
-        return socket
+            await link.close(code=WSCloseCode.OK)
+        return link
 
 
 @pytest.fixture
@@ -168,7 +172,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAYMILL_CLUSTERS", str(tmp_path / "clusters"))
-    monkeypatch.setattr(jobs_api, "RAY_TOKEN_FILE", tmp_path / "none")
+    monkeypatch.setattr(dashboard, "RAY_TOKEN_FILE", tmp_path / "none")
 
 
 def test_submitting_again_attaches(head: FakeHead) -> None:
@@ -279,21 +283,52 @@ def test_the_token_is_not_shown_to_whoever_an_answer_points_to(head: FakeHead) -
         JobsClient(head.url + "/elsewhere", TOKEN).version()
 
 
-def test_nothing_there_and_no_address() -> None:
+@pytest.fixture(params=["200 OK", "200 half", "404 Not Found"])
+def no_dashboard(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A web server of some other kind, or one whose answers break off."""
+    body = b"<html>hello</html>"
+    length = len(body) + (50 if "half" in request.param else 0)
+    answer = f"HTTP/1.1 {request.param}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n".encode() + body
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = server.accept()
+                    with client:
+                        client.recv(65536)
+                        client.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def test_something_else_than_a_dashboard_is_one_message(no_dashboard: str) -> None:
+    with pytest.raises(InfraError, match=r"no Ray dashboard answers there|it answered 404"):
+        JobsClient.open(no_dashboard)
+
+
+def test_a_proxy_is_not_between_this_machine_and_itself(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    head.log = "at work\n"
+    head.jobs["x"] = {"type": "SUBMISSION", "submission_id": "x", "status": "SUCCEEDED"}
+    client = JobsClient(head.url, TOKEN)
+    assert client.version() == "2.60.0"
+    assert "".join(client.follow("x", lambda text: None)) == "at work\n"
+
+
+def test_a_job_that_the_cluster_forgot_is_not_waited_for(head: FakeHead) -> None:
+    """As where its head was started anew, without what it knew."""
+    notices: list[str] = []
+    assert list(JobsClient(head.url, TOKEN).follow("x", notices.append)) == []
+    assert (head.connections, notices) == (1, [])
+
+
+def test_nothing_there() -> None:
     with pytest.raises(InfraError, match="no Ray dashboard answers"):
         JobsClient.open("127.0.0.1:9")
-    with pytest.raises(UserError, match="is not the URL"):
-        normalise("ftp://x")
-    assert normalise("head:8265/") == "http://head:8265"
-
-
-def test_the_token_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert token_for("http://127.0.0.1:1") is None
-    (tmp_path / "file").write_text("from-file\n")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "file"))
-    assert token_for("http://127.0.0.1:1") == "from-file"
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "direct")
-    assert token_for("http://127.0.0.1:1") == "direct"
 
 
 def test_the_exit_code_of_a_job() -> None:

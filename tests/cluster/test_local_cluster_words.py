@@ -110,6 +110,13 @@ def test_the_token_is_in_no_word_and_no_variable(tmp_path: Path) -> None:
     assert not {"RAY_ADDRESS", "RAY_AUTH_TOKEN"} & environment.keys()
 
 
+def test_the_clusters_place_is_the_same_from_every_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A job works in a folder of its own, and finds the token by its path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAYMILL_CLUSTERS", "clusters")
+    assert local_cluster.clusters_folder() == tmp_path / "clusters"
+
+
 def test_nodes_of_one_machine_share_no_port_and_no_folder(tmp_path: Path) -> None:
     record = example(tmp_path)
     head, worker = (local_cluster.start_words(record, name, group) for name, group in (("a", HEAD), ("b", WORKERS)))

@@ -114,3 +114,10 @@ def test_links_lead_nowhere_else(tmp_path: Path) -> None:
     assert names(package) == ["a.py", "same.py"]
     assert package.outside == ("link", "settings.txt")
     assert package.secret == (".aws/", ".env", "cloud.txt", "plain.txt")
+
+
+def test_a_name_that_no_archive_can_hold_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("1")
+    os.close(os.open(os.fsencode(tmp_path) + b"/caf\xe9.py", os.O_CREAT | os.O_WRONLY))
+    with pytest.raises(UserError, match=r"not UTF-8: 'caf\\udce9.py'"):
+        pack(tmp_path)

@@ -97,6 +97,14 @@ def test_the_mask_takes_out_what_the_process_holds(tmp_path: Path) -> None:
     assert mask.clean(line) == "at /home/me with [HF_TOKEN] and [RAY_AUTH_TOKEN_PATH] and [a GitHub token]"
 
 
+def test_a_secret_of_several_lines_is_masked_line_by_line() -> None:
+    key = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG\n9w0BAQEFAASCBKcwgg\n-----END PRIVATE KEY-----\n"
+    mask = Mask({"TLS_PRIVATE_KEY": key})
+    said = [mask.clean(f"  {line}\n") for line in key.splitlines()]
+    assert said == ["  [TLS_PRIVATE_KEY]\n"] * 4
+    assert mask.clean(f"<{key}>") == "<[TLS_PRIVATE_KEY]\n>"
+
+
 def test_short_values_do_not_eat_the_log() -> None:
     assert Mask({"PASSWORD": "a"}).clean("a plain line") == "a plain line"
 

@@ -124,6 +124,35 @@ def test_unknown_scheme_and_missing_bucket() -> None:
         open_store("s3://")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("AWS_ENDPOINT_URL", "minio:9000", "AWS_ENDPOINT_URL=minio:9000: is not a URL"),
+        ("AWS_ENDPOINT_URL_S3", "minio", "AWS_ENDPOINT_URL_S3=minio: is not a URL"),
+        ("AWS_MAX_ATTEMPTS", "many", "AWS_MAX_ATTEMPTS: is not a number: many"),
+        ("AWS_PROFILE", "nobody", "AWS_PROFILE: The config profile (nobody) could not be found"),
+        ("AWS_CA_BUNDLE", "/none.pem", "AWS_CA_BUNDLE=/none.pem: no such file"),
+    ],
+)
+def test_a_mistake_in_the_environment_is_the_users(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is told before a server is asked, or asked again and again."""
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    for variable, text in {**keys, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", name: value}.items():
+        monkeypatch.setenv(variable, text)
+    with pytest.raises(UserError) as mistake:
+        open_store("s3://bucket/prefix").folders()
+    assert said in str(mistake.value)
+
+
+def test_a_name_that_no_bucket_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "a")
+    with pytest.raises(UserError, match='Invalid bucket name "My!Bucket"\n'):
+        open_store("s3://My!Bucket/prefix").read("key")
+
+
 def test_absent_bucket_is_the_users_mistake(s3_store: Store) -> None:
     with pytest.raises(UserError, match="no such bucket"):
         open_store("s3://no-such-bucket-anywhere").check_writable()

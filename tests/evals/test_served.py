@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +119,49 @@ def test_a_server_that_is_gone_is_an_infrastructure_error_that_says_what_was_tri
         pool_of(url).score([[Group([2], [[3]])]], lambda _: None)
     (told,) = caught.value.attempts
     assert told.startswith(f"{len(FAST) + 1} times: URLError")
+
+
+@contextmanager
+def answering(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that gives these answers, the last one again and again; its URL, and what it was asked."""
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client:
+                        asked.append(client.recv(65536))
+                        client.sendall(answers[min(len(asked), len(answers)) - 1])
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def answer(body: bytes, length: int, status: bytes = b"200 OK", *more: bytes) -> bytes:
+    head = [b"HTTP/1.1 " + status, b"Content-Length: %d" % length, b"Connection: close", *more]
+    return b"\r\n".join(head) + b"\r\n\r\n" + body
+
+
+def test_half_an_answer_is_asked_for_again() -> None:
+    with answering(answer(b'{"a": ', 100), answer(b'{"a": 1}', 8)) as (url, asked):
+        assert Endpoint(url, "tiny", FAST).get("/v1/models") == {"a": 1}
+        assert len(asked) == 2
+
+
+def test_the_key_is_shown_to_no_proxy_on_the_way_to_this_machine_and_to_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "the-key")
+    with answering(answer(b"{}", 2)) as (elsewhere, asked):
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, elsewhere)
+        there = b"Location: " + elsewhere.encode() + b"/v1/models"
+        with answering(answer(b"", 0, b"302 Found", there)) as (url, _), pytest.raises(UserError, match="HTTP 302"):
+            Endpoint(url, "tiny", FAST).get("/v1/models")
+        assert asked == []
 
 
 def test_only_the_variant_that_was_asked_for_counts() -> None:

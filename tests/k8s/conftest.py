@@ -24,12 +24,24 @@ from k8s.render import platform
 
 Manifest = dict[str, Any]
 RECIPE = "name: docs-assistant\nstore: s3://raymill/store\ncluster:\n  address: auto\n"
-GPU = {"name": "gpu", "gpus": 8, "memory_gib": 240.5, "tolerations": [{"key": "nvidia.com/gpu"}], "spread": "zones"}
+GPU = {
+    "name": "gpu",
+    "gpus": 8,
+    "memory_gib": 240.5,
+    "tolerations": [{"key": "nvidia.com/gpu"}, {"key": "spot", "operator": "Equal", "value": "yes"}],
+    "node_selector": {"cloud.google.com/gke-spot": "true"},
+    "runtime_class": "nvidia",
+    "spread": "zones",
+}
 OPTIONS: dict[str, list[Manifest]] = {
     "size": [{}, {"autoscale": False}],
     "store": [
         {"store": "/store", "claim": {"size_gib": 50, "storage_class": "nfs"}},
-        {"store": "s3://b/p", "s3": {"secret": "keys", "endpoint_url": "http://minio.minio:9000"}},
+        {
+            "store": "s3://b/p",
+            "s3": {"secret": "keys", "endpoint_url": "http://minio.minio:9000"},
+            "network": {"store_ports": [9000], "store_namespaces": ["minio"]},
+        },
         {"store": "s3://b/p", "s3": {"identity": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/raymill"}}},
     ],
     "head": [
@@ -154,7 +166,7 @@ class Cluster:
 
 @pytest.fixture
 def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """An empty cluster, with the stand-in as the only kubectl."""
+    """A cluster with its platform and nothing else, with the stand-in as the only kubectl."""
     program = tmp_path / "bin" / "kubectl"
     program.parent.mkdir()
     fake = Path(__file__).with_name("fake_kubectl.py")
@@ -167,4 +179,6 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr("pipelines.commands.kubernetes.POLL_SECONDS", 0.0)
     monkeypatch.chdir(tmp_path)
-    return Cluster(root)
+    cluster = Cluster(root)
+    cluster.put("rayclusters", {"metadata": {"name": "raymill"}})  # the shared one of the profile dev
+    return cluster

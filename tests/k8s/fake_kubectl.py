@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A stand-in for kubectl and the cluster behind it: objects are files in FAKE_KUBE; every call is written down.
 
+``becomes.json`` is the status of every RayJob that is applied.
 ``FAKE_KUBE/<kind>s/<name>.json`` is an object. Where ``<name>.next.json`` holds a list, each ``get`` of the object
 gives it the next status of the list. ``refuse.txt`` is what every call fails with.
 """
@@ -34,6 +35,9 @@ def main() -> int:
         for document in yaml.safe_load_all(sys.stdin):
             place = ROOT / f"{document['kind'].lower()}s"
             place.mkdir(exist_ok=True)
+            fate = ROOT / "becomes.json"
+            if document["kind"] == "RayJob" and fate.exists():
+                document["status"] = json.loads(fate.read_text())
             (place / f"{document['metadata']['name']}.json").write_text(json.dumps(document))
             print(f"{document['kind'].lower()}/{document['metadata']['name']} serverside-applied")
     elif verb == "get" and "raw" in options:

@@ -18,7 +18,10 @@ from pipelines.cli import run_command
 
 RECIPE = """
 name: outside
-corpus: {sources: [{kind: hf, path: "hf://datasets/org/texts"}]}
+corpus:
+  sources:
+  - {kind: hf, path: "hf://datasets/org/texts"}
+  - {kind: warc, path: "s3://commoncrawl/a.warc.gz", licence: x}
 finetune: {model: "hf://org/small", data: "hf://org/chats"}
 evals: {benchmarks: hub, suites: [arc_easy, mmlu]}
 serving: {variants: [{name: base, model: "hf://org/base@main"}]}
@@ -69,12 +72,17 @@ def test_a_folder_is_complete_only_with_every_piece(tmp_path: Path) -> None:
 
 def test_the_systems_packages_are_those_of_the_dockerfile(tmp_path: Path) -> None:
     pieces = [piece for piece in pieces_of_platform(load_profile("gpu")) if piece.kind == "system package"]
-    assert [piece.name.partition("=")[0] for piece in pieces] == ["gcc", "libc6-dev", "wget"]
+    assert [piece.name.partition("=")[0] for piece in pieces] == ["gcc", "libc6-dev", "openssl", "wget"]
     assert [
         each.name.partition("=")[0] for each in pieces_of_platform(load_profile("dev")) if each.kind == pieces[0].kind
-    ] == ["libnuma1", "wget"]
+    ] == ["libnuma1", "openssl", "wget"]
     (tmp_path / "debs").mkdir()
-    for name in ("gcc_4%3a12.2.0-3_amd64.deb", "libc6-dev_2.36-9+deb12u13_amd64.deb", "wget_1.20.0-1_amd64.deb"):
+    for name in (
+        "gcc_4%3a12.2.0-3_amd64.deb",
+        "libc6-dev_2.36-9+deb12u13_amd64.deb",
+        "openssl_3.0.17-1~deb12u3_amd64.deb",
+        "wget_1.20.0-1_amd64.deb",
+    ):
         (tmp_path / "debs" / name).touch()
     assert missing(pieces, tmp_path) == pieces[-1:]
 
@@ -123,10 +131,26 @@ def test_what_a_recipe_names_outside_is_listed(
         ("model", "org/small"),
         ("model", "org/base@main"),
         ("benchmarks", "arc_easy, mmlu"),
+        ("address", "s3://commoncrawl/a.warc.gz"),
     }
     Path("bundle").mkdir()
     assert run_command(["bundle", "dev", "recipe.yaml", "--check", "bundle"]) == 1
     assert f"0 of {len(rows)} pieces" in capsys.readouterr().err
+
+
+def test_what_is_in_the_sites_own_bucket_is_not_carried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = "s3://site/warcs/a.warc.gz"
+    Path("recipe.yaml").write_text(f"name: x\ncorpus: {{sources: [{{kind: warc, path: '{path}', licence: x}}]}}\n")
+    words = ["bundle", "gpu", "recipe.yaml", "--json", "--set", "image=registry.site/raymill:1"]
+    assert run_command([*words, "--set", "store=s3://site/raymill"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert not [row for row in rows if row["name"] == path]
+    assert "registry.site/raymill:1" in {row["name"] for row in rows if row["kind"] == "image"}
+    assert run_command(words) == 0
+    assert [row["kind"] for row in json.loads(capsys.readouterr().out) if row["name"] == path] == ["address"]
 
 
 def test_the_demo_needs_nothing_from_outside() -> None:

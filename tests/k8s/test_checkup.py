@@ -156,3 +156,22 @@ def test_it_names_the_profiles_own_file(place: Any, tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("namespace: raymill\ns3: {secret: raymill-s3}\nmonitoring: {enabled: false}\n")
     assert run_command(["doctor", "--kubernetes", str(own), "--json"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "says"),
+    [
+        ({"state": "ready"}, "ok", "ready"),
+        ({"state": "failed", "reason": "no quota"}, "missing", "failed: no quota"),
+        ({}, "missing", "not ready"),
+        (None, "missing", "not there"),
+    ],
+)
+def test_the_shared_cluster_is_there_and_ready(place: Any, status: Any, state: str, says: str) -> None:
+    shared = load_profile("gpu", ["jobs.cluster=shared"])
+    if status is None:
+        (place.root / "rayclusters" / "raymill.json").unlink()
+    else:
+        place.put("rayclusters", {"metadata": {"name": "raymill"}, "status": status})
+    assert findings(shared)["RayCluster raymill"][:2] == (state, says)
+    assert "RayCluster raymill" not in findings(load_profile("gpu"))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s.cluster_profile import load_profile, shipped
+from k8s.cluster_profile import Profile, load_profile, shipped
 from k8s.images.contents import (
     CUDA_DIFFERS,
     UNWANTED,
@@ -116,6 +116,13 @@ def test_dockerfiles_have_no_faults(path: Path) -> None:
     assert list(lint(path.read_text(encoding="utf-8"))) == []
 
 
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_hadolint_itself_finds_nothing(path: Path) -> None:
+    program = Path(sys.executable).with_name("hadolint")
+    found = subprocess.run([program, "--no-color", path], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("wrong", "rule"),
     [
@@ -161,18 +168,22 @@ def test_the_base_is_the_python_of_the_pins() -> None:
 
 
 def test_what_probes_and_engines_call_is_installed() -> None:
-    """KubeRay's probes call bash and wget; vLLM for CPUs links libnuma, Triton compiles with gcc."""
+    """KubeRay's probes call bash and wget, its `wait-for-tls-ip-san` openssl, grep and awk.
+
+    vLLM for CPUs links libnuma, Triton compiles with gcc.
+    """
     for path in DOCKERFILES:
         text = path.read_text(encoding="utf-8")
-        assert "bookworm" in text  # a Debian, which has bash
+        assert "bookworm" in text  # a Debian, which has bash, grep and awk
         assert '"wget=' in text
+        assert '"openssl=' in text
         assert {"cpu": '"libnuma1=', "cuda": '"gcc='}[path.name.partition(".")[0]] in text
 
 
 @pytest.mark.parametrize("name", shipped())
 def test_profiles_name_the_images_that_the_dockerfiles_build(name: str) -> None:
     tags = {re.search(r"-t (\S+) \.", path.read_text(encoding="utf-8")).group(1) for path in DOCKERFILES}  # type: ignore[union-attr]
-    assert load_profile(name).image in tags
+    assert {load_profile(name).image, Profile.model_fields["image"].default} <= tags
 
 
 def test_the_images_lock_is_the_part_of_the_lock_that_runs() -> None:
@@ -295,9 +306,17 @@ def test_the_builds_script_installs_raymill_checks_everything_and_trims(tmp_path
     assert not (target / "lib").is_symlink() and not list(own.glob("pip-*"))
     assert not (own / "something" / "tests").exists()
     assert (own / "k8s" / "overlays" / "gpu" / "own.yaml").is_file()
-    render = [str(target / "bin" / "raymill"), "manifests", "dev"]
-    said = subprocess.run(render, check=True, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert "kind: RayCluster" in said.stdout
+    for words, said_so in (
+        (["manifests", "dev"], "kind: RayCluster"),
+        (["manifests", "gpu", "--serve", "demo.yaml"], "kind: RayService"),
+        (["submit", "demo.yaml", "--kubernetes", "gpu", "--dry-run"], "kind: RayJob"),
+        (["bundle", "gpu", "demo.yaml"], "quay.io/kuberay/operator"),
+        (["new", "team", "--profile"], "wrote team.yaml"),
+        (["manifests", "team.yaml"], "kind: NetworkPolicy"),
+    ):
+        installed = [str(target / "bin" / "raymill"), *words]
+        said = subprocess.run(installed, check=True, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert said_so in said.stdout, words
     lock = own / "k8s" / "images" / "cpu.lock"
     lock.write_text(lock.read_text().replace("boto3==", "boto3==9"))
     check = [str(target / "bin" / "python"), "-m", "k8s.images.contents"]

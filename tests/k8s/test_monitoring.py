@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import promql_parser
 import pytest
 
 from k8s.cluster_profile import load_profile
@@ -16,7 +17,7 @@ from serving.gateway.metrics import GatewayMetrics, Histogram
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = {
-    *("sum", "max", "by", "rate", "increase", "and", "histogram_quantile", "le", "up", "on"),
+    *("sum", "max", "by", "rate", "increase", "and", "or", "unless", "histogram_quantile", "le", "up", "on"),
     *("variant", "status", "namespace", "state", "pod", "limit", "kind", "reason", "ray_io_cluster", "ray_io_group"),
     *("Location", "NodeType", "State", "GpuIndex", "label_values", "m"),
 }
@@ -40,6 +41,26 @@ def expressions() -> list[str]:
 def names(expression: str) -> set[str]:
     bare = re.sub(r'"[^"]*"|\$\w+|\[\w+\]', "", expression)
     return set(re.findall(r"[A-Za-z_]\w+", bare)) - WORDS
+
+
+def test_every_expression_is_promql(expressions: list[str]) -> None:
+    for expression in expressions:
+        if not expression.startswith("label_values("):  # Grafana's own
+            promql_parser.parse(expression.replace("$namespace", "x"))
+
+
+def test_alerts_on_heads_hear_of_pods_that_are_gone_and_not_of_every_scale_down() -> None:
+    (rules,) = [each for each in monitoring(load_profile("gpu")) if each["kind"] == "PrometheusRule"]
+    alerts = {rule["alert"]: rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]}
+    assert " unless " in alerts["RayHeadGone"]
+    assert not any("autoscaler_recently_failed_nodes" in expression for expression in alerts.values())
+
+
+def test_the_autoscaler_counts_as_failed_what_it_ends_itself() -> None:
+    """Why no alert asks for it: Ray's own text says so."""
+    place = Path(find_spec("ray").submodule_search_locations[0])  # type: ignore[union-attr,index]
+    text = (place / "autoscaler" / "v2" / "metrics_reporter.py").read_text(encoding="utf-8")
+    assert "recently_failed_nodes: Nodes that are being terminated." in text
 
 
 def test_the_gateways_metrics_are_its_own(expressions: list[str]) -> None:

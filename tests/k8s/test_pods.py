@@ -114,6 +114,39 @@ def test_shared_memory_is_part_of_the_memory() -> None:
         Profile.model_validate({"head": {"memory_gib": 2, "shared_memory_gib": 2}, "s3": {"secret": "a"}})
 
 
+@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("more", [(), ("head={memory_gib: 64, shared_memory_gib: 2}",)])
+def test_rays_object_store_is_in_memory(name: str, more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray is asked where it would put the store: by default on disk, where /dev/shm is under 0.3 of the memory."""
+    from ray._private import services, utils
+
+    from k8s.raycluster import cluster_spec
+
+    profile = load_profile(name, more)
+    spec = cluster_spec(profile, "x")
+    sizes = [(profile.head, spec["headGroupSpec"]), *zip(profile.workers, spec["workerGroupSpecs"], strict=True)]
+    for size, group in sizes:
+        pod = group["template"]["spec"]
+        (shared,) = [each["emptyDir"] for each in pod["volumes"] if each["name"] == "shared-memory"]
+        assert shared["sizeLimit"] == f"{size.shared_memory_gib:g}Gi"
+        monkeypatch.setattr(utils, "get_shared_memory_bytes", lambda size=size: int(size.shared_memory_gib * 2**30))
+        monkeypatch.setattr("ray._common.utils.get_system_memory", lambda size=size: int(size.memory_gib * 2**30))
+        wanted = int(group["rayStartParams"]["object-store-memory"])
+        place, _, got = services.determine_plasma_store_config(wanted, "/tmp", None, None)
+        assert (place, got) == ("/dev/shm", wanted)
+        assert got > 0.9 * size.shared_memory_gib * 2**30
+
+
+def test_gpus_are_counted_whatever_their_resource_is_called() -> None:
+    from k8s.raycluster import cluster_spec
+
+    profile = load_profile("gpu", ["workers.1.gpu_resource=nvidia.com/mig-1g.10gb", "workers.1.gpus=4"])
+    groups = {each["groupName"]: each for each in cluster_spec(profile, "x")["workerGroupSpecs"]}
+    (container,) = groups["gpu"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/mig-1g.10gb"] == "4"
+    assert [groups[name]["rayStartParams"]["num-gpus"] for name in ("cpu", "gpu")] == ["0", "4"]
+
+
 def test_only_a_head_with_the_autoscaler_has_a_token_of_the_api_server(sample: Matrix, render: Render) -> None:
     for _, profile in sample:
         for pod in pods(render(profile)):

@@ -22,7 +22,8 @@ Manifest = dict[str, Any]
 DELETE = object()
 CLUSTER, JOB, SERVICE = "RayCluster", "RayJob", "RayService"
 RULE = {"policy": "DeleteSelf", "condition": {"jobStatus": "FAILED", "ttlSeconds": 5}}
-HEAD_ENV = "spec.headGroupSpec.template.spec.containers.0.env"
+HEAD_POD = "spec.headGroupSpec.template.spec"
+HEAD_ENV = f"{HEAD_POD}.containers.0.env"
 GROUP = {
     "groupName": "cpu",
     "minReplicas": 0,
@@ -305,7 +306,11 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ),
     ("timeout", SERVICE, {"metadata.annotations": {"ray.io/initializing-timeout": "soon"}}, "must be like 30m"),
     ("no time", SERVICE, {"metadata.annotations": {"ray.io/initializing-timeout": "0s"}}, "must be like 30m"),
-    ("large recipe", "ConfigMap", {"data": {"recipe.yaml": "#" * (1 << 20)}}, "at most"),
+    ("large recipe", "ConfigMap", {"data": {"recipe.yaml": "#" * ((1 << 20) + 1)}}, "at most"),
+    ("large package", "ConfigMap", {"binaryData": {"a.zip": "AAAA" * (1 << 19)}}, "1,048,576 at most"),
+    ("label of a monitor", "PodMonitor", {"metadata.labels": {"release": "a b"}}, "release=a b is no label"),
+    ("node's label", CLUSTER, {f"{HEAD_POD}.nodeSelector": {"a//b": "c"}}, "a//b=c is no label"),
+    ("annotation", "ServiceAccount", {"metadata.annotations": {"a b": "c"}}, "a b is no annotation's name"),
 ]
 
 
@@ -395,11 +400,13 @@ def test_a_queued_job_follows_kueues_rules(submitted: Submission) -> None:
     job = job_manifests(load_profile("gpu"), submitted)[1]
     assert check([job]) == []
     groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    many = [{**groups[0], "groupName": f"group-{index}"} for index in range(18)]
+    many = [{**groups[0], "groupName": f"group-{index}"} for index in range(17)]
+    assert check([changed(job, {"spec.rayClusterSpec.workerGroupSpecs": many[:16]})]) == []
     for changes, message in (
         ({"spec.rayClusterSpec.enableInTreeAutoscaling": True}, "one in a queue keeps its size"),
         ({"spec.rayClusterSpec.workerGroupSpecs.0.groupName": "head"}, "keeps the name head"),
-        ({"spec.rayClusterSpec.workerGroupSpecs": many}, "17 groups at most"),
+        ({"spec.rayClusterSpec.workerGroupSpecs.0.groupName": "submitter"}, "keeps the name submitter"),
+        ({"spec.rayClusterSpec.workerGroupSpecs": many}, "16 groups at most"),
         ({"spec.shutdownAfterJobFinishes": False}, "Kueue wants a queued job's cluster to go"),
     ):
         assert [each.why for each in check([changed(job, changes)]) if message in each.why], message
@@ -420,10 +427,19 @@ def test_gates_that_are_on_are_believed(good: dict[str, Manifest]) -> None:
         ({"storage": {"claimName": "a"}}, ""),
         ({"redisAddress": "redis://r:6379"}, "is for the backend redis"),
         ({"storage": {"claimName": "a", "size": "1Gi"}}, "excludes size"),
+        ({HEAD_ENV: [{"name": "RAY_gcs_storage", "value": "x"}]}, "are KubeRay's own"),
+        ({f"{HEAD_POD}.volumes": [{"name": "gcs-storage", "emptyDir": {}}]}, "at /data/gcs is KubeRay's own"),
+        (
+            {f"{HEAD_POD}.containers.0.volumeMounts": [{"name": "scratch", "mountPath": "/data/gcs"}]},
+            "at /data/gcs is KubeRay's own",
+        ),
     ],
 )
 def test_a_head_that_remembers_on_a_volume(good: dict[str, Manifest], options: Manifest, message: str) -> None:
-    cluster = changed(good[CLUSTER], {"spec.gcsFaultToleranceOptions": {"backend": "rocksdb", **options}})
+    elsewhere = {path: value for path, value in options.items() if "." in path}
+    own = {name: value for name, value in options.items() if name not in elsewhere}
+    changes = {"spec.gcsFaultToleranceOptions": {"backend": "rocksdb", **own}, **elsewhere}
+    cluster = changed(good[CLUSTER], changes)
     problems = check([cluster], ["GCSFaultToleranceEmbeddedStorage"])
     assert len(problems) == bool(message)
     assert all(message in each.why for each in problems)
@@ -450,6 +466,65 @@ def test_a_cron_job_needs_its_gate_and_follows_the_rules_of_jobs(good: dict[str,
         "spec.jobTemplate.ttlSecondsAfterFinished",
         "spec.jobTemplate",
     ]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "zone", "fields"),
+    [
+        ("0 4 * * 1", "Europe/Berlin", []),
+        ("@daily", None, []),
+        ("0 4 * *", None, ["spec.schedule"]),
+        ("0 4 * * 1", "Europe/Berln", ["spec.timeZone"]),
+    ],
+)
+def test_when_a_cron_job_runs(good: dict[str, Manifest], schedule: str, zone: str | None, fields: list[str]) -> None:
+    spec = {"schedule": schedule, "jobTemplate": good[JOB]["spec"]} | ({"timeZone": zone} if zone else {})
+    cron = {"apiVersion": "ray.io/v1", "kind": "RayCronJob", "metadata": {"name": "nightly"}, "spec": spec}
+    assert [each.field for each in check([cron], ["RayCronJob"])] == fields
+
+
+NETWORK, HISTORY = "spec.networkPolicy", "spec.historyServerOptions"
+COLLECTS = {"image": "x", "env": [{"name": "STORAGE_BACKEND", "value": "S3"}, {"name": "S3_REGION", "value": "eu"}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({NETWORK: {}}, ""),
+        ({NETWORK: {"mode": "DenyAllIngress", "head": {"ingressRules": [{}]}}}, ""),
+        ({NETWORK: {"mode": "DenyAllEgress", "head": {"ingressRules": [{}]}}}, "restricts no ingress"),
+        ({NETWORK: {"mode": "DenyAllIngress", "worker": {"egressRules": [{}]}}}, "restricts no egress"),
+        (
+            {NETWORK: {"mode": "DenyAllIngress", "workerGroups": [{"groupName": "cpu", "egressRules": [{}]}]}},
+            "restricts no egress",
+        ),
+        ({NETWORK: {"workerGroups": [{"groupName": "gpu"}]}}, "there is no group gpu"),
+        ({NETWORK: {}, "spec.workerGroupSpecs.0.groupName": "Cpu"}, "becomes part of a policy's"),
+        ({HISTORY: {}}, "is needed"),
+        ({HISTORY: {"collectorOptions": COLLECTS}}, ""),
+        ({HISTORY: {"collectorOptions": {**COLLECTS, "image": ""}}}, "is needed"),
+        ({HISTORY: {"collectorOptions": {"image": "x"}}}, "STORAGE_BACKEND is needed"),
+        ({HISTORY: {"collectorOptions": {"image": "x", "env": COLLECTS["env"][:1]}}}, "S3_REGION is needed"),  # type: ignore[index]
+        (
+            {HISTORY: {"collectorOptions": {"image": "x", "env": [*COLLECTS["env"], {"name": "POD_IP"}]}}},  # type: ignore[misc]
+            "POD_IP is KubeRay's own",
+        ),
+        (
+            {
+                HISTORY: {"collectorOptions": COLLECTS},
+                "spec.workerGroupSpecs.0.template.spec.containers.0.name": "ray-history-collector",
+            },
+            "that name is KubeRay's",
+        ),
+    ],
+)
+def test_fields_whose_gate_is_on_have_rules_of_their_own(
+    good: dict[str, Manifest], changes: dict[str, Any], message: str
+) -> None:
+    gates = ["RayClusterNetworkPolicy", "RayClusterHistoryServer"]
+    problems = check([changed(good[CLUSTER], changes)], gates)
+    assert len(problems) == bool(message)
+    assert all(message in each.why for each in problems)
 
 
 def test_every_problem_is_said_at_once(good: dict[str, Manifest]) -> None:

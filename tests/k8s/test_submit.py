@@ -65,6 +65,15 @@ def test_submitting_again_attaches(kubernetes: Any, capsys: pytest.CaptureFixtur
     assert "--namespace=raymill-dev" in applied[0]
 
 
+def test_attaching_to_a_job_with_other_variables_says_so(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit("--env", "A=1") == 0
+    assert submit("--env", "A=1") == 0
+    assert "other variables" not in capsys.readouterr().err
+    assert submit("--env", "A=2") == 0
+    assert "other variables than asked for now: A; to change them, stop it first" in capsys.readouterr().err
+    assert len(kubernetes.objects("rayjobs")) == 1
+
+
 class Person(io.StringIO):
     """Somebody at a terminal who types this."""
 
@@ -99,6 +108,97 @@ def test_a_run_that_failed_is_tried_again_under_the_next_name(kubernetes: Any) -
     assert len(entrypoints) == 1  # it is the same run
 
 
+def test_a_job_that_is_being_deleted_is_not_attached_to(kubernetes: Any) -> None:
+    """KubeRay holds a deleted job until it has told its cluster; what is submitted meanwhile is a new attempt."""
+    assert submit() == 0
+    (job,) = kubernetes.objects("rayjobs")
+    job["metadata"]["deletionTimestamp"] = "2026-11-21T21:00:00Z"
+    job["status"] = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+    kubernetes.put("rayjobs", job)
+    assert submit() == 0
+    names = sorted(each["metadata"]["name"] for each in kubernetes.objects("rayjobs"))
+    assert names == [job["metadata"]["name"], f"{job['metadata']['name']}-2"]
+    from k8s.look import job_of
+
+    assert (job_of(job).status, job_of(job).code) == ("STOPPED", 130)
+    assert job_of(job | {"status": SUCCEEDED}).status == "SUCCEEDED"
+
+
+LOST = {"jobDeploymentStatus": "Failed", "jobStatus": "RUNNING", "reason": "JobStatusCheckTimeoutExceeded"}
+
+
+@pytest.mark.parametrize(
+    ("profile", "status", "retries", "attempts", "code"),
+    [
+        ("dev", LOST, 2, 3, 3),
+        ("dev", LOST, 0, 1, 3),
+        ("dev", LOST | {"reason": "PreRunningDeadlineExceeded"}, 2, 1, 3),
+        ("dev", FAILED | {"message": "Job entrypoint command failed with exit code 1, last"}, 2, 1, 1),
+        ("gpu", LOST, 2, 1, 3),  # KubeRay has tried a cluster of its own again
+    ],
+)
+def test_on_a_shared_cluster_the_infrastructures_failure_is_followed_by_another_attempt(
+    kubernetes: Any, profile: str, status: dict[str, str], retries: int, attempts: int, code: int
+) -> None:
+    (kubernetes.root / "becomes.json").write_text(json.dumps(status))
+    words = ["submit", "recipe.yaml", "--kubernetes", profile, "--yes", "--follow", f"--retries={retries}"]
+    assert run_command(words) == code
+    assert len(kubernetes.objects("rayjobs")) == attempts
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--until", "tokenzer"], "no stage 'tokenzer' in this recipe; did you mean tokenizer?"),
+        (["--only", "evals"], "no stage 'evals'"),
+        (["--force", "corpora"], "no stage 'corpora'"),
+        (["--store", "s3://bucket/prefix"], "a store in a bucket needs the section `s3`"),
+        (["--set", "store=/tmp/x"], "the claim is mounted at /store"),
+    ],
+)
+def test_what_would_fail_on_the_cluster_is_refused_before(
+    kubernetes: Any, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert submit(*words) == 2
+    assert message in capsys.readouterr().err
+    assert kubernetes.calls() == []
+    assert submit("--store", "/store/mine", "--dry-run") == 0
+
+
+def test_a_shared_cluster_that_is_not_there_is_told_at_once(
+    kubernetes: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """KubeRay would leave the job without a word for as long as it may wait to start."""
+    assert submit() == 0
+    (kubernetes.root / "rayclusters" / "raymill.json").unlink()
+    capsys.readouterr()
+    assert run_command(["jobs", "why", "docs-assistant", "--kubernetes", "dev"]) == 0
+    assert "RayCluster raymill, which it is for, is not there" in capsys.readouterr().out
+    assert submit("--until", "corpus") == 2
+    assert "have `raymill manifests dev` applied" in capsys.readouterr().err
+    assert len(kubernetes.objects("rayjobs")) == 1
+
+
+def test_files_that_stay_behind_are_told(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    (Path("code") / "words").mkdir(parents=True)
+    (Path("code") / "words" / "a.txt").write_text("some words\n")
+    text = RECIPE.replace("{kind: python-docs}", "{kind: text, path: words, licence: MIT}")
+    Path("code", "recipe.yaml").write_text(text)
+    os.chdir("code")
+    words = ["submit", "recipe.yaml", "--kubernetes", "dev", "--yes"]
+    assert run_command(words) == 0
+    assert "note: corpus.sources.0.path: words is on this machine" in capsys.readouterr().err
+    assert run_command([*words, "--dry-run"]) == 0
+    assert "note: corpus.sources.0.path: words is on this machine" in capsys.readouterr().err
+    assert run_command([*words, "--working-dir", "."]) == 0
+    assert "is on this machine" not in capsys.readouterr().err
+
+
+def test_a_queue_that_a_job_does_not_wait_in_is_told(kubernetes: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit("--profile-set", "queue={name: team}") == 0
+    assert "note: it does not wait in queue team" in capsys.readouterr().err
+
+
 def test_following_survives_a_lost_connection_and_returns_the_jobs_code(
     kubernetes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,7 +210,7 @@ def test_following_survives_a_lost_connection_and_returns_the_jobs_code(
     running = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
     kubernetes.becomes(name, {}, running, running, FAILED)
     capsys.readouterr()
-    assert submit("--follow") == 3
+    assert submit("--follow", "--retries=0") == 3
     said = capsys.readouterr().err
     assert [said.count(f"line {index}\n") for index in range(6)] == [1] * 6
     assert said.index("PENDING") < said.index("RUNNING") < said.index("FAILED")

@@ -12,6 +12,7 @@ from cluster import session
 from cluster.config import parse_document
 from cluster.errors import UserError
 from cluster.progress import Progress
+from pipelines.fitting import MATRICES
 from pipelines.lifecycle import run_recipe
 from pipelines.recipe import Recipe, validate_recipe
 
@@ -46,6 +47,14 @@ def recipe(text: str) -> Recipe:
         ),
         ("pretrain: {max_positions: 512}\nalign: {sequence_length: 513}", "align.sequence_length: 512 or less"),
         (BERT + "evals:", "bert predicts no next token"),
+        (
+            "finetune: {target_modules: [query]}",
+            "target_modules: query matches nothing in a llama. Its layers have q_proj, k_proj",
+        ),
+        (
+            "pretrain: {architecture: gpt2}\nfinetune: {target_modules: [c_attn, c_porj]}",
+            "c_porj matches nothing in a gpt2; did you mean c_proj",
+        ),
         (T5 + "evals:", "t5 predicts no next token"),
         (BERT + "finetune:", "that transformers loads, not bert"),
         (OWN + "finetune:", "Leave finetune out, train llama or gpt2"),
@@ -68,13 +77,28 @@ def test_what_does_not_go_together(text: str, message: str) -> None:
         "pretrain: {architecture: llama}\nfinetune:\nevals:\n" + SERVED,
         "pretrain: {architecture: bert}\ntokenizer: {source: /some/tokenizer}",
         "pretrain: {architecture: gpt2}\nfinetune:\n",
-        "finetune: {model: /models/llama, data: chats.jsonl}",
+        "finetune: {model: /models/llama, data: chats.jsonl, target_modules: [query]}",
+        "finetune: {target_modules: [self_attn.q_proj, down_proj, lm_head]}",
         "tokens: {sequence_length: 16}\nfinetune: {model: /a/b, sequence_length: 17}\nalign: {sequence_length: 17}",
         "tokens: {sequence_length: 64}\npretrain: {max_positions: 65}\nfinetune: {sequence_length: 65}",
     ],
 )
 def test_what_goes_together(text: str) -> None:
     assert recipe(text).written
+
+
+@pytest.mark.parametrize("architecture", MATRICES)
+def test_matrices_are_called_what_they_are_called(architecture: str) -> None:
+    import torch
+
+    from pipelines.finetune.methods import matrices
+    from pipelines.models.build import build_model
+    from pipelines.models.config import ModelConfig
+
+    config = ModelConfig.model_validate({"architecture": architecture, "size": "nano"})
+    with torch.device("meta"):
+        model = build_model(config, vocab_size=300, max_positions=64, bos_id=0, eos_id=1, pad_id=2)
+    assert matrices(model) == sorted(MATRICES[architecture])
 
 
 @pytest.mark.parametrize("section", ["pretrain", "finetune"])
@@ -132,6 +156,42 @@ def test_what_training_would_refuse_is_said_before_the_first_stage(
     monkeypatch.setattr(session, "_initialise", lambda *arguments, **more: pytest.fail("Ray was started"))
     Path("a.txt").write_text("A text.", encoding="utf-8")
     written = recipe(f"corpus: {{sources: [{{kind: text, path: a.txt}}]}}\n{training}")
+    with pytest.raises(UserError, match=message):
+        run_recipe(written, Progress(io.StringIO(), live=False))
+    assert not list(Path("raymill-store").glob("Corpus/*"))
+
+
+GRPO = "align: {method: grpo, data: rows.jsonl, reward: "
+
+
+@pytest.mark.parametrize(
+    ("learning", "message"),
+    [
+        ("finetune: {data: rows.jsonl}", r"rows\.jsonl:2: completion is missing"),
+        ("finetune: {forgetting: rows.jsonl}", r"rows\.jsonl:2: completion is missing"),
+        ("finetune: {data: few.jsonl}", "1 different prompts are too few"),
+        ("finetune: {task: classification, data: few.jsonl}", r"few\.jsonl:1: text is missing"),
+        (T5 + "finetune: {task: seq2seq, data: rows.jsonl, sequence_length: 64}", r"rows\.jsonl:2: completion is"),
+        ("finetune:\nalign: {data: rows.jsonl}", r"rows\.jsonl:1: the rows are pairs, and this method learns"),
+        ("align: {data: pairs.jsonl}", r"pairs\.jsonl:2: rejected is missing"),
+        ("align: {method: reward, data: pairs.jsonl}", r"pairs\.jsonl:2: rejected is missing"),
+        (GRPO + "'nobody:pays'}", "nobody:pays: cannot be imported"),
+        (GRPO + "'json:pays'}", "json has nothing called pays"),
+        (GRPO + "RewardModel/align-0123456789ab}", "RewardModel/align-0123456789ab: is not in the store"),
+    ],
+)
+def test_rows_and_rewards_that_cannot_be_are_named_before_the_model_is_pretrained(
+    learning: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "_initialise", lambda *arguments, **more: pytest.fail("Ray was started"))
+    Path("a.txt").write_text("A text.", encoding="utf-8")
+    Path("few.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    Path("rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "b", "completion": ""}\n')
+    Path("pairs.jsonl").write_text(
+        '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "b", "chosen": "b", "rejected": ""}\n'
+    )
+    written = recipe(f"corpus: {{sources: [{{kind: text, path: a.txt}}]}}\n{learning}")
     with pytest.raises(UserError, match=message):
         run_recipe(written, Progress(io.StringIO(), live=False))
     assert not list(Path("raymill-store").glob("Corpus/*"))

@@ -15,12 +15,14 @@ import pytest
 
 from cluster.errors import InfraError, UserError
 from cluster.job_record import LOST_AFTER_SECONDS, Holding, key_of, write_log
-from cluster.jobs_api import JobDetails
+from cluster.jobs import Submission
+from cluster.jobs_api import JobDetails, variables_of
 from cluster.pending import ClusterView, NodeResources
 from cluster.store_local import LocalStore
 from pipelines.cli import run_command
 from pipelines.commands import cluster as cluster_commands
 from pipelines.commands import following, submit
+from pipelines.commands import jobs as jobs_commands
 from pipelines.commands.following import follow_job
 
 RUN = "raymill-demo-0123456789ab"
@@ -123,6 +125,52 @@ def test_the_end_is_read_from_the_store_where_the_cluster_went_away(
     assert holding.record.attempt == 1
 
 
+class DeadNode(GoneClient):
+    """A cluster whose node is gone that ran the job and had its log."""
+
+    def __init__(self, store: str, job_id: str = RUN) -> None:
+        metadata = {"raymill_run": RUN, "raymill_store": store}
+        self.job = replace(
+            JOB, id=job_id, status="FAILED", message="The node with node id: 5f has died", metadata=metadata
+        )
+
+    def jobs(self) -> list[JobDetails]:
+        return [self.job]
+
+    def logs(self, job_id: str) -> str:
+        raise InfraError("it answered 500: ConnectionRefusedError")
+
+
+def test_a_job_whose_node_died_is_explained_all_the_same(
+    store: LocalStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the store's log where that is this attempt's; otherwise by the cluster's own word."""
+    failed_run(store)
+    there = ["--address", "http://gone"]
+    monkeypatch.setattr(jobs_commands.JobsClient, "open", lambda address: DeadNode(store.url))
+    assert run_command(["jobs", "logs", RUN, *there]) == 0
+    assert capsys.readouterr().out.startswith("[curate] gates")
+    assert run_command(["jobs", "why", RUN, *there]) == 0
+    assert "last stage: curate" in capsys.readouterr().out
+    for other in (DeadNode(store.url, f"{RUN}-2"), DeadNode(""), DeadNode("s3://")):
+        monkeypatch.setattr(jobs_commands.JobsClient, "open", lambda address, other=other: other)
+        assert run_command(["jobs", "logs", RUN, *there]) == 3
+        assert "it answered 500" in capsys.readouterr().err
+        assert run_command(["jobs", "why", RUN, *there]) == 0
+        assert "a node died and the work could not be done elsewhere" in capsys.readouterr().out
+
+
+def test_a_job_that_runs_with_other_variables_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """They are no part of a run's id."""
+    wanted = Submission("demo", "name: demo\n", "s3://b/p", ("python",), environment={"A": "1", "B": "2"})
+    assert wanted.id == replace(wanted, environment={}).id
+    plan: Any = SimpleNamespace(submission=wanted)
+    submit.say_differing(plan, variables_of(wanted))
+    assert capsys.readouterr().err == ""
+    submit.say_differing(plan, variables_of(wanted) | {"A": "0", "C": "3"})
+    assert "other variables than asked for now: A, C; to change them, stop it" in capsys.readouterr().err
+
+
 def followed(monkeypatch: pytest.MonkeyPatch, ends: list[tuple[str, int | None]], retries: int) -> tuple[int, int]:
     """(exit code, attempts) of `submit --follow` on jobs that end so."""
     started = [JOB]
@@ -197,3 +245,9 @@ def test_a_cluster_that_is_not_there_is_told(
         assert "no local cluster runs" in capsys.readouterr().err
     assert run_command(["cluster", "up", "--nodes", "0"]) == 2
     assert run_command(["jobs", "list"]) == 2
+
+
+def test_a_change_of_no_profile_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["jobs", "list"], ["jobs", "why", "x"], ["submit", "demo"], ["doctor"]):
+        assert run_command([*words, "--profile-set", "namespace=mine"]) == 2
+        assert "--profile-set namespace=mine: changes no profile" in capsys.readouterr().err

@@ -8,10 +8,11 @@ import torch
 
 from cluster.errors import InternalError
 from pipelines.models import export
-from pipelines.models.export import export_model, stop_ids
+from pipelines.models.export import export_model
 from pipelines.models.llama import build_llama
 from pipelines.models.sampling import continue_texts
 from pipelines.models.shapes import Shape
+from pipelines.models.stops import stop_ids
 from pipelines.tokens.folder import write_folder
 from pipelines.tokens.learn import learn_bpe
 
@@ -75,4 +76,5 @@ def test_a_tokenizer_without_the_end_token_stops_at_eos_only(tokenizer_folder: P
     tokens = json.loads(path.read_text())
     tokens["added_tokens"] = [each for each in tokens["added_tokens"] if each["content"] != "<|end|>"]
     path.write_text(json.dumps(tokens))
+    (tokenizer_folder / "tokenizer_config.json").write_text('{"eos_token": "<|eos|>"}')
     assert stop_ids(tokenizer_folder) == [1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -15,6 +16,7 @@ from cluster.errors import UserError
 from cluster.job_record import Holding
 from cluster.jobs import RECIPE_FILE
 from cluster.secrecy import leaves, secret_in
+from cluster.store import open_store
 from cluster.store_local import LocalStore
 from pipelines.cli import run_command
 from pipelines.commands import job_arguments
@@ -65,6 +67,14 @@ def test_the_same_again_is_the_same_run_and_a_change_of_code_is_not(place: Path)
     assert plan_submission(arguments()).submission.id != first
 
 
+def test_only_what_is_to_run_is_in_the_plan() -> None:
+    plan = plan_submission(arguments("--until", "curate"))
+    assert [stage.name for stage in plan.stages] == ["corpus", "curate"]
+    served = ["--set", "serving.variants=[{name: base, model: some/model}]"]
+    assert "serving" not in plan_submission(arguments("--until", "curate", *served)).render("here")
+    assert "runs every time" in plan_submission(arguments(*served)).render("here")
+
+
 def test_a_run_that_is_at_work_elsewhere_is_told(place: Path) -> None:
     def notes() -> str:
         return "\n".join(plan_submission(arguments()).notes)
@@ -75,6 +85,19 @@ def test_a_run_that_is_at_work_elsewhere_is_told(place: Path) -> None:
     assert "attempt 1 of this run is at work on node-7" in notes()
     holding.write(state="failed")
     assert "is at work" not in notes()
+
+
+def test_the_store_travels_as_the_folder_that_a_run_here_would_use(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(place / "home"))
+    for written in ("models", "~/models", f"{place}/models", "../there", "s3://bucket/models"):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        sent = plan_submission(arguments("--set", f"store={written}")).submission.store
+        assert os.path.normpath(sent) == os.path.normpath(open_store(written).url)
 
 
 def test_without_code_the_recipe_travels_alone() -> None:
@@ -92,6 +115,10 @@ def test_without_code_the_recipe_travels_alone() -> None:
         (["--set", "store=s3://key:secret@bucket/p"], "store is not sent: its value looks like a password"),
         (["--working-dir", "nowhere"], "is not a folder"),
         (["--set", "corpus.sorces=[]"], "unknown key"),
+        (["--until", "tokeniser"], "did you mean tokenizer"),
+        (["--only", "pretrain"], "no stage 'pretrain'"),
+        (["--force", "tokens"], "no stage 'tokens'"),
+        (["--set", "curate.decontaminate={}"], "no evals section"),
     ],
 )
 def test_mistakes_and_secrets_are_refused(words: list[str], text: str) -> None:

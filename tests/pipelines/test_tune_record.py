@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,21 @@ def test_results_in_every_form(search: Search, store: Store, tmp_path: Path) -> 
     assert "best: trial 2, pretrain.validation.loss 2" in text
     assert [row["trial"] for row in rows(result.trials, "min")] == [2, 0, 1, 3]
     assert f"raymill run {best}" in text
+
+
+def test_nothing_is_a_value_too(store: Store, tmp_path: Path, search: Search) -> None:
+    search = plan_search(
+        parse_document(RECIPE.replace("optimizer: {choice: [adamw, muon]}", "max_positions: {grid: [null, 1024]}"), "r")
+    )
+    result = publish_results(search, finished(search, store), tmp_path / "best.yaml")
+    page = store.read(f"tune/{search.id}/report.html").decode()
+    lines = re.findall(r'points="([^"]*)"><title>(trial \d[^<]*)', page)
+    assert [len(points.split()) for points, _ in lines] == [3, 2, 3], "all that finished reach the last axis"
+    assert sum("pretrain.max_positions null" in told for _, told in lines) == 2
+    assert [row["pretrain.max_positions"] for row in rows(result.trials, "min")] == ["null", "null", 1024, 1024]
+    table = csv.DictReader(io.StringIO(store.read(f"tune/{search.id}/results.csv").decode()))
+    assert [line["pretrain.max_positions"] for line in table] == ["null", "1024", "null", "1024"]
+    assert load_recipe(tmp_path / "best.yaml").pretrain.max_positions is None
 
 
 def test_the_best_recipe_is_the_recipe_with_its_values(search: Search, store: Store, tmp_path: Path) -> None:

@@ -95,6 +95,70 @@ def test_a_metric_that_no_stage_reports(metric: str, message: str) -> None:
         plan_search(parse_document(text, "r.yaml"))
 
 
+LEARNERS = {
+    "finetune": "finetune: {data: docs.jsonl, forgetting: docs.jsonl}",
+    "align": "align: {data: docs.jsonl}",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "metric", "message"),
+    [
+        ((), "finetune.validation.los", "finetune reports no validation.los; did you mean validation.loss"),
+        ((), "finetune.validation.accuracy", "finetune reports no validation.accuracy"),
+        ((), "finetune.validation.bleu", "finetune reports no validation.bleu"),
+        (("finetune.answers_scored=8",), "finetune.validation.bleu", None),
+        ((), "finetune.forgetting.loss", None),
+        (("finetune.forgetting=null",), "finetune.forgetting.loss", "finetune reports no forgetting.loss"),
+        (("finetune.task=classification", "finetune.forgetting=null"), "finetune.validation.f1_macro", None),
+        (("finetune.task=classification", "finetune.forgetting=null"), "finetune.validation.recall.spam", None),
+        (
+            ("finetune.task=classification", "finetune.forgetting=null", "finetune.labels=[ham, span]"),
+            "finetune.validation.recall.spam",
+            "finetune reports no validation.recall.spam",
+        ),
+        ((), "align.validation.kl_per_token", None),
+        (("align.method=simpo",), "align.validation.kl_per_token", "align reports no validation.kl_per_token"),
+        ((), "align.validation.reward", "align reports no validation.reward"),
+        (("align.method=ppo", "align.reward='a:b'"), "align.validation.reward", None),
+        (
+            ("tune.space={align.method: {choice: [dpo, simpo]}}",),
+            "align.validation.kl_per_token",
+            "align reports no validation.kl_per_token",
+        ),
+    ],
+)
+def test_a_metric_that_fine_tuning_or_alignment_will_not_report_is_known_before_anything_is_trained(
+    change: tuple[str, ...], metric: str, message: str | None
+) -> None:
+    section = metric.partition(".")[0]
+    tune = f"tune: {{metric: {metric}, trials: 9, space: {{{section}.seed: {{choice: [1, 2]}}}}}}"
+    document = apply_overrides(parse_document(f"{LEARNERS[section]}\n{tune}", "r.yaml"), change)
+    if message is None:
+        assert plan_search(document).objective.name == metric
+        return
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        plan_search(document)
+    assert "it reports validation.loss" in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode"),
+    [
+        ("pretrain.validation.loss", "min"),
+        ("finetune.validation_perplexity", "min"),
+        ("pretrain.tokens_per_second", "max"),
+        ("arc_easy.acc", "max"),
+        ("evals-finetune.truthfulqa_mc2.acc", "max"),
+        ("heldout.bits_per_byte", "min"),
+    ],
+)
+def test_which_side_is_the_best_follows_from_the_metric_unless_it_is_said(metric: str, mode: str) -> None:
+    seed = "finetune.seed: {choice: [1, 2]}" if "tune" in metric else "pretrain.seed: {choice: [1, 2]}"
+    assert plan(seed, metric=metric).objective.mode == mode
+    assert plan(seed, "tune.mode=min", metric=metric).objective.mode == "min"
+
+
 def test_a_recipe_without_the_section() -> None:
     with pytest.raises(UserError, match="the recipe has no section tune"):
         plan_search(parse_document("name: x\n", "r.yaml"))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cluster.errors import RaymillError, UserError
+from cluster.own_code import load_own
 from pipelines.corpus.config import CustomSource
 from pipelines.corpus.documents import BadInput, Item, Outcome, Problem
 from pipelines.corpus.read.fields import to_document
@@ -22,23 +20,10 @@ def load_function(name: str) -> Callable[..., Any]:
     Raises:
         UserError: there is no such module or function, or importing it fails.
     """
-    module, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except RaymillError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"cannot be imported: {type(error).__name__}: {error}",
-            where=name,
-            next_step="put the module into the current folder, or install it on every node",
-        ) from error
+    found = load_own(name)
     if not callable(found):
-        raise UserError(f"{module} has no function {attribute}", where=name, next_step="check the spelling")
-    return found
+        raise UserError("is no function", where=name, next_step="name a function that yields texts or mappings")
+    return cast("Callable[..., Any]", found)
 
 
 def read_custom(item: Item, source: SourceBase) -> Iterator[Outcome]:

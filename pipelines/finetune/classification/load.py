@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from cluster.errors import InternalError, UserError
-from pipelines.finetune.classification.labels import named, ordered, require_seen, require_two
+from pipelines.finetune.classification.labels import named, ordered, require_seen, require_two, weights_of
 from pipelines.finetune.config import DocsPairs, FinetuneConfig
 from pipelines.finetune.examples.divide import choose, split, subset
 from pipelines.finetune.examples.read import read_examples
@@ -33,8 +33,8 @@ def load_texts(config: FinetuneConfig) -> LoadedTexts:
     """The texts of a recipe's section.
 
     Raises:
-        UserError: the data cannot be read, a row is none or has an unknown label, there is one label only, or one that
-            is held out and never learned.
+        UserError: the data cannot be read, a row is none or has an unknown label, there is one label only, one that is
+            held out and never learned, or a weight for one that there is not.
         InfraError: S3 or the Hub does not answer.
     """
     data = config.data
@@ -65,4 +65,6 @@ def load_texts(config: FinetuneConfig) -> LoadedTexts:
     require_two(chosen, "finetune.subset")
     train, validation = split(chosen, config.validation_fraction, "finetune.data")
     require_seen(train, validation)
-    return LoadedTexts(train, validation, config.labels or ordered(each.label for each in chosen), bad)
+    labels = config.labels or ordered(each.label for each in chosen)
+    weights_of(labels, (each.label for each in train), config.class_weights)
+    return LoadedTexts(train, validation, labels, bad)

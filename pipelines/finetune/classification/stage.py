@@ -11,7 +11,7 @@ from cluster.stage import Outcome, StageContext
 from pipelines.finetune.classification.load import load_texts
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.examples.records import to_jsonl
-from pipelines.finetune.parts import keep_parts
+from pipelines.finetune.parts import keep_parts, tell_left_out
 from pipelines.train.launch import Training
 
 
@@ -56,6 +56,7 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageCo
     outcome.details = {"base": base.id, "task": config.task, "method": config.method, "bad_rows": loaded.bad[:20]}
     outcome.details |= details
     page = report(training, config, base.id, outcome)
+    tell_left_out(page, details, loaded.bad, "texts")
     context.output.write_text("report.html", page.render())
     final = {"kind": "result", "step": training.summary["chosen_step"], "confusion": details["confusion"]}
     training.records.append(final | {"labels": details["labels"]} | details["metrics"])
@@ -108,7 +109,4 @@ def report(training: Training, config: FinetuneConfig, base: str, outcome: Outco
     page.heading("Wrong labels, the surest first")
     wrong: list[dict[str, Any]] = details["wrong"]
     page.table(wrong)
-    if details["too_long_places"]:
-        page.heading("Left out for their length")
-        page.paragraph(f"{details['too_long']:,} texts, such as {', '.join(details['too_long_places'])}.")
     return page

@@ -12,6 +12,9 @@ from pipelines.finetune.examples.template import Renderer, Segment
 
 TooLong = Literal["refuse", "drop", "left", "right"]
 Learned = Literal["answers", "last_answer", "everything"]
+LINE_END = "\n"
+"""A text whose token joins no other, mostly."""
+
 ROUNDS = 8
 """Times a question is shortened: a cut text may have other tokens than the text had there."""
 
@@ -131,7 +134,9 @@ class Encoder:
             ids += [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
             learned = [False] * len(self._begin) + [True] * (len(ids) - len(self._begin))
             return self._with_loss(ids, learned, example.where)
-        return self.of_segments(self.renderer.segments(example.messages, example.where), example.where)
+        last_only = self._learns == "last_answer"
+        pieces = self.renderer.segments(example.messages, example.where, last_only=last_only)
+        return self.of_segments(pieces, example.where)
 
     def of_segments(self, segments: Sequence[Segment], place: str) -> Encoded:
         """Tokens of rendered pieces. A prompt's are those that it has when the model is asked.
@@ -142,14 +147,12 @@ class Encoder:
         ids: list[int] = list(self._begin) if self.renderer.plain else []
         learned: list[bool] = [False] * len(ids)
         text, known = "", 0
-        last = max(number for number, piece in enumerate(segments) if piece.answers)
-        for number, piece in enumerate(segments):
+        for piece in segments:
             whole = self._plain_ids(text + piece.text)
             before = ids[len(ids) - known :] if known else []
-            added = whole[known:] if whole[:known] == before else self._plain_ids(piece.text)
-            counts = piece.answers and (self._learns != "last_answer" or number == last)
+            added = whole[known:] if whole[:known] == before else self._apart(piece.text)
             ids += added
-            learned += [counts or self._learns == "everything"] * len(added)
+            learned += [piece.answers or self._learns == "everything"] * len(added)
             text, known = text + piece.text, known + len(added)
         return self._with_loss(ids, learned, place)
 
@@ -162,6 +165,12 @@ class Encoder:
     def _plain_ids(self, text: str) -> list[int]:
         found: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         return found
+
+    def _apart(self, text: str) -> list[int]:
+        """Tokens of a text that goes on from another: some tokenizers put a space before whatever they begin with."""
+        before = self._plain_ids(LINE_END)
+        both = self._plain_ids(LINE_END + text)
+        return both[len(before) :] if both[: len(before)] == before else self._plain_ids(text)
 
     def shorten(self, example: Conversation, length: int) -> tuple[Conversation, Encoded]:
         """A conversation with what is asked cut, the oldest question first, until it has at most ``length`` tokens.

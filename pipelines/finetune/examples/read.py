@@ -14,7 +14,7 @@ from pipelines.corpus.files import FoundFile, find_files
 from pipelines.corpus.streams import bounded_lines, open_file, open_text
 from pipelines.finetune.examples.config import AnyRows, HubData, hub_source, suffixes_of
 from pipelines.finetune.examples.records import Example
-from pipelines.finetune.examples.rows import BadRow, RowReader, detect
+from pipelines.finetune.examples.rows import BadRow, RowReader, detect, require_columns
 
 ONE_OBJECT = 'write one object a line, for example {"prompt": "…", "completion": "…"}'
 BATCH_ROWS = 512
@@ -52,6 +52,7 @@ def read_examples(data: AnyRows, where: str, wanted: tuple[str, ...]) -> Read:
             if isinstance(row, BadRow):
                 raise row
             if reader is None or found is None:
+                require_columns(row, data.fields, data.path)
                 form = detect(row, data.fields) if data.form == "auto" else data.form
                 if form not in wanted:
                     raise UserError(

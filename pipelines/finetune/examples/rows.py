@@ -5,6 +5,7 @@ Column names are those of OpenAI's and ShareGPT's conversations, of Alpaca, and 
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -96,6 +97,20 @@ def detect(row: Mapping[str, Any], fields: Mapping[str, str]) -> str:
         f"its columns ({', '.join(map(str, row)) or 'none'}) are of no known form",
         f"write rows such as {SHAPES['pairs']}, or name your columns in data.fields",
     )
+
+
+def require_columns(row: Mapping[str, Any], fields: Mapping[str, str], path: str) -> None:
+    """Raise UserError where the recipe names a column that the first row does not have."""
+    optional = {name for _, name in OPTIONAL}
+    for name, column in fields.items():
+        if column not in row and name not in optional:
+            near = difflib.get_close_matches(column, [str(each) for each in row], n=1)
+            raise UserError(
+                f"data.fields names the column {column} for {name}, and there is none"
+                + (f"; did you mean {near[0]}?" if near else ""),
+                where=path,
+                next_step=f"its first row has {', '.join(map(str, row)) or 'no columns'}",
+            )
 
 
 class RowReader:

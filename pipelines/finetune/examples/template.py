@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from cluster.errors import UserError
 from pipelines.finetune.examples.records import ASSISTANT, Message
@@ -52,7 +52,7 @@ class Renderer:
     """
 
     def __init__(self, tokenizer: Any, template: str | None, where: str) -> None:
-        self._tokenizer, self._template = tokenizer, template
+        self._tokenizer, self._template, self._where = tokenizer, template, where
         self.plain = template == PLAIN
         if template is None and not tokenizer.chat_template:
             raise UserError(
@@ -71,29 +71,39 @@ class Renderer:
         """Turns as they are put to the model when it is to answer."""
         return self._render(messages, place, asks=True)
 
-    def segments(self, messages: Sequence[Message], place: str = "") -> list[Segment]:
+    def segments(self, messages: Sequence[Message], place: str = "", *, last_only: bool = False) -> list[Segment]:
         """A conversation in pieces: what the model reads, and what it is to write.
 
         Each answer is what the template adds to its rendered prompt, with the mark that ends it; white space behind
         that belongs to the next turn.
 
+        Args:
+            last_only: all before the last answer is what the model reads, however the template shows earlier answers.
+
         Raises:
-            UserError: the template loses an answer, or refuses the conversation.
+            UserError: the template loses an answer, writes an earlier one otherwise, or refuses the conversation.
         """
         pieces: list[Segment] = []
         done = ""
-        for number, message in enumerate(messages):
-            if message.role != ASSISTANT:
-                continue
+        answers = [number for number, message in enumerate(messages) if message.role == ASSISTANT]
+        for number in answers[-1:] if last_only else answers:
+            message = messages[number]
             asked = self.prompt(messages[:number], place)
             whole = self._render(messages[: number + 1], place, asks=False)
-            if not asked.startswith(done) or not whole.startswith(asked) or not whole[len(asked) :].strip():
+            if not asked.startswith(done):
+                raise UserError(
+                    "the chat template writes an answer otherwise once more turns follow it, so that a conversation's "
+                    "answers cannot all be learned as they are asked for",
+                    where=place or "tokenizer_config.json: chat_template",
+                    next_step="set loss_on: last_answer (and give a row for each answer that is to be learned), or use "
+                    "a template that leaves earlier turns as they are",
+                )
+            if not whole.startswith(asked) or not whole[len(asked) :].strip():
                 raise UserError(
                     "the chat template loses the answer: a rendered conversation does not go on from its rendered "
                     "prompt",
                     where=place or "tokenizer_config.json: chat_template",
-                    next_step="use a template whose generation prompt is how an assistant's message begins, and that "
-                    "leaves earlier turns as they are",
+                    next_step="use a template whose generation prompt is how an assistant's message begins",
                 )
             answer = whole[len(asked) :]
             answer = answer.rstrip("\n") or answer
@@ -118,6 +128,14 @@ class Renderer:
                     plain, tokenize=False, add_generation_prompt=asks, chat_template=self._template
                 )
             )
+        except TemplateSyntaxError as error:
+            raise UserError(
+                f"is no Jinja template: {error.message}, in its line {error.lineno}",
+                where="tokenizer_config.json: chat_template"
+                if self._template is None
+                else f"{self._where}.chat_template",
+                next_step="correct the template",
+            ) from None
         except TemplateError as error:
             raise UserError(
                 f"the chat template refuses it: {error}",

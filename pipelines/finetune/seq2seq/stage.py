@@ -12,7 +12,7 @@ from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.examples.records import to_jsonl
 from pipelines.finetune.likeness import metrics_of, show
 from pipelines.finetune.load import load_examples
-from pipelines.finetune.parts import keep_parts
+from pipelines.finetune.parts import keep_parts, tell_left_out
 
 FORMS = ("pairs", "alpaca", "chat")
 """Rows that have a source and a target; of chats those with one question and its answer."""
@@ -50,6 +50,7 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: StageCo
     outcome.details |= details
     page = write_report(training, "From source to target", f"{config.title}, on {base.id}", {"examples": used})
     _describe(page, details)
+    tell_left_out(page, details, loaded.bad, "examples")
     context.output.write_text("report.html", page.render())
     if "likeness" in details:
         measured = metrics_of(details["likeness"])
@@ -65,6 +66,3 @@ def _describe(page: Page, details: Mapping[str, Any]) -> None:
     if details["examples"]:
         page.heading("Held-out sources, before and after")
         page.table(details["examples"])
-    if details["too_long_places"]:
-        page.heading("Left out for their length")
-        page.paragraph(f"{details['too_long']:,} examples, such as {', '.join(details['too_long_places'])}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,17 @@ def test_a_reward_that_does_not_keep_its_contract_is_said(
 def test_a_model_that_writes_is_no_reward_model(bench: Any, chat_model: Path, store: LocalStore) -> None:
     with pytest.raises(UserError, match="is no reward model"):
         ModelReward(chat_model, str(chat_model), None, torch.device("cpu"))
+
+
+def test_a_reward_model_without_a_longest_sequence_reads_all_that_was_said(chat_model: Path, tmp_path: Path) -> None:
+    from transformers import BloomConfig, BloomForSequenceClassification
+
+    torch.manual_seed(0)
+    settings = BloomConfig(vocab_size=512, hidden_size=32, n_layer=1, n_head=2, num_labels=1, pad_token_id=2)
+    BloomForSequenceClassification(settings).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(chat_model / name, tmp_path / name)
+    reward = ModelReward(tmp_path, "judge", None, torch.device("cpu"))
+    long = "red " * 200
+    first, second = reward.scores([asked("say " + long), asked("see " + long)], ["red", "red"])
+    assert first != second

@@ -20,6 +20,7 @@ from pipelines.align import generation
 from pipelines.align.config import AlignConfig, align_stage
 from pipelines.headlines import headline
 from pipelines.train import launch
+from pipelines.tune.reported import reported
 from tests.pipelines.one_process import train_here
 
 SMALL = {"steps": 4, "batch_sequences": 4, "rank": 4, "alpha": 8, "learning_rate": 5e-3, "workers": 1}
@@ -70,6 +71,7 @@ def test_pairs_become_a_model_with_curves_and_held_out_accuracy(make: Any, rows:
     assert made.metrics["validation.accuracy"] >= 0.5
     assert made.metrics["validation.kl_per_token"] > 0
     assert "validation.perplexity" not in made.metrics
+    assert set(made.metrics) == set(reported(AlignConfig(method="dpo")))  # what a search may be for
     assert "preference accuracy" in headline(made)
     lines = [json.loads(line) for line in store.read(made.key("metrics.jsonl")).decode().splitlines()]
     steps = [each for each in lines if each["kind"] == "train"]
@@ -90,6 +92,8 @@ def test_a_reward_model_pays_by_its_id(make: Any, rows: Path, store: Store) -> N
     assert judge.kind == "RewardModel"
     paid = make(method="ppo", data=str(rows), reward=judge.id, answer_tokens=5)
     assert paid.kind == "Model"
+    assert set(judge.metrics) == set(reported(AlignConfig(method="reward")))
+    assert set(paid.metrics) == set(reported(AlignConfig(method="ppo", reward="a:b")))
     assert paid.inputs["reward"].id == judge.id
     assert paid.details["generation"] == "transformers"
     assert {"validation.reward", "validation.kl", "validation.length_before"} <= paid.metrics.keys()
@@ -123,5 +127,6 @@ def test_its_own_template_goes_with_the_model(make: Any, rows: Path, store: Stor
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
     made = make(method="simpo", data=str(rows), chat_template=template)
+    assert set(made.metrics) == set(reported(AlignConfig(method="simpo")))
     settings = json.loads(store.read(made.key("tokenizer_config.json")))
     assert settings["chat_template"] == template

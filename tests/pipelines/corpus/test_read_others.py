@@ -72,7 +72,11 @@ def test_what_a_function_does_wrong(module: str, read_source: Callable[..., Any]
 
 @pytest.mark.parametrize(
     ("function", "message"),
-    [("{}:absent", "has no function absent"), ("{}:nothing", "has no function"), ("no.module:f", "cannot be imported")],
+    [
+        ("{}:absent", "has nothing called absent"),
+        ("{}:nothing", "is no function"),
+        ("no.module:f", "cannot be imported"),
+    ],
 )
 def test_functions_that_are_not_there(
     module: str, read_source: Callable[..., Any], function: str, message: str

@@ -153,6 +153,7 @@ def test_labels_are_numbered_by_name_or_by_value(tmp_path: Path) -> None:
             {},
             r"rows.jsonl:2[12]: its label 'rare' is held out for validation, and no example to train on has it",
         ),
+        (GOOD, {"class_weights": {"god": 2.0}}, "finetune.class_weights: 'god' is no label; did you mean good"),
     ],
 )
 def test_rows_that_cannot_be_classified_are_named(

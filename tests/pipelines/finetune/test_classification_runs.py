@@ -23,6 +23,7 @@ from pipelines.finetune.classification.model import load_classifier
 from pipelines.finetune.classification.task import ClassificationTask
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.examples.records import Labelled, to_jsonl
+from pipelines.tune.reported import is_of_a_class, reported
 from tests.pipelines.one_process import TaskBench, measured, run_section
 
 LABELS = ("calm", "loud")
@@ -282,6 +283,8 @@ def test_the_whole_stage_and_its_adapter_merged(
     assert artifact.kind == "ClassifierAdapter"
     assert {"validation.accuracy", "validation.f1_macro", "validation.recall.loud"} <= artifact.metrics.keys()
     assert "validation.perplexity" not in artifact.metrics
+    known = FinetuneConfig.model_validate({"task": "classification", "data": "rows.jsonl"})
+    assert {each for each in artifact.metrics if not is_of_a_class(known, each)} == set(reported(known))
     assert sum(map(sum, artifact.details["confusion"])) == artifact.counts["validation_sequences"]
     page = store.read(artifact.key("report.html")).decode()
     assert "Confusion" in page and "→ loud" in page and "held-out accuracy" in page

@@ -108,6 +108,28 @@ def test_no_token_spans_prompt_and_answer(tokenizer: Any) -> None:
     assert tokenizer.decode(found.ids) == f"{tokenizer.bos_token}{prompt}{answer}{tokenizer.eos_token}"
 
 
+def test_an_answer_that_is_encoded_apart_begins_without_a_space_of_the_tokenizers_own() -> None:
+    """As tokenizers of llamas have it, which write words with the space before them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    for scheme in ("first", "always"):
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=scheme == "first")
+        made.decoder = decoders.Metaspace(prepend_scheme=scheme)
+        alphabet = ["▁", "\n", ".", *"abcdefghijklmnopqrstuvwxyzSQA"]
+        trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+        made.train_from_iterator(["See the sum. Be so. Sum of all so see the sum."] * 9, trainer)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+        asked, answer = "Q see the ", "sum."
+        ids = tokenizer(asked, add_special_tokens=False).input_ids
+        assert tokenizer(asked + answer, add_special_tokens=False).input_ids[: len(ids)] != ids
+        found = encoder(tokenizer, "plain").whole(dialogue(asked, answer))
+        assert list(found.ids[: len(ids)]) == ids
+        assert tokenizer.decode(found.ids) == f"{asked}{answer}</s>"
+        assert any(found.learned)
+
+
 @pytest.mark.parametrize(
     "template",
     [
@@ -122,10 +144,43 @@ def test_a_template_that_loses_the_answer_is_refused_naming_the_row(tokenizer: A
         encoder(tokenizer, template).whole(dialogue("question", "answer", "a.jsonl:3"))
 
 
+FORGETFUL = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|>\n"
+    "{% if loop.last %}(Thought about it.) {% endif %}{{ m['content'] }}<|end|>\n"
+    "{% else %}<|user|>\n{{ m['content'] }}<|end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+"""As templates of models that think: only the last answer is shown with its thoughts."""
+
+
+def test_of_a_template_that_rewrites_earlier_answers_the_last_is_learned_as_it_is_asked_for(tokenizer: Any) -> None:
+    with pytest.raises(UserError, match=r"chats.jsonl:7: the chat template writes an answer otherwise") as caught:
+        encoder(tokenizer, FORGETFUL).whole(TURNS)
+    assert "set loss_on: last_answer" in caught.value.next_step
+    found = encoder(tokenizer, FORGETFUL, learns="last_answer").whole(TURNS)
+    assert learned_text(tokenizer, found) == "(Thought about it.) It.<|end|>"
+    asked = tokenizer.apply_chat_template(
+        [vars(message) for message in TURNS.messages[:-1]],
+        chat_template=FORGETFUL,
+        add_generation_prompt=True,
+        return_dict=False,
+    )
+    assert list(found.ids[: found.learned.index(True)]) == asked
+    assert "Thought" not in tokenizer.decode(asked)
+    short = encoder(tokenizer, FORGETFUL, len(found) - 4, learns="last_answer", too_long="left").encode(TURNS)
+    assert short is not None and learned_text(tokenizer, short[0]) == "(Thought about it.) It.<|end|>"
+
+
 def test_a_template_that_refuses_a_conversation_names_the_row(tokenizer: Any) -> None:
     template = "{{ raise_exception('no system messages here') }}"
     with pytest.raises(UserError, match=r"chats.jsonl:7: the chat template refuses it: no system messages"):
         encoder(tokenizer, template).whole(TURNS)
+
+
+def test_what_is_no_template_is_not_blamed_on_a_row(tokenizer: Any) -> None:
+    broken = "{% for m in messages %}\n{{ m.content }"
+    with pytest.raises(UserError, match=r"^finetune.chat_template: is no Jinja template: .*, in its line 2"):
+        encoder(tokenizer, broken).whole(TURNS)
 
 
 def test_without_a_template_it_is_asked_for_and_plain_is_one(tokenizer: Any, tmp_path: Any) -> None:

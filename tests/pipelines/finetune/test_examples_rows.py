@@ -164,6 +164,10 @@ def test_own_names_of_columns_and_a_system_message(tmp_path: Path) -> None:
     assert read(path, fields={"prompt": "ask", "completion": "reply"}) == [Conversation((USER, ANSWER))]
     with pytest.raises(UserError, match="colour is nothing that rows of the form pairs have"):
         read(path, form="pairs", fields={"colour": "ask"})
+    with pytest.raises(
+        UserError, match=r"a\.jsonl: data.fields names the column rply for completion, and there is none; did"
+    ):
+        read(path, fields={"prompt": "ask", "completion": "rply"})
 
 
 def test_the_same_rows_from_every_kind_of_file_and_from_s3(s3_store: Store, tmp_path: Path) -> None:
@@ -189,6 +193,56 @@ def test_the_same_rows_from_every_kind_of_file_and_from_s3(s3_store: Store, tmp_
         assert found[3].where.endswith(":4")
     assert rows_identity(source(places[0])) == rows_identity(source(places[0]))
     assert str(tmp_path) not in json.dumps([rows_identity(source(place)) for place in places])
+
+
+OF_EVERY_FORM: dict[str, list[dict[str, Any]]] = {
+    "chat": [
+        {"messages": [vars(USER), vars(ANSWER)]},
+        {"messages": [{"role": "system", "content": "Be brief."}, vars(USER), vars(ANSWER), vars(USER), vars(ANSWER)]},
+    ],
+    "pairs": [{"prompt": "Why?", "completion": "a"}, {"prompt": "Why not?", "completion": "b"}],
+    "alpaca": [{"instruction": "Add.", "input": "1", "output": "2"}, {"instruction": "Go.", "output": "Gone."}],
+    "text": [{"text": "Once."}, {"text": "Twice."}],
+    "preferences": [
+        {"prompt": [vars(USER)], "chosen": [vars(ANSWER)], "rejected": [{"role": "assistant", "content": "b"}]},
+        {
+            "prompt": [vars(USER), vars(ANSWER), vars(USER)],
+            "chosen": [vars(ANSWER)],
+            "rejected": [vars(USER) | {"role": "assistant"}],
+        },
+    ],
+    "ratings": [{"prompt": "Why?", "response": "a", "rating": 4}, {"prompt": "Why?", "response": "b", "rating": 1.5}],
+    "prompts": [{"prompt": "Why?"}, {"prompt": "Why not?"}],
+    "labelled": [{"text": "Once.", "label": "x"}, {"text": "Twice.", "pair": "Thrice.", "label": "y"}],
+}
+
+
+@pytest.mark.parametrize("form", OF_EVERY_FORM)
+def test_every_form_is_the_same_in_every_kind_of_file_here_on_s3_and_in_the_hubs_layout(
+    form: str, s3_store: Store, tmp_path: Path
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = OF_EVERY_FORM[form]
+    (tmp_path / "hub").mkdir()
+    lines = write(tmp_path / "a.jsonl", *rows)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    table = pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows])
+    for path in (tmp_path / "a.parquet", tmp_path / "hub" / "train.parquet"):
+        pq.write_table(table, path)
+    places: list[Any] = [str(lines), str(tmp_path / "a.parquet"), {"kind": "hf", "path": str(tmp_path / "hub")}]
+    for path in (lines, tmp_path / "a.parquet"):
+        s3_store.write(f"{form}/{path.name}", path.read_bytes())
+        places.append(s3_store.uri(f"{form}/{path.name}"))
+    found = []
+    for place in places:
+        given = source({"kind": "hf", **place} if isinstance(place, dict) else place)
+        if form == "labelled":
+            given = given.model_copy(update={"form": form})
+        found.append(read_examples(given, "finetune.data", (form,)).examples)
+    assert all(each == found[0] for each in found)
+    assert len(set(found[0])) == 2
 
 
 def test_a_bare_place_says_what_it_is() -> None:

@@ -284,6 +284,28 @@ def test_target_modules_that_are_no_matrices_are_said(bases: dict[str, Path]) ->
     assert "its layers have down_proj, gate_proj" in caught.value.next_step
 
 
+@pytest.mark.parametrize(("named", "other"), [("lm_head", "embed_tokens"), ("embed_tokens", "lm_head")])
+def test_a_matrix_that_is_two_parts_takes_no_adapter(named: str, other: str, tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for tied in (True, False):
+        LlamaForCausalLM(LlamaConfig(vocab_size=300, tie_word_embeddings=tied, **sizes)).save_pretrained(tmp_path / "m")
+        config = FinetuneConfig(target_modules=("q_proj", named), workers=1)
+        if tied:
+            with pytest.raises(UserError, match=rf"target_modules: {named} and {other} of this model are one matrix"):
+                adapt(load_base(tmp_path / "m"), config)
+        else:
+            assert isinstance(adapt(load_base(tmp_path / "m"), config), peft.PeftModel)
+    # One that was made elsewhere is not merged either.
+    LlamaForCausalLM(LlamaConfig(vocab_size=300, tie_word_embeddings=True, **sizes)).save_pretrained(tmp_path / "m")
+    foreign = peft.get_peft_model(load_base(tmp_path / "m"), peft.LoraConfig(target_modules=[named], **COMMON))
+    foreign.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UserError, match=f"{named} and {other} of this model are one matrix"):
+        merge_folders(tmp_path / "adapter", tmp_path / "m", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
 def test_dora_on_rows_of_zeros_is_refused(bases: dict[str, Path]) -> None:
     """As padded heads have them: their direction is nothing divided by nothing."""
     base = load_base(bases["llama"])

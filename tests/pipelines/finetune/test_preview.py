@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,29 @@ def batched(task: FinetuneTask) -> Rows:
         assert all(ids[place] == label for place, label in enumerate(labels, start=1) if label != IGNORED)
         found.add((tuple(ids), tuple(learned)))
     return found
+
+
+def test_a_plan_takes_a_tokenizer_of_an_older_layout_as_a_run_does(
+    bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(bases["gpt2"], older)
+    vocabulary = json.loads((older / "tokenizer.json").read_text())["model"]
+    (older / "vocab.json").write_text(json.dumps(vocabulary["vocab"]))
+    (older / "merges.txt").write_text("".join(" ".join(pair) + "\n" for pair in vocabulary["merges"]))
+    (older / "tokenizer.json").unlink()
+    settings = json.loads((older / "tokenizer_config.json").read_text()) | {"tokenizer_class": "GPT2Tokenizer"}
+    (older / "tokenizer_config.json").write_text(json.dumps(settings))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(ROWS["pairs"](number)) + "\n" for number in range(3)))
+    found = []
+    for name, folder in (("new", bases["gpt2"]), ("older", older)):
+        section = {"model": str(folder), "data": str(rows)}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps({"store": str(tmp_path / "plans"), "finetune": section}))
+        assert run_command(["plan", str(tmp_path / f"{name}.yaml"), "--examples", "1", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["examples"])
+    assert found[0] == found[1]
+    assert not list(older.glob("tokenizer.json"))
 
 
 @pytest.mark.parametrize(("form", "settings"), CASES)

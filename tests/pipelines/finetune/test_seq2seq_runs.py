@@ -24,6 +24,7 @@ from pipelines.finetune.load import load_tokenizer
 from pipelines.finetune.seq2seq.model import target_marks
 from pipelines.finetune.seq2seq.task import Seq2SeqTask
 from pipelines.train.order import BatchOrder
+from pipelines.tune.reported import reported
 from tests.pipelines.one_process import TaskBench, measured, run_section
 
 ANSWERS = {".": "calm and quiet", "!": "loud"}
@@ -229,4 +230,6 @@ def test_a_decoders_answers_are_scored(bases: dict[str, Path], store: LocalStore
     )["finetune"]
     assert made.metrics["validation.rougeL"] > 0.9 > 0.3 > made.metrics["validation.rougeL_before"]
     assert made.details["likeness"]["answers"] == 4
+    known = FinetuneConfig.model_validate({"data": "rows.jsonl", "answers_scored": 4})
+    assert set(made.metrics) == set(reported(known))  # what a search may be for
     assert "held against what was expected" in store.read(made.key("report.html")).decode()

@@ -15,6 +15,9 @@ from cluster.errors import UserError
 from cluster.progress import Progress
 from cluster.stage import Stage, execute, identify
 from cluster.store_local import LocalStore
+from pipelines.cli import run_command
+from pipelines.finetune.config import FinetuneConfig
+from pipelines.tune.reported import reported
 from tests.pipelines.one_process import run_section
 
 
@@ -26,7 +29,9 @@ def rows(path: Path, count: int = 24) -> Path:
 
 @pytest.mark.usefixtures("without_ray")
 def test_an_adapter_on_a_model_from_elsewhere(bases: dict[str, Path], store: LocalStore, tmp_path: Path) -> None:
-    data = rows(tmp_path / "a.jsonl")
+    path = rows(tmp_path / "a.jsonl")
+    path.write_text(path.read_text() + '{"prompt": "words?", "completion": ""}\n')
+    data = f"{{kind: jsonl, path: {path}, bad_rows: skip}}"
     section = f"{{model: {bases['gpt2']}, data: {data}, steps: 12, batch_sequences: 8, workers: 1, packing: true}}"
     made = run_section(section, store)
     assert list(made) == ["finetune-base", "finetune"]
@@ -34,13 +39,14 @@ def test_an_adapter_on_a_model_from_elsewhere(bases: dict[str, Path], store: Loc
     assert adapter.kind == "Adapter" and adapter.inputs.keys() == {"model"}
     assert verify_artifact(store, adapter) == []
     assert adapter.metrics["validation.loss"] < adapter.metrics["validation.loss_before"]
-    assert adapter.counts["examples"] == 24 and adapter.counts["bad_rows"] == 0
+    assert adapter.counts["examples"] == 24 and adapter.counts["bad_rows"] == 1
     settings = json.loads(store.read(adapter.key("adapter_config.json")))
     assert settings["base_model_name_or_path"] == made["finetune-base"].id
     names = {entry.path for entry in adapter.files}
     assert {"examples/train.jsonl", "examples/validation.jsonl", "metrics.jsonl", "report.html"} <= names
     page = store.read(adapter.key("report.html")).decode()
     assert "Held-out questions" in page and "LoRA of rank 8" in page
+    assert "Rows that were left out" in page and "a.jsonl:25: completion is missing, empty or not text" in page
     record = json.dumps([each.model_dump(mode="json", exclude={"provenance"}) for each in made.values()])
     assert str(tmp_path) not in record and str(bases["gpt2"]) not in record
 
@@ -53,7 +59,7 @@ def test_the_demos_way_from_curated_docstrings(
     store: LocalStore,
     tmp_path: Path,
 ) -> None:
-    from pipelines.finetune import FinetuneConfig, stage_of
+    from pipelines.finetune import stage_of
     from pipelines.models.existing import STAGE as BASE
     from pipelines.models.existing import ExistingModelConfig
     from pipelines.models.export import export_model
@@ -97,11 +103,36 @@ def test_all_weights_with_what_they_forget(bases: dict[str, Path], store: LocalS
     model = made["finetune"]
     assert model.kind == "Model" and model.counts["examples"] == 20
     assert model.metrics["forgetting.loss"] != model.metrics["forgetting.loss_before"]
+    known = FinetuneConfig.model_validate({"data": str(data), "forgetting": str(data)})
+    assert set(model.metrics) == set(reported(known))  # what a search may be for
     assert "What it could do before" in store.read(model.key("report.html")).decode()
     tuned = AutoModelForCausalLM.from_pretrained(local_copy(store, model))
     base = AutoModelForCausalLM.from_pretrained(bases["llama"])
     moved = [not torch.equal(a, b) for a, b in zip(tuned.parameters(), base.parameters(), strict=True)]
     assert all(moved)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_what_ends_an_answer_ends_it_where_it_is_served(
+    bases: dict[str, Path], store: LocalStore, tmp_path: Path
+) -> None:
+    """A template of one's own ends answers with a token that the base does not stop at."""
+    data = tmp_path / "a.jsonl"
+    data.write_text("".join(f'{{"prompt": "words {number}?", "completion": "words"}}\n' for number in range(24)))
+    template = "{% for m in messages %}{{ m.content }}<|system|>{% endfor %}"
+    section = (
+        f"{{model: {bases['llama']}, data: {data}, chat_template: '{template}', steps: 40, batch_sequences: 8, "
+        "learning_rate: 1e-2, workers: 1, "
+    )
+    whole = run_section(section + "method: full}", store)["finetune"]
+    assert json.loads(store.read(whole.key("generation_config.json")))["eos_token_id"] == [1, 6, 3]
+    assert "unstopped" not in whole.details
+    assert {each["after"] for each in whole.details["examples"]} == {"words"}
+    beside = run_section(section + "method: lora}", store)["finetune"]
+    assert beside.details["unstopped"] == "<|system|>"
+    assert "does not stop there" in store.read(beside.key("report.html")).decode()
+    assert run_command(["merge", beside.id, str(tmp_path / "merged"), "--store", store.url]) == 0
+    assert json.loads((tmp_path / "merged" / "generation_config.json").read_text())["eos_token_id"] == [1, 6, 3]
 
 
 @pytest.mark.usefixtures("without_ray")

@@ -101,6 +101,10 @@ def test_a_long_row_is_named_before_training(bases: dict[str, Path], task_of: Ta
         ({"sequence_length": 128}, 64, "128 tokens do not fit the model's context of 64"),
         ({"method": "prompt", "virtual_tokens": 10, "sequence_length": 60}, 64, "of 64 of which 10 are learned"),
         ({"method": "prompt", "virtual_tokens": 64}, 64, "64 virtual tokens leave no room"),
+        ({}, 131072, 131072),
+        ({"packing": True}, 131072, "finetune.packing: packed rows would have 131,072 tokens"),
+        ({"packing": True, "sequence_length": 16384}, 131072, 16384),
+        ({"packing": True}, 4096, 4096),
     ],
 )
 def test_how_long_examples_may_be(settings: dict[str, Any], context: int | None, expected: int | str) -> None:

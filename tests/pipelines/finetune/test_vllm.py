@@ -15,9 +15,10 @@ import torch
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.export import export_adapter
 from pipelines.finetune.methods import adapt, load_base
-from pipelines.models.export import export_model, stop_ids
+from pipelines.models.export import export_model
 from pipelines.models.llama import build_llama
 from pipelines.models.shapes import Shape
+from pipelines.models.stops import stop_ids
 from pipelines.tokens.folder import write_folder
 from pipelines.tokens.learn import learn_bpe
 
