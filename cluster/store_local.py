@@ -122,13 +122,16 @@ class LocalStore(Store):
     def delete(self, key: str) -> None:
         path = self._path(key)
         path.unlink(missing_ok=True)
-        parent = path.parent
-        while parent != self.root and parent.is_relative_to(self.root):
+        self._prune(path.parent)
+
+    def _prune(self, folder: Path) -> None:
+        """Remove a folder and those above it, as far as they are empty: a folder is there while something is in it."""
+        while folder != self.root and folder.is_relative_to(self.root):
             try:
-                parent.rmdir()
+                folder.rmdir()
             except OSError:  # not empty, or already gone: either way there is nothing to tidy
                 return
-            parent = parent.parent
+            folder = folder.parent
 
     def delete_all(self, prefix: str) -> int:
         count = sum(1 for _ in self.files(prefix.rstrip("/") + "/"))
@@ -137,6 +140,7 @@ class LocalStore(Store):
             raise UserError("refusing to empty a whole store", where=self.url, next_step="name a folder in it")
         if path.is_dir():
             shutil.rmtree(path)
+            self._prune(path.parent)
         return count
 
     def copy(self, source: str, target: str) -> None:

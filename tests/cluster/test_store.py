@@ -79,6 +79,12 @@ def test_a_folder_is_copied_and_removed(any_store: Store, tmp_path: Path) -> Non
     assert (tmp_path / "copy" / "b" / "c").read_bytes() == b"m/b/c"
     assert any_store.delete_all("m") == 2
     assert [item.key for item in any_store.files()] == ["mm/d"]
+    any_store.write("kind/artifact/one/a", b"a")
+    any_store.write("kind/artifact/two/b", b"b")
+    assert any_store.delete_all("kind/artifact/one") == 1
+    assert any_store.folders("kind/artifact") == ["two"]
+    assert any_store.delete_all("kind/artifact/two") == 1
+    assert any_store.folders("kind") == [] and any_store.folders() == ["mm"], "nothing is below them any more"
 
 
 def test_a_copy_is_independent_of_what_it_was_made_from(any_store: Store) -> None:

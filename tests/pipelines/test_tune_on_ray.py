@@ -151,6 +151,28 @@ def test_a_killed_search_goes_on(tmp_path: Path, corpus_rows: list[dict[str, str
 
 
 @pytest.mark.slow
+def test_ways_to_adapt_a_model_are_searched(tmp_path: Path, chat_model: Path) -> None:
+    """Trials whose results are of different kinds: an adapter, and a whole model."""
+    rows = [{"prompt": f"say {number}", "completion": ("red", "old")[number % 2]} for number in range(24)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    tuned = {"model": str(chat_model), "data": "rows.jsonl", "steps": 6, "batch_sequences": 8, "workers": 1}
+    space = {"finetune.method": {"grid": ["lora", "full"]}, "finetune.learning_rate": {"grid": [1e-6, 3e-3]}}
+    tune = {"metric": "finetune.validation.loss", "space": space}
+    recipe = {"name": "adapted", "finetune": tuned, "tune": tune}
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    out, _ = raymill(tmp_path, "tune", "search.yaml", "--json")
+    found = json.loads(out)
+    losses = {each["number"]: each["objective"] for each in found["trials"]}
+    assert len(set(losses.values())) == 4
+    assert losses[found["best"]] == min(losses.values())
+    store = open_store(str(tmp_path / "raymill-store"))
+    kinds = sorted(each.kind for each in list_artifacts(store) if each.name == "finetune")
+    assert kinds == ["Adapter", "Adapter", "Model", "Model"]
+    out, _ = raymill(tmp_path, "run", "adapted-best.yaml")
+    assert out.count("cached") == 2  # the model as it was, and the best of the four
+
+
+@pytest.mark.slow
 def test_ctrl_c_and_trials_that_diverge(tmp_path: Path, corpus_rows: list[dict[str, str]]) -> None:
     rates = {"pretrain.learning_rate": {"grid": [1e30, 0.003]}}
     tune = {"metric": "pretrain.validation.loss", "space": rates, "concurrent": 1}
