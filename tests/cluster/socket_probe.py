@@ -19,6 +19,7 @@ CALLS = (
     "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
     CLIENT_CALL,
     "/ray.rpc.ReporterService/GetTraceback",
+    "/ray.serve.ASGIService/HandleRequest",
 )
 """A call of every service of Ray's that listens: Ray looks for the call before it looks for the token."""
 
