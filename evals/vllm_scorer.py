@@ -15,6 +15,7 @@ from typing import Any
 
 from cluster.errors import UserError
 from cluster.store import Store
+from cluster.torch_store import listen_where_told
 from evals.answers import AnswerBook
 from evals.offline import ENVIRONMENT as OFFLINE
 from evals.scorer import Answer, Group, Prompt, count_tokens, load_model
@@ -32,6 +33,7 @@ ENGINE_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_HOST_IP": "127.0.0.1",  # its one process meets nobody
 }
 
 
@@ -53,6 +55,7 @@ class VllmScorer:
         from transformers import AutoConfig
         from vllm import LLM
 
+        listen_where_told()
         base, adapter = self._source.folders()
         self._tokenizer = load_tokenizer(base)
         config = AutoConfig.from_pretrained(base, local_files_only=True)

@@ -10,6 +10,7 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
+from cluster.torch_store import listen_where_told
 from pipelines.align.engine_messages import Ask, Done, Refused, Start, Weights, Written
 
 CHECKED = "Value error, "
@@ -21,6 +22,7 @@ class VllmEngine:
     def __init__(self, start: Start) -> None:
         from vllm import LLM
 
+        listen_where_told()
         self._engine = LLM(
             model=start.folder,
             skip_tokenizer_init=True,

@@ -19,6 +19,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine ends with its process
+    "VLLM_HOST_IP": "127.0.0.1",  # and meets nobody
 }
 ON_CPU = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",

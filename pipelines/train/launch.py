@@ -154,7 +154,7 @@ def _trainer(job: Job) -> Any:
         os.environ.setdefault(name, value)
     import ray.train
 
-    from pipelines.train.trainer import Trainer
+    from pipelines.train.trainer import Meeting, Trainer
 
     filesystem, path = job.store.arrow(f"{job.resume}/ray")
     resources: dict[str, float] = {"CPU": 1}
@@ -164,6 +164,7 @@ def _trainer(job: Job) -> Any:
     return Trainer(
         work,
         train_loop_config={"job": job},
+        torch_config=Meeting(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=config.gpus_per_worker > 0, resources_per_worker=resources
         ),

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from cluster.torch_store import listen_where_told
+
 OPERATIONS = ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice")
 SAMPLED = 1
 """Where a wrapper's ``indices_len`` has the length of the table of requests."""
@@ -87,4 +89,5 @@ def _correct_vllm() -> None:
 
 
 if "vllm" in sys.modules:  # in a worker; elsewhere importing this loads nothing
+    listen_where_told()  # a worker takes one class: this one does what the one of other engines does
     _correct_vllm()

@@ -54,6 +54,7 @@ class ServerSpec:
             "--max-num-seqs": config.max_num_seqs,
             "--dtype": "float32" if self.device == "cpu" and config.dtype == "auto" else config.dtype,
             "--middleware": "raymill_bearer.BearerGuard",  # vLLM's own key leaves paths open
+            "--worker-extension-cls": "raymill_store.Loopback",  # torch's store would listen on every interface
         }
         if config.max_model_len is not None:
             arguments["--max-model-len"] = config.max_model_len
@@ -84,6 +85,7 @@ class ServerSpec:
             "VLLM_API_KEY": key,
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
+            "VLLM_HOST_IP": inherited.get("VLLM_HOST_IP", "127.0.0.1"),  # one server's processes are on one node
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             # Whoever has the engine's key could load any folder as an adapter: only where adapters are meant to come.

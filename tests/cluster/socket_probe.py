@@ -6,7 +6,6 @@ import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
-from datetime import timedelta
 
 import psutil
 
@@ -78,15 +77,3 @@ def asks_for_token(listener: Listener, patience_s: float = 3.0) -> bool:
     except (OSError, http.client.HTTPException):  # nobody there, or it speaks something else
         return False
     return False
-
-
-def is_torchs_store(listener: Listener) -> bool:
-    """Whether it is where torch's processes meet, which anybody may read and write."""
-    from torch.distributed import TCPStore
-
-    try:
-        host, port = listener
-        store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5))
-        return store.num_keys() >= 0
-    except RuntimeError:  # among them torch.distributed's own
-        return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from cluster.errors import UserError
 from cluster.store import Store, open_store
 from pipelines.pretrain import STAGE, PretrainConfig
 from pipelines.tokens.config import TOKENS_STAGE, TokensConfig
-from tests.cluster.socket_probe import asks_for_token, beyond_loopback, is_torchs_store
+from tests.cluster.socket_probe import asks_for_token, beyond_loopback
 from tests.pipelines.train_driver import (
     CONFIG,
     STEPS,
@@ -211,21 +210,16 @@ def test_a_killed_worker_and_then_a_killed_driver_change_nothing(
 
 
 @pytest.mark.slow
-def test_what_training_opens_besides_rays_ports_is_torchs_and_in_the_threat_model(
-    inputs: Inputs, tmp_path: Path
-) -> None:
-    """docs/security.md names it: torch has no authentication for the place where its processes meet."""
+def test_what_training_opens_beyond_loopback_asks_for_the_token(inputs: Inputs, tmp_path: Path) -> None:
+    """Ray's ports do; what torch opens, which asks nobody, is on loopback."""
     store = open_store(tmp_path / "store")
     copy_inputs(inputs, store)
     log = tmp_path / "log"
-    there = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}  # wherever this machine's name leads to
-    with driver(store, inputs, CONFIG | {"steps": 1_000_000}, log, environment=there) as process:
+    with driver(store, inputs, CONFIG | {"steps": 1_000_000}, log) as process:
         wait_for_step(process, store, 3, log)
         opened = beyond_loopback(each.pid for each in workers_of(process))
-        unasked = [where for where in opened if not asks_for_token(where)]
-        assert len(opened) > 2
-        assert [is_torchs_store(where) for where in unasked] == [True]
-    assert "TCPStore" in (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+        assert len(opened) >= 2
+        assert [where for where in opened if not asks_for_token(where)] == []
 
 
 @pytest.mark.slow

@@ -23,7 +23,9 @@ import openai
 import psutil
 import pytest
 
+from cluster import reaper
 from cluster.artifact import list_artifacts
+from cluster.checkup import open_by_design
 from cluster.errors import UserError
 from cluster.progress import Progress
 from cluster.store import open_store
@@ -40,6 +42,8 @@ from serving.engines.process import EngineProcess
 from serving.engines.spec import ServerSpec
 from serving.exercise import report
 from serving.exercise.run import run_exercise
+from tests.cluster.families import family
+from tests.cluster.socket_probe import asks_for_token, beyond_loopback
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray]
 
@@ -176,6 +180,18 @@ def test_a_model_without_weights_is_refused_with_vllms_reason(ray_session, tiny_
     log = Path(caught.value.next_step.split()[-1])
     assert log.stat().st_size > 1000
     shutil.rmtree(log.parent)
+
+
+def test_a_whole_deployment_opens_nothing_beyond_loopback_without_a_token(served):
+    """All sockets of Ray, gateway and engines, but for Ray's own that docs/security.md names."""
+    import ray
+
+    opened = beyond_loopback({os.getpid(), *family(os.environ[reaper.MARK])})
+    agent = {"metricsAgentPort": ray._private.worker._global_node.metrics_agent_port}
+    allowed = open_by_design(ray.nodes()[0] | agent)
+    unasked = {where: what for where, what in opened.items() if where[1] not in allowed and not asks_for_token(where)}
+    assert unasked == {}
+    assert len(opened) > len(allowed)
 
 
 class Alone(NamedTuple):
