@@ -1,6 +1,8 @@
 """How a vLLM server is started: its command line and its environment."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -44,10 +46,27 @@ def test_adapters_can_come_at_runtime_only_where_there_is_room_for_them(spec):
     assert "--enable-lora" not in without.command("h", 1)
     assert value(words, "--worker-extension-cls") == "serving.engines.cpu_lora.KeepBaseApart"
     room = LoraCapacity(slots=1, max_rank=8)
-    assert "--worker-extension-cls" not in spec(device="gpu", lora=room).command("h", 1)
-    assert "--worker-extension-cls" not in spec(python="/other/python", lora=room).command("h", 1)
+    for other in (spec(device="gpu", lora=room), spec(python="/other/python", lora=room), without):
+        assert value(other.command("h", 1), "--worker-extension-cls") == "raymill_store.Loopback"
     inherited = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
     assert without.environment(inherited, "k")["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
+
+
+def test_processes_of_an_engine_meet_on_loopback_unless_the_node_says_where(spec):
+    assert spec().environment({}, "k")["VLLM_HOST_IP"] == "127.0.0.1"
+    assert spec().environment({"VLLM_HOST_IP": "10.0.0.1"}, "k")["VLLM_HOST_IP"] == "10.0.0.1"
+
+
+def test_what_a_worker_is_told_to_load_replaces_torchs_store_without_a_package_of_ours(tmp_path):
+    loads = (
+        "import raymill_store, sys, importlib;"
+        "print(importlib.import_module('torch.distributed.rendezvous')._create_c10d_store.__module__,"
+        "'cluster' in sys.modules)"
+    )
+    words = [sys.executable, "-c", loads]
+    environment = os.environ | {"PYTHONPATH": str(BESIDE), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
+    assert done.stdout.split() == ["raymill_torch_store", "False"]
 
 
 def test_the_key_is_in_the_environment_and_not_on_the_command_line(spec):
